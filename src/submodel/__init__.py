@@ -1,0 +1,1 @@
+"""Derive specialised sub-models from one language model by pruning."""

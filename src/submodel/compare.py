@@ -1,0 +1,89 @@
+"""How far the masks of sub-models lie apart, as arrays; no drawing.
+
+The Jaccard distance is taken on the sets of **kept** weights, 1 - |A and B| / |A or B|. The paper's code takes it on
+the pruned positions; the two agree only where every row keeps exactly half.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from submodel.errors import SubmodelError
+from submodel.store import Masks
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Counts of weights in which two masks agree.
+
+    Attributes:
+        both, either: kept by both, by at least one.
+        differ: kept by exactly one.
+        weights: all positions.
+    """
+
+    both: int
+    either: int
+    differ: int
+    weights: int
+
+    @property
+    def jaccard_distance(self) -> float:
+        """1 - |A and B| / |A or B| on kept weights; 0 when neither keeps any."""
+        return 1 - self.both / self.either if self.either else 0.0
+
+    @property
+    def differing(self) -> float:
+        """The fraction of positions in which the masks differ."""
+        return self.differ / self.weights
+
+    def __add__(self, other: "Overlap") -> "Overlap":
+        return Overlap(
+            self.both + other.both,
+            self.either + other.either,
+            self.differ + other.differ,
+            self.weights + other.weights,
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sub-models compared: the whole, per matrix, per block (by index), per matrix type (by name)."""
+
+    whole: Overlap
+    matrices: dict[str, Overlap]
+    blocks: dict[int, Overlap]
+    types: dict[str, Overlap]
+
+
+def compare(a: Masks, b: Masks) -> Comparison:
+    """Compare two sets of masks of one base.
+
+    Raises SubmodelError when they do not cover the same matrices.
+    """
+    if {n: m.packed.shape for n, m in a.items()} != {n: m.packed.shape for n, m in b.items()}:
+        raise SubmodelError("the sub-models are not of one base: compare sub-models of one store, or of one base")
+    matrices: dict[str, Overlap] = {}
+    blocks: dict[int, Overlap] = {}
+    types: dict[str, Overlap] = {}
+    nothing = Overlap(0, 0, 0, 0)
+    for name in a:
+        overlap = _overlap(a[name].packed, b[name].packed, a[name].weights)
+        block, kind = split_name(name)
+        matrices[name] = overlap
+        blocks[block] = blocks.get(block, nothing) + overlap
+        types[kind] = types.get(kind, nothing) + overlap
+    return Comparison(sum(matrices.values(), nothing), matrices, dict(sorted(blocks.items())), types)
+
+
+def split_name(name: str) -> tuple[int, str]:
+    """`model.layers.3.mlp.down_proj.weight` -> (3, "mlp.down_proj")."""
+    match = re.search(r"\.(\d+)\.(.+?)(\.weight)?$", name)
+    return (int(match[1]), match[2]) if match else (0, name)
+
+
+def _overlap(a: np.ndarray, b: np.ndarray, weights: int) -> Overlap:
+    both = int(np.bitwise_count(a & b).sum(dtype=np.int64))
+    differ = int(np.bitwise_count(a ^ b).sum(dtype=np.int64))
+    return Overlap(both, both + differ, differ, weights)

@@ -1,0 +1,95 @@
+"""Export a sub-model to a plain Hugging Face directory: zeros in place, everything else as in the base."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from submodel.errors import SubmodelError, unknown_name
+from submodel.models import Base, to_checkpoint
+from submodel.store import Mask
+
+FORMATS = ("hf",)
+_SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
+_SHARD_BYTES = 5_000_000_000
+
+
+def export(base: Base, masks: dict[str, Mask], out: Path, form: str = "hf") -> None:
+    """Write the sub-model so that `AutoModelForCausalLM.from_pretrained` loads it.
+
+    Args:
+        base: the base model.
+        masks: the sub-model's masks.
+        out: a directory that does not exist yet.
+        form: a member of FORMATS.
+
+    Shards, dtype, tokenizer and chat template are those of the base (a GGUF base gives bfloat16 shards and a
+    config of its own making). One shard is in memory at a time.
+
+    Raises:
+        SubmodelError: `out` exists, an unknown format, a full disk.
+    """
+    if form not in FORMATS:
+        raise unknown_name("export format", form, FORMATS)
+    if out.exists():
+        raise SubmodelError(f"{out}: exists already: remove it or give another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        tensors = {name: torch.from_numpy(mask.unpack()) for name, mask in masks.items()}
+        keep = to_checkpoint(base, base.skeleton(base.dtype), tensors)
+        if base.path.is_dir():
+            _copy_shards(base, keep, partial)
+        else:
+            _write_shards(base, keep, partial)
+        os.replace(partial, out)
+    except OSError as error:
+        raise SubmodelError(f"{out}: {error.strerror or error}: nothing was written") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_shards(base: Base, keep: dict[str, torch.Tensor], out: Path) -> None:
+    for pattern in _SIDE_FILES:
+        for file in base.path.glob(pattern):
+            shutil.copyfile(file, out / file.name)
+    for file in sorted(base.path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as shard:
+            tensors = {name: _masked(base.source.get(name), keep.get(name)) for name in shard.keys()}
+            save_file(tensors, out / file.name, shard.metadata())
+
+
+def _write_shards(base: Base, keep: dict[str, torch.Tensor], out: Path) -> None:
+    config = base.config
+    config.dtype = base.dtype
+    config.architectures = [type(base.skeleton(base.dtype)).__name__]
+    config.save_pretrained(out)
+    base.tokenizer.save_pretrained(out)
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name in base.source.names:
+        tensor_bytes = base.source.get(name).nbytes
+        if size + tensor_bytes > _SHARD_BYTES and groups[-1]:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += tensor_bytes
+    if len(groups) == 1:
+        files = ["model.safetensors"]
+    else:
+        files = [f"model-{i + 1:05d}-of-{len(groups):05d}.safetensors" for i in range(len(groups))]
+        weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
+        (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    for file, names in zip(files, groups, strict=True):
+        tensors = {name: _masked(base.source.get(name), keep.get(name)) for name in names}
+        save_file(tensors, out / file, {"format": "pt"})
+
+
+def _masked(tensor: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+    # multiplied as the runtime does, so that a dropped negative weight is the same -0.0 in both
+    return tensor if keep is None else tensor.mul_(keep)

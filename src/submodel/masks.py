@@ -1,0 +1,83 @@
+"""Masks as packed bits: one bit a weight, 1 = kept. Arrays only; no files.
+
+Bit j of a row is bit j % 8, counted from the least significant, of byte j // 8; the unused bits of a row's
+last byte are 0. A mask that differs little from a reference is coded as the gaps between the positions where
+the two differ, compressed with Zstandard (RFC 8878): at a density p of differences this costs within a few
+per cent of the entropy, -p log2 p - (1-p) log2 (1-p) bits a weight. docs/format.md specifies both.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import zstandard
+
+from submodel.errors import SubmodelError
+
+Packed = np.ndarray[Any, np.dtype[np.uint8]]  # uint8, (..., ceil(cols / 8))
+
+_LEVEL = 3
+_ESCAPE = 255
+
+
+def pack(mask: np.ndarray) -> Packed:
+    """Bool (..., cols) -> uint8 (..., ceil(cols / 8))."""
+    return np.packbits(mask, axis=-1, bitorder="little")
+
+
+def unpack(packed: Packed, cols: int) -> np.ndarray:
+    """The inverse of `pack`: uint8 (..., ceil(cols / 8)) -> bool (..., cols)."""
+    return np.unpackbits(packed, axis=-1, count=cols, bitorder="little").view(bool)
+
+
+def popcount(packed: Packed) -> int:
+    """How many weights are kept."""
+    return int(np.bitwise_count(packed).sum(dtype=np.int64))
+
+
+def row_popcounts(packed: Packed) -> np.ndarray:
+    """How many weights each row keeps, int64 (...)."""
+    return np.bitwise_count(packed).sum(axis=-1, dtype=np.int64)
+
+
+def encode(packed: Packed, reference: Packed | None = None) -> bytes:
+    """Code a mask by its differences from `reference` (from all zeros if None); see docs/format.md."""
+    bits: Packed = packed if reference is None else np.bitwise_xor(packed, reference)
+    positions = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+    gaps = np.diff(positions, prepend=-1) - 1
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(_gap_bytes(gaps))
+
+
+def decode(coded: bytes, shape: tuple[int, ...], reference: Packed | None = None) -> Packed:
+    """The inverse of `encode`; `shape` is the packed mask's shape.
+
+    Raises SubmodelError when `coded` is not a whole code for a mask of this shape.
+    """
+    size = math.prod(shape)
+    try:
+        gap_bytes = np.frombuffer(zstandard.ZstdDecompressor().decompress(coded), dtype=np.uint8)
+    except zstandard.ZstdError as error:
+        raise SubmodelError(f"a coded mask is damaged ({error})") from error
+    positions = np.cumsum(_gaps(gap_bytes) + 1) - 1
+    if len(positions) and positions[-1] >= size * 8:
+        raise SubmodelError(f"a coded mask is damaged: it reaches past its {size * 8} bits")
+    bits = np.zeros(size * 8, dtype=np.uint8)
+    bits[positions] = 1
+    packed = np.packbits(bits, bitorder="little").reshape(shape)
+    return packed if reference is None else packed ^ reference
+
+
+def _gap_bytes(gaps: np.ndarray) -> bytes:
+    # each gap as (gap // 255) escapes and one byte gap % 255
+    escapes = gaps // _ESCAPE
+    out = np.full(int(escapes.sum()) + len(gaps), _ESCAPE, dtype=np.uint8)
+    out[np.cumsum(escapes + 1) - 1] = gaps % _ESCAPE
+    return out.tobytes()
+
+
+def _gaps(data: np.ndarray) -> np.ndarray:
+    ends = np.flatnonzero(data != _ESCAPE)
+    if len(data) and (len(ends) == 0 or ends[-1] != len(data) - 1):
+        raise SubmodelError("a coded mask is damaged: it ends within a gap")
+    escapes = np.diff(ends, prepend=-1) - 1
+    return data[ends].astype(np.int64) + _ESCAPE * escapes

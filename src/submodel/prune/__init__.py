@@ -1,0 +1,10 @@
+"""Pruning methods, and the extraction of sub-models with them."""
+
+from submodel.prune.magnitude import MAGNITUDE
+from submodel.prune.method import Method
+from submodel.prune.wanda import WANDA
+
+METHODS: dict[str, Method] = {
+    "magnitude": MAGNITUDE,
+    "wanda": WANDA,
+}

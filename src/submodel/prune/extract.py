@@ -1,0 +1,222 @@
+"""Extract sub-models: walk the base once, decide every domain's masks, put them into a store.
+
+Work in progress lives in the store under work/, named by a digest of everything that decides the masks, so the
+same command finds it after a kill and another command does not.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from submodel import masks, store
+from submodel.calibration import Samples
+from submodel.errors import SubmodelError, unknown_name
+from submodel.models import Base
+from submodel.prune import METHODS
+from submodel.prune.select import Pattern, keep_mask
+from submodel.stream import Statistic, default_dtype, walk
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """The result of one extraction.
+
+    Attributes:
+        store: the store's directory.
+        manifests: name -> manifest of every sub-model asked for.
+        already: the names that were there before, with the same recipe.
+        resumed_blocks: blocks that an earlier, killed run had done.
+        seconds: wall time of the walk.
+    """
+
+    store: Path
+    manifests: dict[str, dict[str, Any]]
+    already: list[str]
+    resumed_blocks: int
+    seconds: float
+
+
+def extract(
+    base: Base,
+    domains: Sequence[Samples],
+    out: Path,
+    *,
+    method: str = "wanda",
+    pattern: Pattern | None = None,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    batch_tokens: int = 512,
+    progress: Callable[[int, int], Any] = lambda done, total: None,
+) -> Extracted:
+    """Derive one sub-model per domain in one walk over the base.
+
+    Args:
+        base: the base model.
+        domains: token samples; a sub-model gets its domain's name.
+        out: the store, made if it is not there.
+        method: a key of METHODS.
+        pattern: what to remove; half of every row if None.
+        dtype: of the arithmetic; bfloat16 where the processor has it, else float32.
+        device: where blocks run.
+        batch_tokens: about how many tokens run at once in one worker (a core).
+        progress: told tokens done and in all; a token counts once per run of a block.
+
+    Returns:
+        The manifests. A sub-model that is there already with the same recipe is left as it is.
+
+    Raises:
+        SubmodelError: unknown method, a name that is taken, a store of another base, a full disk.
+    """
+    if method not in METHODS:
+        raise unknown_name("method", method, METHODS)
+    names = [domain.name for domain in domains]
+    for name in names:
+        store.check_name(name)
+    if len(set(names)) != len(names):
+        raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
+    pattern = pattern or Pattern(0.5)
+    dtype = dtype or default_dtype(device)
+    identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+    started = time.monotonic()
+    fresh = not out.exists()
+    try:
+        target = store.open_or_create(out, identity)
+        with target.lock():
+            recipes = {d.name: _recipe(d, base, method, pattern, dtype, device, batch_tokens) for d in domains}
+            missing = [d for d in domains if not _is_there(target, d.name, recipes[d.name]["key"])]
+            resumed = 0
+            if missing:
+                work = _Work(target, {d.name: recipes[d.name]["key"] for d in missing})
+                resumed = walk(
+                    base,
+                    missing,
+                    make=METHODS[method].statistic,
+                    decide=_decider(METHODS[method].score, pattern, work),
+                    keep=work.keep,
+                    work=work.folder,
+                    dtype=dtype,
+                    device=device,
+                    batch_tokens=batch_tokens,
+                    progress=progress,
+                )
+                for domain in missing:
+                    found, unseen = work.result(domain.name)
+                    run = {"unseen_experts": unseen, "seconds": round(time.monotonic() - started, 1)}
+                    target.add(domain.name, found, {**recipes[domain.name], **run, "created": _now()})
+                work.remove()
+    except (OSError, SubmodelError) as error:
+        if fresh and not list(out.glob("work/*/journal.json")):
+            shutil.rmtree(out, ignore_errors=True)  # nothing was done that could go on
+        if isinstance(error, SubmodelError):
+            raise
+        raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
+    manifests = {name: target.manifest(name) for name in names}
+    already = [name for name in names if name not in {d.name for d in missing}]
+    return Extracted(out, manifests, already, resumed, time.monotonic() - started)
+
+
+class _Work:
+    """The folder of an extraction that is under way: one file of masks per block, beside the walk's own files."""
+
+    def __init__(self, target: store.Store, keys: dict[str, str]):
+        self.folder = target.path / "work" / hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._unseen: dict[str, list[str]] = {}
+
+    def note_unseen(self, domain: str, expert: str) -> None:
+        self._unseen.setdefault(domain, []).append(expert)
+
+    def keep(self, block: int, found: dict[str, dict[str, torch.Tensor]]) -> None:
+        packed = {f"{d} {m}": masks.pack(mask.numpy()) for d, group in found.items() for m, mask in group.items()}
+        cols = {m: mask.shape[-1] for group in found.values() for m, mask in group.items()}
+        partial = self.folder / "block.partial"
+        save_file(packed, partial, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
+        os.replace(partial, self.folder / f"block-{block:04d}.safetensors")
+        self._unseen = {}
+
+    def result(self, domain: str) -> tuple[dict[str, store.Mask], list[str]]:
+        """All masks of a domain, and the experts that no token reached."""
+        found: dict[str, store.Mask] = {}
+        unseen: list[str] = []
+        for file in sorted(self.folder.glob("block-*.safetensors")):
+            with safe_open(file, framework="numpy") as f:
+                cols = json.loads(f.metadata()["cols"])
+                unseen += json.loads(f.metadata()["unseen"]).get(domain, [])
+                for matrix in cols:
+                    found[matrix] = store.Mask(f.get_tensor(f"{domain} {matrix}"), cols[matrix])
+        return found, unseen
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+        if not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
+
+
+def _decider(
+    score: Callable[[torch.Tensor, Any], torch.Tensor], pattern: Pattern, work: _Work
+) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], torch.Tensor]:
+    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> torch.Tensor:
+        if weight.dim() == 2:
+            return keep_mask(score(weight.float(), statistics[0] if statistics else None), pattern).cpu()
+        if statistics and not any(statistics):
+            raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
+        experts: list[torch.Tensor] = []
+        for index, expert in enumerate(weight):
+            seen = statistics[index] if statistics else None
+            if statistics and seen is None:
+                work.note_unseen(domain, f"{name}[{index}]")
+                experts.append(keep_mask(expert.float().abs(), pattern).cpu())
+            else:
+                experts.append(keep_mask(score(expert.float(), seen), pattern).cpu())
+        return torch.stack(experts)
+
+    return decide
+
+
+def _recipe(
+    domain: Samples, base: Base, method: str, pattern: Pattern, dtype: torch.dtype, device: str, batch_tokens: int
+) -> dict[str, Any]:
+    """What decides a sub-model's masks, what made it, and a key over the former."""
+    deciding = {
+        "domain": domain.name,
+        "method": method,
+        "sparsity": pattern.sparsity,
+        "pattern": str(pattern),
+        "group": "row",
+        "base_sha256": base.sha256,
+        "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "device": device,
+        "batch_tokens": batch_tokens,
+    }
+    versions = {name: version(name) for name in ("submodel", "torch", "transformers", "tokenizers")}
+    key = hashlib.sha256(json.dumps([deciding, versions, store.FORMAT], sort_keys=True).encode()).hexdigest()
+    return {**deciding, "versions": versions, "machine": f"{platform.machine()} {platform.system()}", "key": key}
+
+
+def _is_there(target: store.Store, name: str, key: str) -> bool:
+    if not (target.path / "submodels" / name / "manifest.json").exists():
+        return False
+    if target.manifest(name)["key"] != key:
+        raise SubmodelError(
+            f"{target.path}@{name}: already there with another recipe: give another --name, or remove "
+            f"{target.path / 'submodels' / name}"
+        )
+    return True
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()

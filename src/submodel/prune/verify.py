@@ -1,0 +1,52 @@
+"""Check a store: every checksum, the base's identity, the exact sparsity of every row."""
+
+from pathlib import Path
+
+import numpy as np
+
+from submodel import masks
+from submodel.errors import SubmodelError
+from submodel.prune.select import Pattern, parse_pattern
+from submodel.runtime.load import open_store_base
+from submodel.store import Mask, Store
+
+
+def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
+    """Check everything that can be checked.
+
+    Args:
+        path: the store.
+        base: where its base is now, if it has moved.
+
+    Returns:
+        (what was checked, what was found), a line each.
+
+    Raises:
+        SubmodelError: the first thing that does not hold.
+    """
+    store = Store(path)
+    opened = open_store_base(store, base)
+    lines = [("base", f"{opened.reference}: weights {store.base['sha256'][:12]} as recorded")]
+    for name in store.names:
+        manifest = store.manifest(name)
+        found = store.masks(name)
+        structured = manifest["pattern"] != "unstructured"
+        pattern = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
+        rows = sum(_check_rows(f"{path}@{name}", matrix, mask, pattern) for matrix, mask in found.items())
+        lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}"))
+    return lines
+
+
+def _check_rows(model: str, matrix: str, mask: Mask, pattern: Pattern) -> int:
+    kept = masks.row_popcounts(mask.packed)
+    expected = mask.cols - pattern.removed(mask.cols)
+    wrong = np.argwhere(kept != expected)
+    if len(wrong):
+        row = tuple(int(i) for i in wrong[0])
+        raise SubmodelError(f"{model}: {matrix}, row {row}: keeps {kept[row]} of {mask.cols} weights, not {expected}")
+    if pattern.m:
+        whole = mask.cols // pattern.m * pattern.m
+        groups = mask.unpack()[..., :whole].reshape(-1, pattern.m)
+        if (groups.sum(axis=1) != pattern.n).any():
+            raise SubmodelError(f"{model}: {matrix}: not {pattern} in every group")
+    return int(kept.size)

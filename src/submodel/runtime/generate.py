@@ -1,0 +1,65 @@
+"""Text from a model, streamed as it comes, with transformers' own decoding loop and KV cache."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import TextStreamer
+
+from submodel.runtime.load import Loaded
+
+
+class _Stream(TextStreamer):
+    def __init__(self, tokenizer: Any, write: Callable[[str], Any]):
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._write = write
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        self._write(text)
+
+
+def generate(
+    loaded: Loaded,
+    prompt: str,
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    chat: bool = False,
+    write: Callable[[str], Any] = lambda text: None,
+) -> str:
+    """Continue a prompt.
+
+    Args:
+        loaded: the model.
+        prompt: raw text, or the user's message if `chat`.
+        max_tokens: new tokens at most.
+        temperature: 0 for greedy decoding.
+        top_p: nucleus to sample from.
+        seed: of the sampling.
+        chat: put the prompt into the model's chat template.
+        write: gets the text piece by piece.
+
+    Returns:
+        The new text, without special tokens.
+    """
+    tokenizer = loaded.tokenizer
+    if chat and tokenizer.chat_template:
+        message = [{"role": "user", "content": prompt}]
+        ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+    else:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+    ids = ids.to(loaded.model.device)
+    torch.manual_seed(seed)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    with torch.inference_mode():
+        out = loaded.model.generate(  # type: ignore[operator]
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens,
+            pad_token_id=tokenizer.eos_token_id,
+            streamer=_Stream(tokenizer, write),
+            **sampling,
+        )
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)

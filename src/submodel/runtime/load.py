@@ -1,0 +1,107 @@
+"""Open anything that names a model, for running: a base (directory, hub id, .gguf) or `STORE@NAME`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from submodel.errors import SubmodelError
+from submodel.models import Base, open_base
+from submodel.store import Mask, Store, split_reference
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory.
+
+    Attributes:
+        reference: what the user gave.
+        base: the opened base.
+        model: with the sub-model's zeros in place.
+        manifest: the sub-model's recipe, or None for the base itself.
+    """
+
+    reference: str
+    base: Base
+    model: PreTrainedModel
+    manifest: dict[str, Any] | None
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.base.tokenizer
+
+    @property
+    def name(self) -> str:
+        """The sub-model's name, or "dense" for the base."""
+        return self.manifest["name"] if self.manifest else "dense"
+
+
+def load(
+    reference: str,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    base: str | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Open a model for running.
+
+    Args:
+        reference: a Hugging Face directory, a hub id, a .gguf file or `STORE@NAME`.
+        dtype: of the weights; as stored if None.
+        device: where to put it.
+        base: where the store's base is now, if it has moved.
+        trust_remote_code: let code that is shipped with the model run.
+
+    Raises:
+        SubmodelError: nothing there, or the base is not the one that the store was made from.
+    """
+    parts = split_reference(reference)
+    if parts is None:
+        opened = open_base(reference, trust_remote_code)
+        return Loaded(reference, opened, opened.load(dtype, device), None)
+    store = Store(parts[0])
+    masks = store.masks(parts[1])
+    opened = open_store_base(store, base, trust_remote_code)
+    model = opened.load(dtype, device)
+    apply_masks(model, masks)
+    return Loaded(reference, opened, model, store.manifest(parts[1]))
+
+
+def open_store_base(store: Store, base: str | None = None, trust_remote_code: bool = False) -> Base:
+    """The base of a store, its weights checked against the store's digest.
+
+    Raises SubmodelError when it has moved or is another model.
+    """
+    reference = base or store.base["reference"]
+    if base is None and not Path(reference).exists() and (store.path / reference).exists():
+        reference = str(store.path / reference)
+    try:
+        opened = open_base(reference, trust_remote_code)
+    except SubmodelError as error:
+        if base is not None:
+            raise
+        raise SubmodelError(f"{store.path}: its base cannot be opened ({error}): give it with --base") from error
+    if opened.sha256 != store.base["sha256"]:
+        raise SubmodelError(
+            f"{reference}: not the base of {store.path} (weights {opened.sha256[:12]}, expected "
+            f"{store.base['sha256'][:12]}): give the right one with --base"
+        )
+    return opened
+
+
+def apply_masks(model: PreTrainedModel, masks: dict[str, Mask]) -> None:
+    """Set the weights that a mask drops to zero, in place.
+
+    Raises SubmodelError when a matrix is missing or has another shape.
+    """
+    parameters = dict(model.named_parameters())
+    for name, mask in masks.items():
+        weight = parameters.get(name)
+        shape = (*mask.packed.shape[:-1], mask.cols)
+        if weight is None or tuple(weight.shape) != shape:
+            have = "none" if weight is None else tuple(weight.shape)
+            raise SubmodelError(f"the masks have {name} with shape {shape}, the model has {have}: another base")
+        weight.data.mul_(torch.from_numpy(mask.unpack()).to(weight.device))

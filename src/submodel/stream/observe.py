@@ -1,0 +1,136 @@
+"""See the inputs of a block's matrices while it runs.
+
+Matrices that get the same input share one statistic. Once it is known which matrix is computed last, a run ends
+when its input has been seen: that product and what follows are not needed to observe. Experts kept in one 3-D
+parameter are recognised by the slice of it that a matrix product uses. Batches may run in several threads: each
+gathers statistics of its own, and they are merged in the order of the batches, so the result does not depend on
+which thread was faster.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from submodel.models import Matrix
+from submodel.stream.record import Call, _Stop
+
+
+class Statistic(Protocol):
+    """What a pruning method gathers of one input: `update` gets (tokens, cols), never a padding token."""
+
+    def update(self, inputs: torch.Tensor) -> None: ...
+
+    def merge(self, other: Self) -> None: ...
+
+
+Make = Callable[[int, torch.device], Statistic]
+"""cols, device -> an empty statistic."""
+
+Found = dict[tuple[str, int], Any]
+"""(matrix name, expert) -> statistic; matrices with one input hold the same object."""
+
+
+class Observer:
+    """Watches a block's matrices while it is entered.
+
+    Args:
+        matrices: the block's prunable matrices.
+        make: an empty statistic for an input.
+    """
+
+    def __init__(self, matrices: list[Matrix], make: Make):
+        self._matrices = matrices
+        self._make = make
+        self._run = threading.local()
+        self._final: str | None = None
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> "Observer":
+        for matrix in self._matrices:
+            if matrix.weight.dim() == 2:
+                self._handles.append(matrix.module.register_forward_pre_hook(self._hook(matrix.name)))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
+        for handle in self._handles:
+            handle.remove()
+
+    def run(self, block: torch.nn.Module, call: Call, hidden: torch.Tensor) -> Found:
+        """Run the block on one batch (samples, tokens, hidden) as far as its last matrix."""
+        run = self._run
+        run.found, run.last, run.seen = {}, None, []
+        experts = [matrix for matrix in self._matrices if matrix.weight.dim() == 3]
+        try:
+            if experts:
+                with _Experts(experts, self._see):
+                    call.run(block, hidden)
+            else:
+                call.run(block, hidden)
+                if sorted(run.seen) == sorted(m.name for m in self._matrices):
+                    self._final = run.seen[-1]
+        except _Stop:
+            pass
+        finally:
+            run.last = None
+        return run.found
+
+    def _hook(self, name: str) -> Callable[..., None]:
+        def before(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
+            self._see(name, 0, args[0])
+            self._run.seen.append(name)
+            if name == self._final:
+                raise _Stop
+
+        return before
+
+    def _see(self, name: str, expert: int, inputs: torch.Tensor) -> None:
+        run = self._run
+        if run.last is None or run.last[0] is not inputs:
+            rows = inputs.reshape(-1, inputs.shape[-1])
+            if not rows.shape[0]:
+                return
+            statistic = run.found.get((name, expert)) or self._make(rows.shape[1], rows.device)
+            statistic.update(rows)
+            run.last = (inputs, statistic)
+        run.found[name, expert] = run.last[1]
+
+
+def merge(batches: Iterable[Found]) -> Found:
+    """The statistics of all batches, added up in their order."""
+    whole: Found = {}
+    for found in batches:
+        merged: set[int] = set()
+        for key, statistic in found.items():
+            if key not in whole:
+                whole[key] = statistic
+            elif id(whole[key]) not in merged and whole[key] is not statistic:
+                merged.add(id(whole[key]))
+                whole[key].merge(statistic)
+    return whole
+
+
+class _Experts(TorchFunctionMode):
+    """Watches `F.linear` for products with a slice of a 3-D parameter."""
+
+    def __init__(self, matrices: list[Matrix], see: Callable[[str, int, torch.Tensor], None]):
+        super().__init__()
+        self._spans = [
+            (m.name, m.weight.data_ptr(), m.weight.stride(0) * m.weight.element_size(), m.weight.shape[0])
+            for m in matrices
+        ]
+        self._see = see
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.linear and len(args) > 1:
+            for name, start, size, count in self._spans:
+                expert, offset = divmod(args[1].data_ptr() - start, size)
+                if 0 <= expert < count and offset == 0:
+                    self._see(name, expert, args[0])
+        return func(*args, **(kwargs or {}))

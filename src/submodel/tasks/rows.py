@@ -1,0 +1,77 @@
+"""Results as rows: one JSON line a finished cell; a rerun skips the cells that are there."""
+
+import json
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from submodel.errors import SubmodelError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result.
+
+    Attributes:
+        model: the base's reference; `submodel`: its name, or "dense"; `masks`: the mask digest, or None.
+        weights: the SHA-256 of the base's weights.
+        task, metric: what was measured; `data`: name, split, rows and digest of what it was measured on.
+        value, low, high: the value and its 95% confidence interval.
+        n: how many tokens or problems stand behind it.
+        settings: everything else that decides the value; `seed` among them.
+    """
+
+    model: str
+    submodel: str
+    masks: str | None
+    weights: str
+    task: str
+    data: dict[str, Any]
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    machine: str
+    seconds: float
+
+    @property
+    def key(self) -> str:
+        """Equal for two measurements of the same thing."""
+        return json.dumps([self.weights, self.masks, self.task, self.data, self.settings], sort_keys=True)
+
+
+def read_rows(file: Path) -> list[Row]:
+    """The rows of a file; none if it is not there. Raises SubmodelError for a line that is no row."""
+    rows: list[Row] = []
+    if file.exists():
+        for number, line in enumerate(file.read_text().splitlines(), start=1):
+            try:
+                rows.append(Row(**json.loads(line)))
+            except (json.JSONDecodeError, TypeError) as error:
+                raise SubmodelError(f"{file}, line {number}: not a result row: give a file that eval wrote") from error
+    return rows
+
+
+def append_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Add rows at the end, each whole."""
+    with open(file, "a") as f:
+        for row in rows:
+            f.write(json.dumps(asdict(row)) + "\n")
+
+
+def versions() -> dict[str, str]:
+    return {name: version(name) for name in ("submodel", "torch", "transformers")}
+
+
+def machine() -> str:
+    """Processor and threads, as far as they bear on speed."""
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"

@@ -1,0 +1,228 @@
+"""The tensors of a checkpoint, read one at a time by name: safetensors shards or one GGUF file.
+
+Nothing is mapped into memory and nothing is unpickled: a tensor is read when asked for and is gone when its
+last reference goes, so that a walk over a checkpoint of any size holds only what it works on. Both sources
+give the checkpoint's identity: one SHA-256 over the bytes of every tensor as stored, in the order of the
+names, which does not depend on how the checkpoint is cut into shards.
+
+Formats: https://huggingface.co/docs/safetensors and https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from submodel.errors import SubmodelError
+
+_CHUNK = 1 << 22
+_HEADER_LIMIT = 100_000_000  # the limit of the reference implementation
+
+
+class Source(Protocol):
+    """Tensors by name. `get` returns memory of its own; `sha256` identifies the whole."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    def get(self, name: str) -> torch.Tensor: ...
+    def sha256(self) -> str: ...
+    def prefetch(self, names: list[str]) -> None: ...
+    @property
+    def size_bytes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class _Span:
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def _read_header(file: Path) -> dict[str, _Span]:
+    size = file.stat().st_size
+    try:
+        with open(file, "rb") as f:
+            (length,) = struct.unpack("<Q", f.read(8))
+            if length > min(size - 8, _HEADER_LIMIT):
+                raise ValueError("header longer than the file")
+            header: dict[str, Any] = json.loads(f.read(length))
+        spans: dict[str, _Span] = {}
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = entry["data_offsets"]
+                spans[name] = _Span(file, entry["dtype"], tuple(entry["shape"]), 8 + length + start, 8 + length + end)
+        if any(span.end > size for span in spans.values()):
+            raise ValueError("data cut short")
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise SubmodelError(
+            f"{file}: not a whole safetensors file ({error}; {size:,} bytes): fetch it again"
+        ) from error
+    return spans
+
+
+class Safetensors:
+    """The shards of one checkpoint.
+
+    Raises SubmodelError for a shard that is cut short or not safetensors.
+    """
+
+    def __init__(self, files: list[Path]):
+        self._spans: dict[str, _Span] = {}
+        for file in files:
+            self._spans.update(_read_header(file))
+        self._open: dict[Path, Any] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._spans))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(span.end - span.start for span in self._spans.values())
+
+    def dtype_name(self, name: str) -> str:
+        return self._spans[name].dtype
+
+    def get(self, name: str) -> torch.Tensor:
+        span = self._spans[name]
+        try:
+            if span.file not in self._open:
+                # pread, not mmap: pages of a mapping would stay in the process's memory
+                self._open[span.file] = safe_open(span.file, framework="pt", backend="pread")
+            return self._open[span.file].get_tensor(name)
+        except SafetensorError as error:
+            raise SubmodelError(f"{span.file}: cannot read {name} ({error}): fetch the file again") from error
+
+    def prefetch(self, names: list[str]) -> None:
+        """Ask the kernel to read these tensors ahead; costs no memory of the process."""
+        if hasattr(os, "posix_fadvise"):
+            for file in {self._spans[name].file for name in names}:
+                spans = [self._spans[n] for n in names if self._spans[n].file == file]
+                with open(file, "rb") as f:
+                    for span in spans:
+                        os.posix_fadvise(f.fileno(), span.start, span.end - span.start, os.POSIX_FADV_WILLNEED)
+
+    def sha256(self) -> str:
+        def digest(name: str) -> str:
+            span = self._spans[name]
+            return _entry(name, span.dtype, span.shape, _file_chunks(span))
+
+        return _combine(digest, self.names)
+
+
+class Gguf:
+    """One GGUF file, each tensor dequantised to `dtype` as it is read, under the base model's parameter names.
+
+    Args:
+        file: the .gguf file.
+        dtype: what the dequantised values are rounded to.
+
+    `bind` must be called with the model's skeleton before a tensor is read: GGUF has names and, for some
+    families, row orders of its own, which transformers knows how to undo.
+    """
+
+    def __init__(self, file: Path, dtype: torch.dtype = torch.bfloat16):
+        try:
+            from gguf import GGUFReader
+        except ImportError as error:
+            raise SubmodelError(f"{file}: reading GGUF needs the gguf package: pip install 'submodel[gguf]'") from error
+        try:
+            self.reader = GGUFReader(file)
+        except (ValueError, KeyError, IndexError, OSError) as error:
+            raise SubmodelError(f"{file}: not a whole GGUF file ({error}): fetch it again") from error
+        self._tensors: dict[str, Any] = {t.name: t for t in self.reader.tensors}
+        self.file = file
+        self._dtype = dtype
+        self._names: dict[str, str] = {}
+        self._processor: Any = None
+
+    def bind(self, skeleton: torch.nn.Module, config: dict[str, Any]) -> None:
+        from transformers.modeling_gguf_pytorch_utils import (
+            TENSOR_PROCESSORS,
+            TensorProcessor,
+            get_gguf_hf_weights_map,
+        )
+
+        architecture = self.reader.fields["general.architecture"].contents()
+        self._processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)
+        to_model = get_gguf_hf_weights_map(skeleton, self._processor)
+        if any(name.endswith("_exps.weight") for name in self._tensors):
+            raise SubmodelError(
+                f"{self.file}: a mixture of experts in GGUF is not read: give its safetensors directory"
+            )
+        self._names = {to_model[name]: name for name in self._tensors if name in to_model}
+
+    @contextmanager
+    def shared_reader(self) -> Iterator[None]:
+        """While open, transformers reads this file's header through our reader: parsing it takes seconds."""
+        import gguf
+
+        own = gguf.GGUFReader
+        gguf.GGUFReader = lambda _: self.reader  # type: ignore[assignment,misc]
+        try:
+            yield
+        finally:
+            gguf.GGUFReader = own  # type: ignore[misc]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._names))
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(int(t.n_bytes) for t in self._tensors.values())
+
+    def get(self, name: str) -> torch.Tensor:
+        from gguf import dequantize
+
+        tensor = self._tensors[self._names[name]]
+        values = dequantize(tensor.data, tensor.tensor_type)
+        values = self._processor.process(values, tensor.name, tensor_key_mapping={}, parsed_parameters={}).weights
+        return torch.tensor(values, dtype=self._dtype)
+
+    def prefetch(self, names: list[str]) -> None:
+        """The reader maps the file; the kernel reads ahead by itself."""
+
+    def sha256(self) -> str:
+        def digest(name: str) -> str:
+            t = self._tensors[name]
+            shape = tuple(int(n) for n in t.shape)
+            return _entry(name, t.tensor_type.name, shape, iter([t.data.tobytes()]))
+
+        return _combine(digest, tuple(sorted(self._tensors)))
+
+
+def _file_chunks(span: _Span) -> Iterator[bytes]:
+    with open(span.file, "rb") as f:
+        f.seek(span.start)
+        left = span.end - span.start
+        while left:
+            chunk = f.read(min(_CHUNK, left))
+            if not chunk:
+                raise SubmodelError(f"{span.file}: the file ends early: fetch it again")
+            left -= len(chunk)
+            yield chunk
+
+
+def _entry(name: str, dtype: str, shape: tuple[int, ...], chunks: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return f"{name} {dtype} {list(shape)} {digest.hexdigest()}\n"
+
+
+def _combine(entry: Any, names: tuple[str, ...]) -> str:
+    # hashlib releases the interpreter lock, so the tensors are hashed on all cores
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return hashlib.sha256("".join(pool.map(entry, names)).encode()).hexdigest()
