@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, to_checkpoint
 from submodel.store import Mask
+from submodel.weights import write_tensors
 
 FORMATS = ("hf",)
 _SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
@@ -61,7 +61,7 @@ def _copy_shards(base: Base, keep: dict[str, torch.Tensor], out: Path) -> None:
     for file in sorted(base.path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as shard:
             tensors = {name: _masked(base.source.get(name), keep.get(name)) for name in shard.keys()}
-            save_file(tensors, out / file.name, shard.metadata())
+            write_tensors(out / file.name, tensors, shard.metadata())
 
 
 def _write_shards(base: Base, keep: dict[str, torch.Tensor], out: Path) -> None:
@@ -87,7 +87,7 @@ def _write_shards(base: Base, keep: dict[str, torch.Tensor], out: Path) -> None:
         (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     for file, names in zip(files, groups, strict=True):
         tensors = {name: _masked(base.source.get(name), keep.get(name)) for name in names}
-        save_file(tensors, out / file, {"format": "pt"})
+        write_tensors(out / file, tensors, {"format": "pt"})
 
 
 def _masked(tensor: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from submodel import masks
 from submodel.errors import SubmodelError, unknown_name
+from submodel.weights import write_tensors
 
 FORMAT = 1
 _ENCODINGS = ("bits", "gaps", "gaps-from-reference")
@@ -155,10 +157,11 @@ class Store:
         if (folder / "manifest.json").exists():
             raise SubmodelError(f"{self.path}@{name}: already there: give another --name or remove {folder}")
         reference, against = self._reference(model)
-        tensors: dict[str, np.ndarray] = {}
+        tensors: dict[str, torch.Tensor] = {}
         entries: dict[str, Any] = {}
         for matrix, mask in model.items():
-            tensors[matrix], encoding = _encode(mask, against.get(matrix))
+            coded, encoding = _encode(mask, against.get(matrix))
+            tensors[matrix] = torch.from_numpy(np.array(coded))
             entries[matrix] = {
                 "shape": [*mask.packed.shape[:-1], mask.cols],
                 "encoding": encoding,
@@ -178,7 +181,7 @@ class Store:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            save_file(tensors, partial / "masks.safetensors")
+            write_tensors(partial / "masks.safetensors", tensors)
             _sync(partial / "masks.safetensors")
             write_json(partial / "manifest.json", manifest)
             os.replace(partial, folder)

@@ -8,6 +8,7 @@ names, which does not depend on how the checkpoint is cut into shards.
 Formats: https://huggingface.co/docs/safetensors and https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from submodel.errors import SubmodelError
 
@@ -201,6 +203,15 @@ class Gguf:
             return _entry(name, t.tensor_type.name, shape, iter([t.data.tobytes()]))
 
         return _combine(digest, tuple(sorted(self._tensors)))
+
+
+def write_tensors(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file. Raises OSError when the disk is full, as any other write does."""
+    try:
+        save_file(tensors, file, metadata)
+    except SafetensorError as error:
+        full = "os error 28" in str(error)
+        raise OSError(errno.ENOSPC if full else errno.EIO, f"cannot write ({error})", str(file)) from error
 
 
 def _file_chunks(span: _Span) -> Iterator[bytes]:

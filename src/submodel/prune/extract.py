@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
 from submodel import masks, store
 from submodel.calibration import Samples
@@ -28,6 +27,7 @@ from submodel.models import Base
 from submodel.prune import METHODS
 from submodel.prune.select import Pattern, keep_mask
 from submodel.stream import Statistic, default_dtype, walk
+from submodel.weights import write_tensors
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def extract(
     dtype = dtype or default_dtype(device)
     identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
     started = time.monotonic()
-    fresh = not out.exists()
+    fresh, folder = not out.exists(), None
     try:
         target = store.open_or_create(out, identity)
         with target.lock():
@@ -100,6 +100,7 @@ def extract(
             resumed = 0
             if missing:
                 work = _Work(target, {d.name: recipes[d.name]["key"] for d in missing})
+                folder = work.folder.name
                 resumed = walk(
                     base,
                     missing,
@@ -118,8 +119,8 @@ def extract(
                     target.add(domain.name, found, {**recipes[domain.name], **run, "created": _now()})
                 work.remove()
     except (OSError, SubmodelError) as error:
-        if fresh and not list(out.glob("work/*/journal.json")):
-            shutil.rmtree(out, ignore_errors=True)  # nothing was done that could go on
+        # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
+        shutil.rmtree(out if fresh else out / "work" / str(folder), ignore_errors=True)
         if isinstance(error, SubmodelError):
             raise
         raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
@@ -140,10 +141,14 @@ class _Work:
         self._unseen.setdefault(domain, []).append(expert)
 
     def keep(self, block: int, found: dict[str, dict[str, torch.Tensor]]) -> None:
-        packed = {f"{d} {m}": masks.pack(mask.numpy()) for d, group in found.items() for m, mask in group.items()}
+        packed = {
+            f"{domain} {matrix}": torch.from_numpy(masks.pack(mask.numpy()))
+            for domain, group in found.items()
+            for matrix, mask in group.items()
+        }
         cols = {m: mask.shape[-1] for group in found.values() for m, mask in group.items()}
         partial = self.folder / "block.partial"
-        save_file(packed, partial, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
+        write_tensors(partial, packed, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
         os.replace(partial, self.folder / f"block-{block:04d}.safetensors")
         self._unseen = {}
 

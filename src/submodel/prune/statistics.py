@@ -20,7 +20,7 @@ class SquaredNorm:
     def update(self, inputs: torch.Tensor) -> None:
         """Take in (tokens, cols) of any float dtype."""
         for chunk in inputs.split(_CHUNK_ROWS):
-            self.sum_squares += chunk.float().square_().sum(0)
+            self.sum_squares += chunk.to(torch.float32, copy=True).square_().sum(0)
         self.tokens += inputs.shape[0]
 
     def merge(self, other: "SquaredNorm") -> None:

@@ -8,12 +8,10 @@ block, and a pruned copy of it. A journal is written after every block, so the s
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +22,7 @@ from submodel.models import Base, Matrix, blocks_of, matrices_of
 from submodel.stream.activations import Activations
 from submodel.stream.observe import Found, Make, Observer, Statistic, merge
 from submodel.stream.record import Call, Recorder
+from submodel.workers import Workers
 
 Decide = Callable[[str, str, torch.Tensor, list[Statistic | None] | None], torch.Tensor]
 """Domain, matrix name, its weight as stored, its statistics (one, or one per expert) -> bool mask, True = kept."""
@@ -32,8 +31,6 @@ Keep = Callable[[int, dict[str, dict[str, torch.Tensor]]], None]
 """Block index, domain -> matrix name -> mask: called once a block, before the walk counts it as done."""
 
 _BATCH_TOKENS = 512
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 def default_dtype(device: str) -> torch.dtype:
@@ -88,7 +85,7 @@ def walk(
             blocks[0].to_empty(device="meta")
         # masks are decided on the stored weights: read apart when the arithmetic has another dtype
         stored = model if base.dtype == dtype else base.skeleton(base.dtype)
-        workers = stack.enter_context(_Workers(device))
+        workers = stack.enter_context(Workers(device))
         tell = _Counter(progress, len(blocks), sum(2 * plan.tokens for plan in plans), start)
         for index in range(start, len(blocks)):
             name = f"{prefix}.{index}"
@@ -216,35 +213,6 @@ class _Counter:
             self.tokens(1)
 
 
-class _Workers:
-    """Runs batches side by side, one a processor core, each with single-threaded arithmetic.
-
-    Against all threads on one batch this saves a barrier after every operation (another program on the machine then
-    costs its share and no more), and the result does not depend on how many cores there are.
-    """
-
-    def __init__(self, device: str):
-        self._threads = torch.get_num_threads()
-        count = self._threads if torch.device(device).type == "cpu" else 1
-        self._pool = ThreadPoolExecutor(count, initializer=lambda: torch.set_num_threads(1))
-
-    def __enter__(self) -> "_Workers":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        self._pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(self._threads)
-
-    def map(self, work: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-        """`work` of every item, in the order of the items."""
-
-        def inside(item: _T) -> _R:
-            with torch.inference_mode():
-                return work(item)
-
-        return list(self._pool.map(inside, items))
-
-
 def _observe(
     plan: _Domain,
     index: int,
@@ -252,7 +220,7 @@ def _observe(
     matrices: list[Matrix],
     make: Make,
     device: str,
-    workers: _Workers,
+    workers: Workers,
     tell: _Counter,
 ) -> Found:
     def run(batch: int) -> Found:
@@ -271,7 +239,7 @@ def _decide(
     weights: dict[str, torch.Tensor],
     found: Found,
     decide: Decide,
-    workers: _Workers,
+    workers: Workers,
 ) -> dict[str, torch.Tensor]:
     def one(matrix: Matrix) -> torch.Tensor:
         experts = matrix.weight.shape[0] if matrix.weight.dim() == 3 else 1
@@ -287,7 +255,7 @@ def _run_pruned(
     matrices: list[Matrix],
     masks: dict[str, torch.Tensor],
     device: str,
-    workers: _Workers,
+    workers: Workers,
     tell: _Counter,
 ) -> None:
     def run(batch: int) -> None:

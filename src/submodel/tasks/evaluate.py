@@ -1,5 +1,6 @@
 """Evaluate models on tasks: one row a cell, cells already measured are skipped, calibration rows are refused."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -70,10 +71,12 @@ def _perplexity_row(task: Task, loaded: Loaded, settings: Settings, progress: Pr
         return None
     started = time.monotonic()
     seen = 0
+    lock = threading.Lock()
 
     def count(tokens: int) -> None:
         nonlocal seen
-        seen += tokens
+        with lock:
+            seen += tokens
         progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
 
     found = perplexity(loaded.model, samples, count)

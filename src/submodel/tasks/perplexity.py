@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.calibration import Samples
+from submodel.workers import Workers
 
 _RESAMPLES = 10_000
-_LOGIT_ROWS = 512
+_LOGIT_ROWS = 32  # rows whose float32 copy stays in cache; of all logits it would be the peak of memory
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Perplexity:
 def perplexity(
     model: PreTrainedModel, samples: Samples, progress: Callable[[int], Any] = lambda tokens: None
 ) -> Perplexity:
-    """Measure a model on packed samples, one window at a time."""
-    losses = [_window_loss(model, window, progress) for window in samples.ids]
+    """Measure a model on packed samples, a window at a time on every core."""
+    with Workers(str(model.device)) as workers:
+        losses = workers.map(lambda window: _window_loss(model, window, progress), samples.ids)
     predicted = samples.ids.shape[1] - 1
     return from_losses(np.array(losses) / predicted, predicted)
 
@@ -48,11 +50,10 @@ def from_losses(nats: np.ndarray, predicted: int, seed: int = 0) -> Perplexity:
 
 def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callable[[int], Any]) -> float:
     ids = window[None].to(model.device)
-    with torch.inference_mode():
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
-        total = 0.0
-        for at in range(0, len(logits), _LOGIT_ROWS):  # a float32 copy of all logits would be the peak
-            part = logits[at : at + _LOGIT_ROWS].float()
-            total += float(F.cross_entropy(part, ids[0, at + 1 : at + 1 + len(part)], reduction="sum"))
+    logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+    total = 0.0
+    for at in range(0, len(logits), _LOGIT_ROWS):
+        part = logits[at : at + _LOGIT_ROWS].float()
+        total += float(F.cross_entropy(part, ids[0, at + 1 : at + 1 + len(part)], reduction="sum"))
     progress(len(window))
     return total

@@ -1,0 +1,32 @@
+# make demo: set up and derive two sub-models of a real model     make test: set up and run the tests
+# make check: the linters of CI                                   make bench: the benchmarks that need no peer
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench model clean
+
+$(BIN)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+model: $(BIN)/.done
+	$(BIN)/python examples/fetch_model.py demo/model
+
+demo: model
+	$(BIN)/python examples/demo.py demo
+
+check: $(BIN)/.done
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+
+test: $(BIN)/.done
+	$(BIN)/python -m pytest
+
+bench: model
+	$(BIN)/python benchmarks/extract.py demo/model/hf --text $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('stdlib'))"):python
+
+clean:
+	rm -rf .venv demo

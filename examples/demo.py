@@ -1,0 +1,57 @@
+"""The main job on a real model: two sub-models of a 135M model, and what each costs and can do.
+
+    python examples/demo.py FOLDER
+
+FOLDER/model holds the model (examples/fetch_model.py). A Python sub-model is calibrated on the standard library's
+sources, a C++ one on the headers that torch installs. One source file in eight is held out of calibration, and
+perplexity is taken on those files only. Each step is a command that can be typed as it is printed.
+"""
+
+import shlex
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import torch
+
+CALIBRATION = ["--tokens", "16384", "--seq-len", "512"]
+EVALUATION = ["--tokens", "16384", "--seq-len", "1024"]
+PROMPTS = {
+    "python": 'def read_lines(path):\n    """Return the lines of a text file without their newlines."""\n',
+    "cpp": "// Return the sum of all elements.\ninline int64_t sum(const std::vector<int64_t>& values) {\n",
+}
+
+
+def main(folder: Path) -> None:
+    """Run the session, printing every command before its output."""
+    base = str(folder / "model" / "smollm2-135m.gguf")
+    store = str(folder / "coder.store")
+    rows = str(folder / "rows.jsonl")
+    python = f"{sysconfig.get_path('stdlib')}:python"
+    cpp = f"{Path(torch.__file__).parent / 'include'}:cpp"
+    models = [f"{store}@{name}" for name in ("magnitude", "python", "cpp")]
+    tasks = ["--task", f"perplexity:{python}", "--task", f"perplexity:{cpp}"]
+    calibration = ["--calibration", f"python={python}", "--calibration", f"cpp={cpp}"]
+    submodel("extract", base, *calibration, *CALIBRATION, "--out", store)
+    submodel("extract", base, "--method", "magnitude", "--out", store)
+    submodel("list", store)
+    submodel("verify", store)
+    submodel("eval", base, *models, *tasks, *EVALUATION, "--out", rows)
+    submodel("compare", *models[1:])
+    for name, prompt in PROMPTS.items():
+        submodel("generate", f"{store}@{name}", "--max-tokens", "48", "--prompt", prompt)
+
+
+def submodel(*words: str) -> None:
+    """Print a command and run it; stop at the first that fails."""
+    print(f"\n$ submodel {shlex.join(words)}", flush=True)
+    status = subprocess.run([str(Path(sys.executable).parent / "submodel"), *words]).returncode
+    if status:
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: demo.py FOLDER")
+    main(Path(sys.argv[1]))

@@ -1,0 +1,35 @@
+"""Shared by all tests. Run them with `make test`, or one file with `pytest tests/test_masks.py`."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+
+import pytest
+
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaMA with a byte tokenizer, as a Hugging Face directory."""
+    return tiny.save("llama", tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two JSONL files of different text."""
+    folder = tmp_path_factory.mktemp("texts")
+    return {name: tiny.write_jsonl(folder / f"{name}.jsonl", name) for name in ("python", "prose")}
+
+
+@pytest.fixture
+def real_model() -> Path:
+    """The 135M model of the demo, or a skip."""
+    given = os.environ.get("SUBMODEL_TEST_MODEL", "demo/model/smollm2-135m.gguf")
+    if not Path(given).exists():
+        pytest.skip(f"no real model at {given}: run `make demo`, or name one in SUBMODEL_TEST_MODEL")
+    return Path(given)

@@ -1,0 +1,140 @@
+"""Bases: every family loads as transformers loads it; what cannot be a base is refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from submodel.errors import SubmodelError
+from submodel.models import blocks_of, matrices_of, open_base
+from tests import tiny
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.MIXTURES])
+def test_loads_as_transformers_does(family: str, tmp_path: Path):
+    path = tiny.save(family, tmp_path / "m")
+    base = open_base(str(path))
+    model = base.load()
+    ids = tiny.ids(2, 24)
+    options = {"experts_implementation": "eager"} if family in tiny.MIXTURES else {}
+    assert torch.equal(model(ids).logits, AutoModelForCausalLM.from_pretrained(path, **options)(ids).logits)
+    name, blocks = blocks_of(model)
+    outside = {n for n, _ in model.named_parameters() if not n.startswith(f"{name}.")}
+    pruned = {m.name for i, block in enumerate(blocks) for m in matrices_of(block, f"{name}.{i}")}
+    assert pruned and not pruned & outside
+    assert all("norm" not in n and "embed" not in n for n in pruned)
+
+
+def test_shards_have_one_identity(tmp_path: Path):
+    whole = open_base(str(tiny.save("llama", tmp_path / "whole")))
+    shards = tiny.save("llama", tmp_path / "shards", max_shard_size="20KB")
+    assert len(list(shards.glob("*.safetensors"))) > 2
+    assert open_base(str(shards)).sha256 == whole.sha256
+    assert open_base(str(tiny.save("qwen2", tmp_path / "other"))).sha256 != whole.sha256
+
+
+def test_hub_id_from_the_cache(llama: Path, tmp_path: Path, monkeypatch):
+    """The hub's cache layout, read offline."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--someone--tiny"
+    shutil.copytree(llama, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    assert open_base("someone/tiny").sha256 == open_base(str(llama)).sha256
+    with pytest.raises(SubmodelError, match="not to be had from the hub"):
+        open_base("someone/other")
+
+
+def _edited(llama: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(llama, tmp_path / "copy"))
+
+
+def test_pickled_weights_are_refused(llama: Path, tmp_path: Path):
+    folder = _edited(llama, tmp_path)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(SubmodelError, match="pickled"):
+        open_base(str(folder))
+
+
+def test_quantised_weights_are_refused(llama: Path, tmp_path: Path):
+    folder = _edited(llama, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SubmodelError, match="quantised"):
+        open_base(str(folder))
+
+
+def test_a_missing_and_a_misshapen_tensor_are_named(llama: Path, tmp_path: Path):
+    folder = _edited(llama, tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    lost = "model.layers.1.mlp.up_proj.weight"
+    save_file({n: t for n, t in tensors.items() if n != lost}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SubmodelError, match=lost):
+        open_base(str(folder)).load()
+    save_file({**tensors, lost: torch.zeros(3, 3)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(SubmodelError, match=r"shape \(3, 3\)"):
+        open_base(str(folder)).load()
+
+
+def test_gguf(tmp_path: Path):
+    """A GGUF file written here from a tiny LLaMA gives that LLaMA's logits."""
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    model = tiny.build("llama")
+    config = model.config
+    file = tmp_path / "tiny.gguf"
+    writer = GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_freq_base(10000.0)
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk",
+    }  # fmt: skip
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+        for part, count in heads.items():
+            if part in name:  # GGUF keeps rotary pairs side by side
+                halves = tensor.reshape(count, 2, config.head_dim // 2, -1)
+                tensor = halves.transpose(1, 2).reshape(tensor.shape)
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, tensor.numpy(), raw_dtype=GGMLQuantizationType.F32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    base = open_base(str(file))
+    assert base.dtype == torch.bfloat16
+    ids = tiny.ids(2, 24)
+    with torch.no_grad():
+        dense: Any = tiny.build("llama")
+        expected = dense.to(torch.bfloat16)(ids).logits
+        assert torch.allclose(base.load()(ids).logits, expected, atol=0.05)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(SubmodelError, match="not a whole GGUF"):
+        open_base(str(cut))

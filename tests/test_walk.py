@@ -1,0 +1,284 @@
+"""The walk: kill and go on, several domains at once, padding, mixtures of experts, dtypes, the model's own code."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from submodel.calibration import Samples
+from submodel.errors import SubmodelError
+from submodel.export import export
+from submodel.models import Base, blocks_of, open_base
+from submodel.prune.extract import extract
+from submodel.prune.select import Pattern, keep_mask
+from submodel.runtime.load import apply_masks
+from submodel.store import Store
+from tests import tiny
+
+
+def _digest(store: Path, name: str = "d") -> str:
+    return Store(store).manifest(name)["masks"]["sha256"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "store"
+    extract(open_base(str(llama)), [Samples("d", tiny.ids(5, 24))], out, batch_tokens=48, dtype=torch.float32)
+    return out
+
+
+# module attribute that is killed -> at its how-manieth call, blocks that are done then
+KILLS = {
+    "submodel.stream.walk._write_journal": (2, 1),  # masks of block 1 written, block not yet counted
+    "os.replace": (4, 1),  # before the journal of block 1 gets its name
+    "os.pwrite": (3 + 5, 1),  # in the midst of the hidden states
+    "submodel.store.write_json": (2, 3),  # all blocks done, masks in the store, manifest not
+}
+
+
+@pytest.mark.parametrize("where", KILLS)
+def test_killed_and_started_again(where: str, llama: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
+    call, done = KILLS[where]
+    script = f"""
+import importlib, os, signal, torch
+from pathlib import Path
+from typing import Any
+from submodel.calibration import Samples
+from submodel.models import open_base
+from submodel.prune.extract import extract
+from tests import tiny
+module, _, name = {where!r}.rpartition(".")
+module = importlib.import_module(module)
+own, calls = getattr(module, name), 0
+def killed(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return own(*args, **kwargs)
+setattr(module, name, killed)
+extract(open_base({str(llama)!r}), [Samples("d", tiny.ids(5, 24))], Path({str(tmp_path / "store")!r}),
+        batch_tokens=48, dtype=torch.float32)
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=Path(__file__).parent.parent)
+    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
+    assert not (tmp_path / "store/submodels/d").exists()
+    read: set[str] = set()
+    fill = Base.fill
+
+    def counting(self, model, wanted, targets):
+        read.update(target.split(".")[2] for target in targets.values() if "layers" in target and wanted(target))
+        return fill(self, model, wanted, targets)
+
+    monkeypatch.setattr(Base, "fill", counting)
+    samples = [Samples("d", tiny.ids(5, 24))]
+    again = extract(open_base(str(llama)), samples, tmp_path / "store", batch_tokens=48, dtype=torch.float32)
+    assert again.resumed_blocks == done
+    # block 0 is looked at to learn what it returns; the other done blocks are not read again
+    assert read == {"0", *(str(i) for i in range(done, 3))}
+    assert _digest(tmp_path / "store") == _digest(undisturbed)
+    assert not (tmp_path / "store/work").exists()
+
+
+def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
+    import submodel.prune.extract as module
+
+    out, keep = tmp_path / "store", module._Work.keep
+
+    def interrupted(self, block, found):
+        if block == 2:
+            raise KeyboardInterrupt
+        keep(self, block, found)
+
+    samples = [Samples("d", tiny.ids(5, 24))]
+    monkeypatch.setattr(module._Work, "keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(open_base(str(llama)), samples, out, batch_tokens=48, dtype=torch.float32)
+    monkeypatch.undo()
+    hidden = next(out.glob("work/*/d/hidden.0"))
+    hidden.write_bytes(hidden.read_bytes()[:-1] + b"x")
+    again = extract(open_base(str(llama)), samples, out, batch_tokens=48, dtype=torch.float32)
+    assert again.resumed_blocks == 0
+    assert _digest(out) == _digest(undisturbed)
+
+
+def test_several_domains_in_one_walk_are_each_alone(llama: Path, undisturbed: Path, tmp_path: Path):
+    domains = [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(7, 16, seed=3))]
+    extract(open_base(str(llama)), domains, tmp_path / "both", batch_tokens=48, dtype=torch.float32)
+    extract(open_base(str(llama)), domains[1:], tmp_path / "e", batch_tokens=48, dtype=torch.float32)
+    assert _digest(tmp_path / "both") == _digest(undisturbed)
+    assert _digest(tmp_path / "both", "e") == _digest(tmp_path / "e", "e")
+    assert _digest(tmp_path / "both", "e") != _digest(undisturbed)
+    assert Store(tmp_path / "both").manifest("e")["masks"]["reference"] == "d"
+
+
+def test_the_same_command_twice(llama: Path, undisturbed: Path):
+    samples = [Samples("d", tiny.ids(5, 24))]
+    again = extract(open_base(str(llama)), samples, undisturbed, batch_tokens=48, dtype=torch.float32)
+    assert again.already == ["d"]
+    with pytest.raises(SubmodelError, match="another recipe"):
+        extract(open_base(str(llama)), samples, undisturbed, batch_tokens=48, pattern=Pattern(0.25))
+
+
+def test_padding_never_enters(llama: Path, tmp_path: Path):
+    ids = tiny.ids(3, 24)
+    samples = Samples("d", ids, lengths=(24, 9, 1))
+    other = torch.where(torch.arange(24) < torch.tensor(samples.lengths)[:, None], ids, 7)
+    base = open_base(str(llama))
+    extract(base, [samples], tmp_path / "a", dtype=torch.float32)
+    extract(base, [Samples("d", other, lengths=samples.lengths)], tmp_path / "b", dtype=torch.float32)
+    extract(base, [Samples("d", other)], tmp_path / "c", dtype=torch.float32)
+    assert _digest(tmp_path / "a") == _digest(tmp_path / "b") != _digest(tmp_path / "c")
+
+
+@pytest.mark.parametrize("family", tiny.MIXTURES)
+def test_mixture_of_experts(family: str, tmp_path: Path):
+    """Each expert is scored on the tokens routed to it; one that saw none is reported and pruned by magnitude."""
+    path = tiny.save(family, tmp_path / "model")
+    samples = Samples("d", tiny.ids(1, 2))
+    base = open_base(str(path))
+    extract(base, [samples], tmp_path / "store", dtype=torch.float32)
+    store = Store(tmp_path / "store")
+    found, unseen = store.masks("d"), store.manifest("d")["unseen_experts"]
+
+    model = base.load(torch.float32)
+    block: Any = blocks_of(model)[1][0]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    block.mlp.experts.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[1])))
+    attention = [n for n in found if n.startswith("model.layers.0.self_attn")]
+    with torch.no_grad():
+        model(samples.ids)
+    hidden, chosen = seen[0]
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    for expert, weight in enumerate(block.mlp.experts.gate_up_proj):
+        tokens = hidden[(chosen == expert).any(-1)]
+        assert (f"{name}[{expert}]" in unseen) == (len(tokens) == 0)
+        score = weight.detach().abs() * (tokens.square().sum(0).sqrt() if len(tokens) else 1.0)
+        assert np.array_equal(found[name].unpack()[expert], keep_mask(score, Pattern(0.5)).numpy())
+    assert len(attention) == 4
+
+    apply_masks(model, found)
+    export(base, found, tmp_path / "out")
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", experts_implementation="eager")
+    ids = tiny.ids(2, 12)
+    assert torch.equal(plain(ids).logits, model(ids).logits)
+
+
+def test_bfloat16_arithmetic_decides_on_the_stored_weights(llama: Path, tmp_path: Path):
+    """Weights in float32 are scored in float32, though the blocks run in bfloat16."""
+    base = open_base(str(llama))
+    extract(base, [Samples("d", tiny.ids(5, 24))], tmp_path / "a", method="magnitude", dtype=torch.bfloat16)
+    extract(base, [Samples("d", tiny.ids(5, 24))], tmp_path / "b", method="magnitude", dtype=torch.float32)
+    assert _digest(tmp_path / "a") == _digest(tmp_path / "b")
+    extract(base, [Samples("w", tiny.ids(5, 24))], tmp_path / "a", dtype=torch.bfloat16)
+    extract(base, [Samples("w", tiny.ids(5, 24))], tmp_path / "b", dtype=torch.float32)
+    a, b = Store(tmp_path / "a").masks("w"), Store(tmp_path / "b").masks("w")
+    equal = np.mean([np.mean(a[name].unpack() == b[name].unpack()) for name in a])
+    assert 0.97 < equal < 1.0
+
+
+OWN_CODE = """
+import torch
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+class TupleLayer(LlamaDecoderLayer):
+    def forward(self, *args, **kwargs):
+        return (super().forward(*args, **kwargs), None)
+
+class OwnConfig(LlamaConfig):
+    model_type = "own"
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+    def __init__(self, config):
+        super().__init__(config)
+        own = self.model
+        own.layers = nn.ModuleList(TupleLayer(config, i) for i in range(config.num_hidden_layers))
+    def forward(self, input_ids, **kwargs):
+        hidden = self.model.embed_tokens(input_ids)
+        place = torch.arange(input_ids.shape[1])[None]
+        rotary = self.model.rotary_emb(hidden, place)
+        for layer in self.model.layers:
+            hidden = layer(hidden, position_embeddings=rotary)[0]
+        return self.lm_head(self.model.norm(hidden))
+"""
+
+
+@pytest.fixture
+def own_code(llama: Path, tmp_path: Path) -> Path:
+    """A model with code of its own, whose blocks return a tuple."""
+    folder = tmp_path / "own"
+    shutil.copytree(llama, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "own"
+    config["auto_map"] = {
+        "AutoConfig": "modeling_own.OwnConfig",
+        "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling_own.py").write_text(OWN_CODE)
+    return folder
+
+
+def test_own_code_runs_only_when_trusted(own_code: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    samples = [Samples("d", tiny.ids(5, 24))]
+    with pytest.raises(SubmodelError, match="--trust-remote-code"):
+        open_base(str(own_code))
+    base = open_base(str(own_code), trust_remote_code=True)
+    assert type(base.skeleton(torch.float32)).__name__ == "OwnForCausalLM"
+    extract(base, samples, tmp_path / "store", batch_tokens=48, dtype=torch.float32)
+    assert _digest(tmp_path / "store") == _digest(undisturbed)
+
+
+def test_work_of_a_running_extraction_is_locked(llama: Path, undisturbed: Path):
+    with Store(undisturbed).lock(), pytest.raises(SubmodelError, match="another process"):
+        extract(open_base(str(llama)), [Samples("x", tiny.ids(5, 24))], undisturbed)
+
+
+def test_memory_of_a_walk_is_a_few_blocks(tmp_path: Path):
+    """Eight times the blocks, the same peak: the walk holds blocks, not the model."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    peaks = []
+    for layers in (4, 32):
+        config = LlamaConfig(
+            vocab_size=300, hidden_size=512, intermediate_size=1408, num_hidden_layers=layers, num_attention_heads=8
+        )
+        model: Any = LlamaForCausalLM(config)
+        model.to(torch.bfloat16).save_pretrained(tmp_path / str(layers))
+        script = f"""
+import torch
+from pathlib import Path
+from typing import Any
+from submodel.calibration import Samples
+from submodel.models import open_base
+from submodel.prune.extract import extract
+from tests import tiny
+base, out = open_base({str(tmp_path / str(layers))!r}), Path({str(tmp_path)!r}) / "s{layers}"
+extract(base, [Samples("d", tiny.ids(4, 64))], out)
+line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(line.split()[1]) // 1024)
+"""
+        out = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            check=True,
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "MALLOC_ARENA_MAX": "2"},
+        )
+        peaks.append(int(out.stdout.split()[-1]))
+    whole = 28 * 3.2 * 2  # MB that the further blocks weigh in bfloat16
+    assert peaks[1] - peaks[0] < whole / 3, peaks
