@@ -7,10 +7,11 @@ the pruned positions; the two agree only where every row keeps exactly half.
 import re
 from dataclasses import dataclass
 
-import numpy as np
-
+from submodel import masks
 from submodel.errors import SubmodelError
-from submodel.store import Masks
+from submodel.store import Mask, Masks
+
+_ANOTHER_BASE = "the sub-models are not of one base: compare sub-models of one store, or of one base"
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ def compare(a: Masks, b: Masks) -> Comparison:
 
     Raises SubmodelError when they do not cover the same matrices.
     """
-    if {n: m.packed.shape for n, m in a.items()} != {n: m.packed.shape for n, m in b.items()}:
-        raise SubmodelError("the sub-models are not of one base: compare sub-models of one store, or of one base")
+    if a.keys() != b.keys():
+        raise SubmodelError(_ANOTHER_BASE)
     matrices: dict[str, Overlap] = {}
     blocks: dict[int, Overlap] = {}
     types: dict[str, Overlap] = {}
     nothing = Overlap(0, 0, 0, 0)
     for name in a:
-        overlap = _overlap(a[name].packed, b[name].packed, a[name].weights)
+        overlap = _overlap(a[name], b[name])
         block, kind = split_name(name)
         matrices[name] = overlap
         blocks[block] = blocks.get(block, nothing) + overlap
@@ -83,7 +84,9 @@ def split_name(name: str) -> tuple[int, str]:
     return (int(match[1]), match[2]) if match else (0, name)
 
 
-def _overlap(a: np.ndarray, b: np.ndarray, weights: int) -> Overlap:
-    both = int(np.bitwise_count(a & b).sum(dtype=np.int64))
-    differ = int(np.bitwise_count(a ^ b).sum(dtype=np.int64))
-    return Overlap(both, both + differ, differ, weights)
+def _overlap(a: Mask, b: Mask) -> Overlap:
+    if (a.packed.shape, a.cols) != (b.packed.shape, b.cols):
+        raise SubmodelError(_ANOTHER_BASE)
+    both = masks.popcount(a.packed & b.packed)
+    differ = masks.popcount(a.packed ^ b.packed)
+    return Overlap(both, both + differ, differ, a.weights)

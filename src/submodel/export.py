@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, to_checkpoint
-from submodel.store import Mask
+from submodel.store import Masks
 from submodel.weights import write_tensors
 
 FORMATS = ("hf",)
@@ -18,7 +18,7 @@ _SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 _SHARD_BYTES = 5_000_000_000
 
 
-def export(base: Base, masks: dict[str, Mask], out: Path, form: str = "hf") -> None:
+def export(base: Base, masks: Masks, out: Path, form: str = "hf") -> None:
     """Write the sub-model so that `AutoModelForCausalLM.from_pretrained` loads it.
 
     Args:

@@ -17,6 +17,7 @@ from submodel.errors import SubmodelError
 Packed = np.ndarray[Any, np.dtype[np.uint8]]  # uint8, (..., ceil(cols / 8))
 
 _LEVEL = 3
+_CHUNK_BYTES = 1 << 19
 _ESCAPE = 255
 
 
@@ -43,9 +44,15 @@ def row_popcounts(packed: Packed) -> np.ndarray:
 def encode(packed: Packed, reference: Packed | None = None) -> bytes:
     """Code a mask by its differences from `reference` (from all zeros if None); see docs/format.md."""
     bits: Packed = packed if reference is None else np.bitwise_xor(packed, reference)
-    positions = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
-    gaps = np.diff(positions, prepend=-1) - 1
-    return zstandard.ZstdCompressor(level=_LEVEL).compress(_gap_bytes(gaps))
+    flat = bits.reshape(-1)
+    parts: list[bytes] = []
+    last = -1
+    for at in range(0, len(flat), _CHUNK_BYTES):  # positions take 64 times the memory of the bits they stand for
+        ones = np.flatnonzero(np.unpackbits(flat[at : at + _CHUNK_BYTES], bitorder="little")) + at * 8
+        if len(ones):
+            parts.append(_gap_bytes(np.diff(ones, prepend=last) - 1))
+            last = int(ones[-1])
+    return zstandard.ZstdCompressor(level=_LEVEL).compress(b"".join(parts))
 
 
 def decode(coded: bytes, shape: tuple[int, ...], reference: Packed | None = None) -> Packed:

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from submodel import masks
 from submodel.errors import SubmodelError, unknown_name
-from submodel.weights import write_tensors
+from submodel.weights import write_bytes
 
 FORMAT = 1
 _ENCODINGS = ("bits", "gaps", "gaps-from-reference")
@@ -51,13 +49,55 @@ class Mask:
 Masks = Mapping[str, Mask]
 
 
-def digest(model: Masks) -> str:
-    """SHA-256 of a set of masks, whatever their encoding on disk."""
-    whole = hashlib.sha256()
-    for name in sorted(model):
-        whole.update(f"{name} {[*model[name].packed.shape[:-1], model[name].cols]}\n".encode())
-        whole.update(np.ascontiguousarray(model[name].packed).tobytes())
-    return whole.hexdigest()
+class StoredMasks(Mapping[str, Mask]):
+    """A sub-model's masks in its file: each is read, decoded and checked when asked for, and not kept."""
+
+    def __init__(self, file: Path, manifest: dict[str, Any], reference: Masks):
+        self._file = file
+        self._entries: dict[str, Any] = manifest["matrices"]
+        self._reference = reference
+        self._again = f"extract {manifest['name']} again"
+        try:
+            self._tensors = safe_open(file, framework="numpy", backend="pread")
+        except (SafetensorError, OSError) as error:
+            raise SubmodelError(f"{file}: cut short or damaged ({error}): {self._again}") from error
+        lost = sorted(set(self._entries) - set(self._tensors.keys()))
+        if lost:
+            raise SubmodelError(f"{file}: {lost[0]} is missing: {self._again}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, matrix: str) -> Mask:
+        entry = self._entries[matrix]
+        *rows, cols = entry["shape"]
+        shape = (*rows, -(-cols // 8))
+        data = self._tensors.get_tensor(matrix)
+        if entry["encoding"] not in _ENCODINGS:
+            raise unknown_name(f"mask encoding in {self._file}", entry["encoding"], _ENCODINGS)
+        if entry["encoding"] == "bits":
+            packed = data
+        elif entry["encoding"] == "gaps":
+            packed = masks.decode(data.tobytes(), shape)
+        else:
+            packed = masks.decode(data.tobytes(), shape, self._reference[matrix].packed)
+        if packed.shape != shape or digest(packed) != entry["sha256"]:
+            raise SubmodelError(f"{self._file}: altered: {matrix} is not that of the manifest: {self._again}")
+        return Mask(packed, cols)
+
+
+def digest(packed: masks.Packed) -> str:
+    """SHA-256 of one packed mask, whatever its encoding on disk."""
+    return hashlib.sha256(np.ascontiguousarray(packed).data).hexdigest()
+
+
+def digest_of_all(entries: Mapping[str, dict[str, Any]]) -> str:
+    """SHA-256 of a set of masks, from the shape and digest of each."""
+    lines = [f"{name} {entries[name]['shape']} {entries[name]['sha256']}\n" for name in sorted(entries)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 class Store:
@@ -97,42 +137,20 @@ class Store:
         manifest = _read_json(file, f"{file}: damaged")
         if manifest.get("format") != FORMAT:
             raise SubmodelError(f"{file}: its format is {manifest.get('format')}, this version reads {FORMAT}")
+        try:
+            whole = digest_of_all(manifest["matrices"]) == manifest["masks"]["sha256"]
+        except (KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise SubmodelError(f"{file}: altered: its entries do not fit its digest: extract {name} again")
         return manifest
 
-    def masks(self, name: str) -> dict[str, Mask]:
-        """A sub-model's masks, checked against the digest in its manifest."""
+    def masks(self, name: str) -> StoredMasks:
+        """A sub-model's masks. Raises SubmodelError when they are damaged or not those of the manifest."""
         manifest = self.manifest(name)
         file = self.path / "submodels" / name / "masks.safetensors"
-        try:
-            tensors = load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise SubmodelError(f"{file}: cut short or damaged ({error}): extract {name} again") from error
         reference = manifest["masks"]["reference"]
-        against = self.masks(reference) if reference is not None else {}
-        found: dict[str, Mask] = {}
-        for matrix, entry in manifest["matrices"].items():
-            shape = (*entry["shape"][:-1], -(-entry["shape"][-1] // 8))
-            if matrix not in tensors:
-                raise SubmodelError(f"{file}: {matrix} is missing: extract {name} again")
-            data = tensors[matrix]
-            if entry["encoding"] == "bits":
-                if data.shape != shape:
-                    raise SubmodelError(
-                        f"{file}: {matrix} has shape {data.shape}, expected {shape}: extract {name} again"
-                    )
-                packed = data
-            elif entry["encoding"] == "gaps":
-                packed = masks.decode(data.tobytes(), shape)
-            elif entry["encoding"] == "gaps-from-reference":
-                packed = masks.decode(data.tobytes(), shape, against[matrix].packed)
-            else:
-                raise unknown_name(
-                    f"mask encoding in {file}", entry["encoding"], ("bits", "gaps", "gaps-from-reference")
-                )
-            found[matrix] = Mask(packed, entry["shape"][-1])
-        if digest(found) != manifest["masks"]["sha256"]:
-            raise SubmodelError(f"{file}: altered: its masks are not those of the manifest: extract {name} again")
-        return found
+        return StoredMasks(file, manifest, self.masks(reference) if reference is not None else {})
 
     def size_bytes(self, name: str) -> int:
         """What a sub-model's masks take on disk."""
@@ -156,48 +174,37 @@ class Store:
         folder = self.path / "submodels" / name
         if (folder / "manifest.json").exists():
             raise SubmodelError(f"{self.path}@{name}: already there: give another --name or remove {folder}")
-        reference, against = self._reference(model)
-        tensors: dict[str, torch.Tensor] = {}
-        entries: dict[str, Any] = {}
-        for matrix, mask in model.items():
-            coded, encoding = _encode(mask, against.get(matrix))
-            tensors[matrix] = torch.from_numpy(np.array(coded))
-            entries[matrix] = {
-                "shape": [*mask.packed.shape[:-1], mask.cols],
-                "encoding": encoding,
-                "sparsity": 1 - masks.popcount(mask.packed) / mask.weights,
-            }
-        if not any(entry["encoding"] == "gaps-from-reference" for entry in entries.values()):
-            reference = None
-        manifest = {
-            "format": FORMAT,
-            "name": name,
-            **recipe,
-            "masks": {"sha256": digest(model), "reference": reference},
-            "matrices": entries,
-        }
         shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left has no manifest
         partial = folder.parent / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
         try:
-            write_tensors(partial / "masks.safetensors", tensors)
+            partial.mkdir(parents=True)
+            reference, against = self._reference(model)
+            entries: dict[str, Any] = {}
+            write_bytes(partial / "masks.safetensors", _encoded(model, against, entries))
             _sync(partial / "masks.safetensors")
+            if not any(entry["encoding"] == "gaps-from-reference" for entry in entries.values()):
+                reference = None
+            manifest = {
+                "format": FORMAT,
+                "name": name,
+                **recipe,
+                "masks": {"sha256": digest_of_all(entries), "reference": reference},
+                "matrices": entries,
+            }
             write_json(partial / "manifest.json", manifest)
             os.replace(partial, folder)
+            return manifest
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
-        return manifest
 
-    def _reference(self, model: Masks) -> tuple[str | None, dict[str, Mask]]:
+    def _reference(self, model: Masks) -> tuple[str | None, Masks]:
         """The first sub-model, if it is coded by itself and has the same matrices."""
-        shapes = {matrix: [*mask.packed.shape[:-1], mask.cols] for matrix, mask in model.items()}
         for name in self.names:
             manifest = self.manifest(name)
-            if manifest["masks"]["reference"] is None:
-                if shapes == {matrix: entry["shape"] for matrix, entry in manifest["matrices"].items()}:
-                    return name, self.masks(name)
+            if manifest["masks"]["reference"] is None and manifest["matrices"].keys() == model.keys():
+                return name, self.masks(name)
         return None, {}
 
     @contextmanager
@@ -211,10 +218,26 @@ class Store:
             yield
 
 
+def _encoded(model: Masks, against: Masks, entries: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    """Every mask in its smallest encoding, by name; what the manifest says of it goes into `entries`."""
+    for name in sorted(model):
+        mask = model[name]
+        reference = against[name] if name in against else None
+        if reference is not None and reference.packed.shape != mask.packed.shape:
+            reference = None
+        data, encoding = _encode(mask, reference)
+        entries[name] = {
+            "shape": [*mask.packed.shape[:-1], mask.cols],
+            "encoding": encoding,
+            "sparsity": 1 - masks.popcount(mask.packed) / mask.weights,
+            "sha256": digest(mask.packed),
+        }
+        yield name, data
+
+
 def _encode(mask: Mask, reference: Mask | None) -> tuple[np.ndarray, str]:
-    """The smallest encoding. Gaps by themselves are tried only if a sample says that they pay (at half the weights
-    of a row in no pattern they never do)."""
-    coded = {"bits": mask.packed}
+    """The smallest encoding. Gaps by themselves are tried only if a sample says that they pay."""
+    coded: dict[str, np.ndarray] = {"bits": mask.packed}
     sample = mask.packed.reshape(-1)[:_SAMPLE_BYTES]
     if len(masks.encode(sample)) < 0.95 * len(sample):
         coded["gaps"] = np.frombuffer(masks.encode(mask.packed), dtype=np.uint8)

@@ -12,14 +12,16 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -212,6 +214,27 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
     except SafetensorError as error:
         full = "os error 28" in str(error)
         raise OSError(errno.ENOSPC if full else errno.EIO, f"cannot write ({error})", str(file)) from error
+
+
+def write_bytes(file: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write a safetensors file of uint8 tensors one by one, so that only one is in memory.
+
+    The names must come in ascending order; the bytes are then those that the reference implementation writes.
+    """
+    header: dict[str, Any] = {}
+    at = 0
+    data = file.with_name(f"{file.name}.data")
+    with open(data, "wb") as f:
+        for name, array in tensors:
+            header[name] = {"dtype": "U8", "shape": [*array.shape], "data_offsets": [at, at + array.nbytes]}
+            f.write(np.ascontiguousarray(array).data)
+            at += array.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(data, "rb") as f, open(file, "wb") as out:
+        out.write(struct.pack("<Q", len(text)) + text)
+        shutil.copyfileobj(f, out, _CHUNK)
+    data.unlink()
 
 
 def _file_chunks(span: _Span) -> Iterator[bytes]:

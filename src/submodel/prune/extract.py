@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -114,8 +114,8 @@ def extract(
                     progress=progress,
                 )
                 for domain in missing:
-                    found, unseen = work.result(domain.name)
-                    run = {"unseen_experts": unseen, "seconds": round(time.monotonic() - started, 1)}
+                    found = work.result(domain.name)
+                    run = {"unseen_experts": sorted(found.unseen), "seconds": round(time.monotonic() - started, 1)}
                     target.add(domain.name, found, {**recipes[domain.name], **run, "created": _now()})
                 work.remove()
     except (OSError, SubmodelError) as error:
@@ -152,22 +152,38 @@ class _Work:
         os.replace(partial, self.folder / f"block-{block:04d}.safetensors")
         self._unseen = {}
 
-    def result(self, domain: str) -> tuple[dict[str, store.Mask], list[str]]:
+    def result(self, domain: str) -> "_KeptMasks":
         """All masks of a domain, and the experts that no token reached."""
-        found: dict[str, store.Mask] = {}
-        unseen: list[str] = []
-        for file in sorted(self.folder.glob("block-*.safetensors")):
-            with safe_open(file, framework="numpy") as f:
-                cols = json.loads(f.metadata()["cols"])
-                unseen += json.loads(f.metadata()["unseen"]).get(domain, [])
-                for matrix in cols:
-                    found[matrix] = store.Mask(f.get_tensor(f"{domain} {matrix}"), cols[matrix])
-        return found, unseen
+        return _KeptMasks(sorted(self.folder.glob("block-*.safetensors")), domain)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder)
         if not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()
+
+
+class _KeptMasks(Mapping[str, store.Mask]):
+    """A domain's masks in the block files, read one at a time; `unseen` are the experts that no token reached."""
+
+    def __init__(self, files: list[Path], domain: str):
+        self._domain = domain
+        self._where: dict[str, tuple[Path, int]] = {}
+        self.unseen: list[str] = []
+        for file in files:
+            with safe_open(file, framework="numpy") as f:
+                self._where |= {name: (file, cols) for name, cols in json.loads(f.metadata()["cols"]).items()}
+                self.unseen += json.loads(f.metadata()["unseen"]).get(domain, [])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __getitem__(self, name: str) -> store.Mask:
+        file, cols = self._where[name]
+        with safe_open(file, framework="numpy", backend="pread") as f:
+            return store.Mask(f.get_tensor(f"{self._domain} {name}"), cols)
 
 
 def _decider(

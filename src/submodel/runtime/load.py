@@ -9,7 +9,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
-from submodel.store import Mask, Store, split_reference
+from submodel.store import Masks, Store, split_reference
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def open_store_base(store: Store, base: str | None = None, trust_remote_code: bo
     return opened
 
 
-def apply_masks(model: PreTrainedModel, masks: dict[str, Mask]) -> None:
+def apply_masks(model: PreTrainedModel, masks: Masks) -> None:
     """Set the weights that a mask drops to zero, in place.
 
     Raises SubmodelError when a matrix is missing or has another shape.
