@@ -1,0 +1,17 @@
+"""The public names: all there, and not loaded before they are used."""
+
+import subprocess
+import sys
+
+import submodel
+
+
+def test_every_public_name_is_there():
+    assert {*submodel._HOMES, "SubmodelError"} == set(submodel.__all__)
+    for name in submodel.__all__:
+        assert getattr(submodel, name) is not None
+
+
+def test_help_does_not_wait_for_torch():
+    script = "import sys; from submodel import cli; cli.parser().format_help(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
