@@ -1,5 +1,5 @@
 # make demo: set up and derive two sub-models of a real model     make test: set up and run the tests
-# make check: the linters of CI                                   make bench: the benchmarks that need no peer
+# make check: the linters of CI                                   make bench: extraction against the textbook
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -25,8 +25,11 @@ check: $(BIN)/.done
 test: $(BIN)/.done
 	$(BIN)/python -m pytest
 
-bench: model
-	$(BIN)/python benchmarks/extract.py demo/model/hf --text $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('stdlib'))"):python
+# PEER_PYTHON=path adds llm-compressor (benchmarks/peer_llmcompressor.py says how to install it)
+bench: $(BIN)/.done
+	$(BIN)/python examples/fetch_model.py demo/model --hf
+	$(BIN)/python -m benchmarks.extract demo/model/hf $(if $(PEER_PYTHON),--peer-python $(PEER_PYTHON)) \
+	  --text $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('stdlib'))"):python
 
 clean:
 	rm -rf .venv demo

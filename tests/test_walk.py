@@ -15,7 +15,7 @@ import torch
 
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.export import export
+from submodel.export import export_directory
 from submodel.models import Base, blocks_of, open_base
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
@@ -166,7 +166,7 @@ def test_mixture_of_experts(family: str, tmp_path: Path):
     assert len(attention) == 4
 
     apply_masks(model, found)
-    export(base, found, tmp_path / "out")
+    export_directory(base, found, tmp_path / "out")
     from transformers import AutoModelForCausalLM
 
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", experts_implementation="eager")

@@ -16,8 +16,8 @@ from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
     from submodel.calibration import Samples, load_samples
-    from submodel.compare import compare
-    from submodel.export import export
+    from submodel.compare import compare_masks
+    from submodel.export import export_directory
     from submodel.models import Base, open_base
     from submodel.prune import METHODS
     from submodel.prune.extract import extract
@@ -32,9 +32,9 @@ _HOMES = {
     "Samples": "submodel.calibration",
     "Store": "submodel.store",
     "TASKS": "submodel.tasks",
-    "compare": "submodel.compare",
+    "compare_masks": "submodel.compare",
     "evaluate": "submodel.tasks",
-    "export": "submodel.export",
+    "export_directory": "submodel.export",
     "extract": "submodel.prune.extract",
     "generate": "submodel.runtime",
     "load": "submodel.runtime",
@@ -50,9 +50,9 @@ __all__ = [
     "Samples",
     "Store",
     "SubmodelError",
-    "compare",
+    "compare_masks",
     "evaluate",
-    "export",
+    "export_directory",
     "extract",
     "generate",
     "load",

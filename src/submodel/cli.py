@@ -156,7 +156,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from submodel.export import export
+    from submodel.export import export_directory
     from submodel.runtime.load import open_store_base
     from submodel.store import Store, split_reference
 
@@ -165,7 +165,7 @@ def _export(args: argparse.Namespace) -> None:
         raise SubmodelError(f"{args.model}: give STORE@NAME")
     store = Store(parts[0])
     masks = store.masks(parts[1])
-    export(open_store_base(store, args.base, args.trust_remote_code), masks, Path(args.out), args.format)
+    export_directory(open_store_base(store, args.base, args.trust_remote_code), masks, Path(args.out), args.format)
     _print(args, {"out": args.out}, [f"{args.out}: {args.model} as a Hugging Face directory"])
 
 
@@ -208,7 +208,7 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from submodel.compare import compare
+    from submodel.compare import compare_masks
     from submodel.report import aligned
     from submodel.store import Store, split_reference
 
@@ -225,7 +225,7 @@ def _compare(args: argparse.Namespace) -> None:
     first, *others = loaded
     for index, a in enumerate([first, *others]):
         for b in others[index:]:
-            found = compare(loaded[a], loaded[b])
+            found = compare_masks(loaded[a], loaded[b])
             groups = {
                 "block": {str(k): v.jaccard_distance for k, v in found.blocks.items()},
                 "type": {k: v.jaccard_distance for k, v in found.types.items()},

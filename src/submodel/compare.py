@@ -58,7 +58,7 @@ class Comparison:
     types: dict[str, Overlap]
 
 
-def compare(a: Masks, b: Masks) -> Comparison:
+def compare_masks(a: Masks, b: Masks) -> Comparison:
     """Compare two sets of masks of one base.
 
     Raises SubmodelError when they do not cover the same matrices.

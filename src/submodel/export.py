@@ -18,7 +18,7 @@ _SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 _SHARD_BYTES = 5_000_000_000
 
 
-def export(base: Base, masks: Masks, out: Path, form: str = "hf") -> None:
+def export_directory(base: Base, masks: Masks, out: Path, form: str = "hf") -> None:
     """Write the sub-model so that `AutoModelForCausalLM.from_pretrained` loads it.
 
     Args:

@@ -45,6 +45,7 @@ def load(
     device: str = "cpu",
     base: str | None = None,
     trust_remote_code: bool = False,
+    opened: dict[str, Base] | None = None,
 ) -> Loaded:
     """Open a model for running.
 
@@ -54,23 +55,28 @@ def load(
         device: where to put it.
         base: where the store's base is now, if it has moved.
         trust_remote_code: let code that is shipped with the model run.
+        opened: bases that are open already, by reference; one that is opened here is put there too.
 
     Raises:
         SubmodelError: nothing there, or the base is not the one that the store was made from.
     """
+    opened = {} if opened is None else opened
     parts = split_reference(reference)
     if parts is None:
-        opened = open_base(reference, trust_remote_code)
-        return Loaded(reference, opened, opened.load(dtype, device), None)
+        if reference not in opened:
+            opened[reference] = open_base(reference, trust_remote_code)
+        return Loaded(reference, opened[reference], opened[reference].load(dtype, device), None)
     store = Store(parts[0])
     masks = store.masks(parts[1])
-    opened = open_store_base(store, base, trust_remote_code)
-    model = opened.load(dtype, device)
+    own = open_store_base(store, base, trust_remote_code, opened)
+    model = own.load(dtype, device)
     apply_masks(model, masks)
-    return Loaded(reference, opened, model, store.manifest(parts[1]))
+    return Loaded(reference, own, model, store.manifest(parts[1]))
 
 
-def open_store_base(store: Store, base: str | None = None, trust_remote_code: bool = False) -> Base:
+def open_store_base(
+    store: Store, base: str | None = None, trust_remote_code: bool = False, opened: dict[str, Base] | None = None
+) -> Base:
     """The base of a store, its weights checked against the store's digest.
 
     Raises SubmodelError when it has moved or is another model.
@@ -78,18 +84,21 @@ def open_store_base(store: Store, base: str | None = None, trust_remote_code: bo
     reference = base or store.base["reference"]
     if base is None and not Path(reference).exists() and (store.path / reference).exists():
         reference = str(store.path / reference)
+    opened = {} if opened is None else opened
     try:
-        opened = open_base(reference, trust_remote_code)
+        if reference not in opened:
+            opened[reference] = open_base(reference, trust_remote_code)
     except SubmodelError as error:
         if base is not None:
             raise
         raise SubmodelError(f"{store.path}: its base cannot be opened ({error}): give it with --base") from error
-    if opened.sha256 != store.base["sha256"]:
+    found = opened[reference].sha256
+    if found != store.base["sha256"]:
         raise SubmodelError(
-            f"{reference}: not the base of {store.path} (weights {opened.sha256[:12]}, expected "
+            f"{reference}: not the base of {store.path} (weights {found[:12]}, expected "
             f"{store.base['sha256'][:12]}): give the right one with --base"
         )
-    return opened
+    return opened[reference]
 
 
 def apply_masks(model: PreTrainedModel, masks: Masks) -> None:

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 
 from submodel.calibration import Samples, load_samples
 from submodel.errors import SubmodelError, unknown_name
+from submodel.models import Base
 from submodel.runtime import Loaded, load
 from submodel.tasks.perplexity import perplexity
 from submodel.tasks.rows import Row, append_rows, machine, read_rows, versions
@@ -45,16 +46,36 @@ class Task:
 Progress = Callable[[str, int, int], Any]
 
 
-def _perplexity_row(task: Task, loaded: Loaded, settings: Settings, progress: Progress, done: set[str]) -> Row | None:
-    samples = load_samples(
-        task.spec,
-        task.spec,
-        loaded.tokenizer,
-        samples=max(1, settings.tokens // settings.seq_len),
-        seq_len=settings.seq_len,
-        seed=settings.seed,
-        split="held-out",
-    )
+@dataclass(frozen=True)
+class Session:
+    """What the cells of one evaluation share.
+
+    Attributes:
+        settings, progress: as given to `evaluate`.
+        done: keys of rows that are there already.
+        samples: text that is tokenised already, by base and task.
+    """
+
+    settings: Settings
+    progress: Progress
+    done: set[str]
+    samples: dict[tuple[str, Task], Samples] = field(default_factory=dict)
+
+
+def _perplexity_row(task: Task, loaded: Loaded, session: Session) -> Row | None:
+    settings, progress = session.settings, session.progress
+    key = (loaded.base.sha256, task)
+    if key not in session.samples:
+        session.samples[key] = load_samples(
+            task.spec,
+            task.spec,
+            loaded.tokenizer,
+            samples=max(1, settings.tokens // settings.seq_len),
+            seq_len=settings.seq_len,
+            seed=settings.seed,
+            split="held-out",
+        )
+    samples = session.samples[key]
     _refuse_calibrated(loaded, samples)
     provenance = samples.provenance
     assert provenance is not None
@@ -67,7 +88,7 @@ def _perplexity_row(task: Task, loaded: Loaded, settings: Settings, progress: Pr
     dtype = str(loaded.model.dtype).removeprefix("torch.")
     used = {"tokens": provenance.tokens, "seq_len": settings.seq_len, "seed": settings.seed, "dtype": dtype}
     row = _row(task, loaded, data, used)
-    if row.key in done:
+    if row.key in session.done:
         return None
     started = time.monotonic()
     seen = 0
@@ -84,7 +105,7 @@ def _perplexity_row(task: Task, loaded: Loaded, settings: Settings, progress: Pr
     return Row(**{**row.__dict__, **measured, "seconds": round(time.monotonic() - started, 1)})
 
 
-TASKS: dict[str, Callable[[Task, Loaded, Settings, Progress, set[str]], Row | None]] = {
+TASKS: dict[str, Callable[[Task, Loaded, Session], Row | None]] = {
     "perplexity": _perplexity_row,
 }
 
@@ -114,13 +135,19 @@ def evaluate(
     Raises:
         SubmodelError: bad model, task or data, or evaluation text that a sub-model was calibrated on.
     """
-    done = {row.key for row in read_rows(out)}
+    session = Session(settings, progress, {row.key for row in read_rows(out)})
+    opened: dict[str, Base] = {}
     for reference in references:
         loaded = load(
-            reference, dtype=settings.dtype, device=settings.device, base=base, trust_remote_code=trust_remote_code
+            reference,
+            dtype=settings.dtype,
+            device=settings.device,
+            base=base,
+            trust_remote_code=trust_remote_code,
+            opened=opened,
         )
         for task in tasks:
-            row = TASKS[task.name](task, loaded, settings, progress, done)
+            row = TASKS[task.name](task, loaded, session)
             if row is not None:
                 append_rows(out, [row])
                 yield row
