@@ -2,7 +2,7 @@
 
 import torch
 
-_CHUNK_ROWS = 512  # the float32 copy of a chunk stays in the second-level cache
+_CHUNK_ROWS = 128  # the float32 copy of a chunk stays in the second-level cache
 
 
 class SquaredNorm:
