@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -174,6 +175,16 @@ class Base:
         if missing or info.conversion_errors:
             first = missing[0] if missing else next(iter(info.conversion_errors))
             raise SubmodelError(f"{self.reference}: the checkpoint lacks {first} ({len(missing)} missing in all)")
+
+    def fill_rows(self, model: PreTrainedModel, name: str, rows: list[int], targets: dict[str, str]) -> None:
+        """Read only some rows of a parameter into `model`; the others are zeros that take no memory."""
+        parameter = model.get_parameter(name)
+        source = next(key for key, target in targets.items() if target == name)
+        untouched = np.zeros(parameter.numel() * parameter.element_size(), dtype=np.uint8)
+        weight = torch.from_numpy(untouched).view(parameter.dtype).view(parameter.shape)
+        weight[rows] = self.source.get_rows(source, rows).to(parameter.dtype)
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, nn.Parameter(weight, requires_grad=False))
 
     def load(self, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:
         """The whole model in memory, tied as its config says, ready to run."""

@@ -33,11 +33,12 @@ _HEADER_LIMIT = 100_000_000  # the limit of the reference implementation
 
 
 class Source(Protocol):
-    """Tensors by name. `get` returns memory of its own; `sha256` identifies the whole."""
+    """Tensors by name. `get` returns memory of its own, `get_rows` some rows only; `sha256` identifies the whole."""
 
     @property
     def names(self) -> tuple[str, ...]: ...
     def get(self, name: str) -> torch.Tensor: ...
+    def get_rows(self, name: str, rows: list[int]) -> torch.Tensor: ...
     def sha256(self) -> str: ...
     def prefetch(self, names: list[str]) -> None: ...
     @property
@@ -101,12 +102,21 @@ class Safetensors:
     def get(self, name: str) -> torch.Tensor:
         span = self._spans[name]
         try:
-            if span.file not in self._open:
-                # pread, not mmap: pages of a mapping would stay in the process's memory
-                self._open[span.file] = safe_open(span.file, framework="pt", backend="pread")
-            return self._open[span.file].get_tensor(name)
+            return self._opened(span.file).get_tensor(name)
         except SafetensorError as error:
             raise SubmodelError(f"{span.file}: cannot read {name} ({error}): fetch the file again") from error
+
+    def _opened(self, file: Path) -> Any:
+        if file not in self._open:
+            # pread, not mmap: pages of a mapping would stay in the process's memory
+            self._open[file] = safe_open(file, framework="pt", backend="pread")
+        return self._open[file]
+
+    def get_rows(self, name: str, rows: list[int]) -> torch.Tensor:
+        """Rows of a tensor, read one by one."""
+        span = self._spans[name]
+        view = self._opened(span.file).get_slice(name)
+        return torch.cat([view[row : row + 1] for row in rows])
 
     def prefetch(self, names: list[str]) -> None:
         """Ask the kernel to read these tensors ahead; costs no memory of the process."""
@@ -190,8 +200,20 @@ class Gguf:
     def get(self, name: str) -> torch.Tensor:
         from gguf import dequantize
 
-        tensor = self._tensors[self._names[name]]
-        values = dequantize(tensor.data, tensor.tensor_type)
+        return self._values(name, dequantize(self._tensor(name).data, self._tensor(name).tensor_type))
+
+    def get_rows(self, name: str, rows: list[int]) -> torch.Tensor:
+        """Rows of a tensor; only those are dequantised."""
+        from gguf import dequantize
+
+        tensor = self._tensor(name)
+        return self._values(name, dequantize(tensor.data[rows], tensor.tensor_type))
+
+    def _tensor(self, name: str) -> Any:
+        return self._tensors[self._names[name]]
+
+    def _values(self, name: str, values: np.ndarray) -> torch.Tensor:
+        tensor = self._tensor(name)
         values = self._processor.process(values, tensor.name, tensor_key_mapping={}, parsed_parameters={}).weights
         return torch.tensor(values, dtype=self._dtype)
 

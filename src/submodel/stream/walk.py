@@ -158,6 +158,12 @@ def _record(
     head = {f"{n}.weight" for n, m in model.named_modules() if m is model.get_output_embeddings()}
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     unused = {name for name in head if name not in tied}
+    # of the embeddings only the rows of tokens that occur: the whole can outweigh many blocks
+    embeddings = {f"{n}.weight" for n, m in model.named_modules() if m is model.get_input_embeddings()}
+    rows = sorted(set(torch.cat([plan.samples.ids.unique() for plan in plans]).tolist()))
+    for name in embeddings & set(targets.values()):
+        base.fill_rows(model, name, rows, targets)
+        unused.add(name)
     base.fill(model, lambda target: not target.startswith(f"{prefix}.") and target not in unused, targets)
     model.tie_weights()
     front = [module for name, module in model.named_modules() if not name.startswith(prefix)]
