@@ -138,3 +138,9 @@ def test_gguf(tmp_path: Path):
     cut.write_bytes(file.read_bytes()[:200])
     with pytest.raises(SubmodelError, match="not a whole GGUF"):
         open_base(str(cut))
+
+
+def test_rows_of_a_tensor(llama: Path):
+    source = open_base(str(llama)).source
+    name = "model.embed_tokens.weight"
+    assert torch.equal(source.get_rows(name, [0, 7, 258]), source.get(name)[[0, 7, 258]])

@@ -30,7 +30,7 @@ from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from submodel.errors import SubmodelError
-from submodel.weights import Gguf, Safetensors, Source
+from submodel.weights import FLOATS, Gguf, Safetensors, Source
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
@@ -90,8 +90,7 @@ class Base:
         """The dtype of the stored weights (bfloat16 for a GGUF file, which is dequantised to it)."""
         if isinstance(self.source, Safetensors):
             stored = [self.source.dtype_name(name) for name in self.source.names]
-            floats = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-            known = [floats[s] for s in stored if s in floats]
+            known = [FLOATS[s] for s in stored if s in FLOATS]
             if known:
                 return max(set(known), key=known.count)
         return torch.bfloat16
