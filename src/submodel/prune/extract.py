@@ -29,6 +29,8 @@ from submodel.prune.select import Pattern, keep_mask
 from submodel.stream import Statistic, default_dtype, walk
 from submodel.weights import write_tensors
 
+_DECIDED_AT_ONCE = 1 << 20  # weights
+
 
 @dataclass(frozen=True)
 class Extracted:
@@ -191,7 +193,10 @@ def _decider(
 ) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], torch.Tensor]:
     def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> torch.Tensor:
         if weight.dim() == 2:
-            return keep_mask(score(weight.float(), statistics[0] if statistics else None), pattern).cpu()
+            seen = statistics[0] if statistics else None
+            # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
+            parts = weight.split(max(1, _DECIDED_AT_ONCE // weight.shape[1]))
+            return torch.cat([keep_mask(score(part.float(), seen), pattern).cpu() for part in parts])
         if statistics and not any(statistics):
             raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
         experts: list[torch.Tensor] = []
