@@ -191,22 +191,25 @@ class _KeptMasks(Mapping[str, store.Mask]):
 def _decider(
     score: Callable[[torch.Tensor, Any], torch.Tensor], pattern: Pattern, work: _Work
 ) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], torch.Tensor]:
+    def masked(
+        weight: torch.Tensor, seen: Statistic | None, by: Callable[[torch.Tensor, Any], torch.Tensor]
+    ) -> torch.Tensor:
+        # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
+        parts = weight.split(max(1, _DECIDED_AT_ONCE // weight.shape[1]))
+        return torch.cat([keep_mask(by(part.float(), seen), pattern).cpu() for part in parts])
+
     def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> torch.Tensor:
         if weight.dim() == 2:
-            seen = statistics[0] if statistics else None
-            # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
-            parts = weight.split(max(1, _DECIDED_AT_ONCE // weight.shape[1]))
-            return torch.cat([keep_mask(score(part.float(), seen), pattern).cpu() for part in parts])
+            return masked(weight, statistics[0] if statistics else None, score)
         if statistics and not any(statistics):
             raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
         experts: list[torch.Tensor] = []
         for index, expert in enumerate(weight):
             seen = statistics[index] if statistics else None
-            if statistics and seen is None:
+            unseen = statistics is not None and seen is None
+            if unseen:
                 work.note_unseen(domain, f"{name}[{index}]")
-                experts.append(keep_mask(expert.float().abs(), pattern).cpu())
-            else:
-                experts.append(keep_mask(score(expert.float(), seen), pattern).cpu())
+            experts.append(masked(expert, seen, METHODS["magnitude"].score if unseen else score))
         return torch.stack(experts)
 
     return decide
