@@ -1,6 +1,7 @@
-"""Run models: open any model reference, generate text."""
+"""Run models: open any model reference, generate text, one prompt or many."""
 
+from submodel.runtime.batch import Continuation, Request, generate_batch
 from submodel.runtime.generate import generate
 from submodel.runtime.load import Loaded, load
 
-__all__ = ["Loaded", "generate", "load"]
+__all__ = ["Continuation", "Loaded", "Request", "generate", "generate_batch", "load"]

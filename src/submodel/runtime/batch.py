@@ -1,0 +1,324 @@
+"""Many continuations at once: prompts sorted by length, prefilled together, decoded side by side.
+
+A sequence leaves the batch the moment it stops and the next prompt takes its slot; the continuations of one prompt
+share its prefill. Two lanes, one a processor core with single-threaded arithmetic, work off one queue (see
+`workers`). Each continuation has a generator of its own, so what is sampled does not hang on who shares the batch
+beyond rounding.
+"""
+
+import inspect
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from submodel.runtime.load import Loaded
+from submodel.runtime.sample import pick
+from submodel.runtime.slots import Slots
+
+_PREFILL_TOKENS = 2048  # at once, padding included: bounds its activations
+_SLACK = 128  # columns beyond the longest sequence: room to go on before the cache is moved
+_CACHE_BYTES = 2 << 30  # of keys and values, all lanes together
+_MOST_SLOTS = 64  # a lane; beyond it a step costs in proportion, so nothing more is won
+_CONTEXT = 8  # prompt tokens decoded with the text: some tokenizers write a piece's space by what stands before it
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue.
+
+    Attributes:
+        key: comes back with its continuations.
+        prompt: token ids, at least one.
+        max_tokens: new tokens at most.
+        stops: the text ends before the first of them.
+        seeds: one continuation each; they share the prefill.
+        temperature: 0 is greedy.
+        top_p, top_k: nucleus and number of tokens to sample from; 1 and 0 are off.
+    """
+
+    key: str
+    prompt: tuple[int, ...]
+    max_tokens: int
+    stops: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote.
+
+    Attributes:
+        key, sample: of which request, the index of its seed.
+        text: without special tokens, cut before the first stop string.
+        tokens: all that were generated, the stop string's included.
+        finish: "stop", "eos" or "length".
+    """
+
+    key: str
+    sample: int
+    text: str
+    tokens: tuple[int, ...]
+    finish: str
+
+
+@dataclass
+class _Sequence:
+    request: Request
+    sample: int
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Prefilled:
+    """A prompt whose keys and values are there, and the seeds that still wait for a slot."""
+
+    request: Request
+    slots: Slots
+    row: int
+    logits: torch.Tensor
+    waiting: deque[int]
+
+
+class _Text:
+    """Tokens -> text, and whether a stop string has come."""
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+
+    def _decode(self, tokens: list[int]) -> str:
+        return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def of(self, sequence: _Sequence, last: int | None = None) -> str:
+        """The text of the last new tokens (of all by default) as it reads after what stands before them."""
+        tokens = sequence.tokens
+        before = [*sequence.request.prompt[-_CONTEXT:], *tokens]
+        cut = len(before) - (len(tokens) if last is None else min(last, len(tokens)))
+        head = before[max(0, cut - _CONTEXT) : cut]
+        whole, start = self._decode([*head, *before[cut:]]), self._decode(head)
+        return whole[len(start) :] if whole.startswith(start) else self._decode(before[cut:])
+
+    def stopped(self, sequence: _Sequence) -> str | None:
+        """The text before the first stop string, or None while there is none."""
+        stops = sequence.request.stops
+        if not stops:
+            return None
+        # a token holds at least one byte, and a character at most four
+        tail = self.of(sequence, 4 * max(map(len, stops)))
+        if not any(stop in tail for stop in stops):
+            return None
+        text = self.of(sequence)
+        found = [at for stop in stops if (at := text.find(stop)) >= 0]
+        return text[: min(found)] if found else None
+
+
+def generate_batch(
+    loaded: Loaded,
+    requests: Iterable[Request],
+    *,
+    slots: int | None = None,
+    lanes: int | None = None,
+    progress: Callable[[int], Any] = lambda tokens: None,
+) -> Iterator[Continuation]:
+    """Continue every prompt; continuations come as they finish.
+
+    Args:
+        loaded: the model.
+        requests: what to continue.
+        slots: sequences side by side on each lane; as many as fit a cache of 2 GiB, 64 at most, by default.
+        lanes: cores to work on, all of torch's threads by default; always one on an accelerator.
+        progress: called with the number of tokens of each finished continuation.
+
+    Raises:
+        ValueError: an empty prompt.
+    """
+    waiting = deque(sorted(requests, key=lambda r: len(r.prompt), reverse=True))
+    if any(not request.prompt for request in waiting):
+        raise ValueError("a prompt needs at least one token")
+    threads = torch.get_num_threads()
+    cpu = loaded.model.device.type == "cpu"
+    count = min(lanes or (threads if cpu else 1), max(1, len(waiting)))
+    rows = slots or _rows(loaded.model, waiting, count)
+    found: queue.Queue[Continuation | BaseException | None] = queue.Queue()
+    stop = threading.Event()
+
+    def work() -> None:
+        if cpu and count > 1:
+            torch.set_num_threads(1)
+        try:
+            with torch.inference_mode():
+                for continuation in _lane(loaded, waiting, rows):
+                    found.put(continuation)
+                    if stop.is_set():
+                        return
+        except BaseException as error:  # shown by the thread that asked
+            found.put(error)
+        finally:
+            found.put(None)
+
+    pool = [threading.Thread(target=work, daemon=True) for _ in range(count)]
+    for thread in pool:
+        thread.start()
+    try:
+        running = count
+        while running:
+            item = found.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                progress(len(item.tokens))
+                yield item
+    finally:
+        stop.set()
+        waiting.clear()
+        for thread in pool:
+            thread.join()
+        torch.set_num_threads(threads)
+
+
+def _lane(loaded: Loaded, waiting: deque[Request], rows: int) -> Iterator[Continuation]:
+    """Work off the shared queue, longest prompt first, in `rows` slots."""
+    model, text = loaded.model, _Text(loaded.tokenizer)
+    ends = _end_tokens(loaded)
+    slots = Slots(_layers(model), rows, _longest(waiting) + _SLACK)
+    live: list[_Sequence] = []
+    ready: deque[_Prefilled] = deque()
+    while True:
+        while len(live) < rows and (ready or waiting):
+            if not ready:
+                # a prefill of few rows costs almost that of many, so it waits until a quarter of the slots is free
+                if live and rows - len(live) < max(1, rows // 4):
+                    break
+                ready.extend(_prefill(model, waiting, rows - len(live)))
+                if not ready:
+                    break
+            first = ready[0]
+            sample = first.waiting.popleft()
+            if not first.waiting:
+                ready.popleft()
+            sequence = _Sequence(first.request, sample, torch.Generator().manual_seed(first.request.seeds[sample]))
+            sequence.tokens.append(_next(first.logits[None], [sequence])[0])
+            done = _finish(sequence, text, ends)
+            if done:
+                yield done
+            else:
+                slots.add(first.slots, first.row)
+                live.append(sequence)
+        if not live:
+            if not waiting and not ready:
+                return
+            continue
+        slots.prepare(1)
+        ids = torch.tensor([[s.tokens[-1]] for s in live], device=model.device)
+        mask = slots.mask(1).to(model.device)
+        positions = torch.tensor([[slots.end - start] for start in slots.starts], device=model.device)
+        logits = _forward(model, ids, mask, positions, slots)
+        slots.advance(1)
+        for sequence, token in zip(live, _next(logits, live), strict=True):
+            sequence.tokens.append(token)
+        for row in reversed(range(len(live))):
+            done = _finish(live[row], text, ends)
+            if done:
+                yield done
+                slots.remove(row)
+                live[row] = live[-1]
+                live.pop()
+
+
+def _prefill(model: Any, waiting: deque[Request], free: int) -> list[_Prefilled]:
+    """Run the next prompts of the queue together, as many as have a slot and fit the budget of tokens."""
+    taken: list[Request] = []
+    while waiting and sum(len(r.seeds) for r in taken) < free:
+        try:
+            request = waiting.popleft()
+        except IndexError:  # another lane took the last one
+            break
+        taken.append(request)
+        if (len(taken) + 1) * len(taken[0].prompt) > _PREFILL_TOKENS:
+            break
+    if not taken:
+        return []
+    width = len(max(taken, key=lambda r: len(r.prompt)).prompt)
+    slots = Slots(_layers(model), len(taken), width)
+    pads = [width - len(r.prompt) for r in taken]
+    ids = torch.tensor([[r.prompt[0]] * pad + list(r.prompt) for r, pad in zip(taken, pads, strict=True)])
+    mask = (torch.arange(width)[None] >= torch.tensor(pads)[:, None]).long()
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    device = model.device
+    logits = _forward(model, ids.to(device), mask.to(device), positions.to(device), slots)
+    slots.advance(width)
+    slots.starts = pads
+    return [_Prefilled(r, slots, i, logits[i], deque(range(len(r.seeds)))) for i, r in enumerate(taken)]
+
+
+def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, slots: Slots) -> torch.Tensor:
+    """Logits (rows, vocabulary) of each row's last token."""
+    options: dict[str, Any] = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
+    if _accepts(model, "position_ids"):
+        options["position_ids"] = positions
+    return model(input_ids=ids, attention_mask=mask, past_key_values=slots.cache, use_cache=True, **options).logits[
+        :, -1
+    ]
+
+
+def _next(logits: torch.Tensor, sequences: list[_Sequence]) -> list[int]:
+    greedy = logits.argmax(-1).tolist()
+    return [
+        pick(row, r.temperature, r.top_p, r.top_k, s.generator) if (r := s.request).temperature else best
+        for row, s, best in zip(logits, sequences, greedy, strict=True)
+    ]
+
+
+def _finish(sequence: _Sequence, text: _Text, ends: frozenset[int]) -> Continuation | None:
+    request = sequence.request
+    if sequence.tokens[-1] in ends:
+        written, finish = text.of(sequence), "eos"
+    elif (before := text.stopped(sequence)) is not None:
+        written, finish = before, "stop"
+    elif len(sequence.tokens) >= request.max_tokens:
+        written, finish = text.of(sequence), "length"
+    else:
+        return None
+    return Continuation(request.key, sequence.sample, written, tuple(sequence.tokens), finish)
+
+
+def _end_tokens(loaded: Loaded) -> frozenset[int]:
+    """Token ids that end a text, by the model's generation settings and by its tokenizer."""
+    ends: set[int] = set()
+    for given in (loaded.model.generation_config, loaded.model.config, loaded.tokenizer):
+        found: Any = getattr(given, "eos_token_id", None)
+        ends |= set(found) if isinstance(found, list) else set() if found is None else {found}
+    return frozenset(ends)
+
+
+def _longest(waiting: Iterable[Request]) -> int:
+    return max((len(r.prompt) + r.max_tokens for r in list(waiting)), default=1)
+
+
+def _rows(model: Any, waiting: deque[Request], lanes: int) -> int:
+    """Slots a lane: no more than there is work for, and than fit the budget of the cache."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    fit = _CACHE_BYTES // (lanes * token * (_longest(waiting) + _SLACK))
+    work = -(-sum(len(r.seeds) for r in waiting) // lanes)
+    return max(1, min(_MOST_SLOTS, fit, work))
+
+
+def _layers(model: Any) -> int:
+    return model.config.get_text_config().num_hidden_layers
+
+
+def _accepts(model: Any, name: str) -> bool:
+    return name in inspect.signature(type(model).forward).parameters

@@ -1,0 +1,137 @@
+"""The KV cache of sequences decoded side by side: rows come and go while the others go on.
+
+All rows end at the same column, so one step writes one column: row r holds its tokens in the columns
+[start of r, end), and shorter rows begin later ("left padding"). A row that is done is replaced by the last one, a
+new row is copied in; no step ever waits for the longest sequence of its batch.
+"""
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class _Layer(CacheLayerMixin):
+    """Keys and values (rows, heads, columns, head size) of one attention layer."""
+
+    keys: Any
+    values: Any
+    is_sliding = False  # windows are cut by the attention mask
+
+    def __init__(self, slots: "Slots"):
+        super().__init__()
+        self._slots = slots
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        self.keys, self.values = self._slots.room(key_states), self._slots.room(value_states)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        count, length = key_states.shape[0], key_states.shape[2]
+        first, end = self._slots.first, self._slots.end
+        self.keys[:count, :, end : end + length] = key_states
+        self.values[:count, :, end : end + length] = value_states
+        return self.keys[:count, :, first : end + length], self.values[:count, :, first : end + length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._slots.end - self._slots.first + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self._slots.end - self._slots.first
+
+    def get_max_length(self) -> int:
+        return self._slots.columns
+
+
+class Slots:
+    """Room for `rows` sequences in `columns` columns.
+
+    Attributes:
+        starts: the first column of every live row.
+        end: the column that the next token is written to.
+        cache: what the model is given as past_key_values.
+    """
+
+    def __init__(self, layers: int, rows: int, columns: int):
+        self.rows, self.columns = rows, columns
+        self.starts: list[int] = []
+        self.end = 0
+        self.cache = Cache(layers=[_Layer(self) for _ in range(layers)])
+        self._free: list[torch.Tensor] = []
+
+    @property
+    def first(self) -> int:
+        """The first column that any live row uses."""
+        return min(self.starts, default=self.end)
+
+    def room(self, states: torch.Tensor) -> torch.Tensor:
+        """Zeros (rows, heads, columns, head size) for one layer's keys or values, of which `states` is a sample.
+
+        All layers' come from one allocation: one this large goes back to the system when it is let go, many smaller
+        ones of a thread do not. Zeros, since a masked column still takes part in products, and 0 * nan is nan.
+        """
+        shape = (self.rows, states.shape[1], self.columns, states.shape[3])
+        if not self._free:
+            self._free = list(states.new_zeros(2 * len(self.cache.layers), *shape))
+        return self._free.pop() if self._free[-1].shape == shape else states.new_zeros(shape)
+
+    def mask(self, new: int) -> torch.Tensor:
+        """Which columns from `first` on hold tokens of each row, `new` columns past the end included: int64."""
+        columns = torch.arange(self.first, self.end + new)
+        return (columns[None] >= torch.tensor(self.starts)[:, None]).long()
+
+    def advance(self, count: int) -> None:
+        """A forward pass has written `count` columns."""
+        self.end += count
+
+    def add(self, source: "Slots", row: int) -> None:
+        """Copy one row of another cache (such as a prefill) in as the last row."""
+        length = source.end - source.starts[row]
+        if not self.starts:
+            self.end = length
+        if self.end < length:
+            raise ValueError(f"a row of {length} tokens does not fit before column {self.end}: add long rows first")
+        self._make_room(1)
+        at = len(self.starts)
+        for mine, theirs in zip(self._layers(), source._layers(), strict=True):
+            if not mine.is_initialized:
+                mine.lazy_initialization(theirs.keys, theirs.values)
+            mine.keys[at, :, self.end - length : self.end] = theirs.keys[row, :, source.end - length : source.end]
+            mine.values[at, :, self.end - length : self.end] = theirs.values[row, :, source.end - length : source.end]
+        self.starts.append(self.end - length)
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        last = len(self.starts) - 1
+        if row != last:
+            for layer in self._layers():
+                start = self.starts[last]
+                layer.keys[row, :, start : self.end] = layer.keys[last, :, start : self.end]
+                layer.values[row, :, start : self.end] = layer.values[last, :, start : self.end]
+            self.starts[row] = self.starts[last]
+        self.starts.pop()
+
+    def _make_room(self, count: int) -> None:
+        """Move everything to the left when the columns are used up."""
+        if self.end + count <= self.columns:
+            return
+        first = self.first
+        if first < count:
+            raise ValueError(f"{self.columns} columns do not hold the longest sequence")
+        rows = len(self.starts)
+        for layer in self._layers():
+            for states in (layer.keys, layer.values):
+                states[:rows, :, : self.end - first] = states[:rows, :, first : self.end].clone()
+        self.starts = [start - first for start in self.starts]
+        self.end -= first
+
+    def prepare(self, count: int) -> None:
+        """Make room for `count` more columns; call it before a forward pass."""
+        self._make_room(count)
+
+    def _layers(self) -> list[_Layer]:
+        return self.cache.layers  # type: ignore[return-value]
