@@ -1,0 +1,4 @@
+// property: a loop ends at the limit on time
+// expect: timeout
+
+for (;;) {}
