@@ -33,3 +33,12 @@ def real_model() -> Path:
     if not Path(given).exists():
         pytest.skip(f"no real model at {given}: run `make demo`, or name one in SUBMODEL_TEST_MODEL")
     return Path(given)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Real data sets in their hub columns, or a skip."""
+    given = Path(os.environ.get("SUBMODEL_TEST_DATA", "../shared/data"))
+    if not given.is_dir():
+        pytest.skip(f"no data sets at {given}: name their directory in SUBMODEL_TEST_DATA")
+    return given

@@ -46,7 +46,8 @@ def test_imports_run_down():
         for module, inside in _imports(file):
             other = _room(module)
             assert room == other or RANK[other] < RANK[room], f"{file} imports {module}: that runs up"
-            assert not inside or room == "cli", f"{file} imports {module} inside a function: only cli may"
+            # a module that needs an extra is imported by its neighbour when it is used
+            assert not inside or room in ("cli", other), f"{file} imports {module} inside a function: only cli may"
 
 
 def test_every_room_is_drawn():

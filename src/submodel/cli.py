@@ -178,11 +178,26 @@ def _eval(args: argparse.Namespace) -> None:
     from submodel.tasks.rows import read_rows
 
     tasks = [parse_task(spec) for spec in args.task]
-    dtype = getattr(torch, args.dtype) if args.dtype else None
-    tokens = args.tokens if args.limit is None else args.limit * args.seq_len
-    settings = Settings(tokens, args.seq_len, args.seed, dtype, args.device)
+    settings = Settings(
+        tokens=args.tokens,
+        seq_len=args.seq_len,
+        seed=args.seed,
+        dtype=getattr(torch, args.dtype) if args.dtype else None,
+        device=args.device,
+        limit=args.limit,
+        data_dir=_directory(args.data_dir),
+        samples=args.samples,
+        ks=_whole_numbers("--k", args.k),
+        temperature=args.temperature,
+        top_p=args.top_p,
+        max_tokens=args.max_tokens,
+        chat=args.chat,
+        slots=args.slots,
+        unsafe_code=args.unsafe_code,
+        wordnet=_directory(args.wordnet),
+    )
     out = Path(args.out)
-    with _Bar("", "tokens") as bar:
+    with _Bar("", "") as bar:
         rows = list(
             evaluate(
                 args.model,
@@ -192,9 +207,23 @@ def _eval(args: argparse.Namespace) -> None:
                 base=args.base,
                 trust_remote_code=args.trust_remote_code,
                 progress=bar.named,
+                say=_say,
             )
         )
     _print(args, {"rows": [row.__dict__ for row in rows]}, [table(read_rows(out))])
+
+
+def _directory(given: str | None) -> Path | None:
+    if given is not None and not Path(given).is_dir():
+        raise SubmodelError(f"{given}: no such directory")
+    return Path(given) if given is not None else None
+
+
+def _whole_numbers(option: str, given: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(sorted({int(part) for part in given.split(",")})) if given else ()
+    except ValueError as error:
+        raise SubmodelError(f"{option} {given!r}: give whole numbers with commas, such as 1,10") from error
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -368,12 +397,28 @@ def parser() -> argparse.ArgumentParser:
 
     p = verb("eval", _eval, "measure models on tasks; cells that are already in the file are skipped")
     p.add_argument("model", nargs="+", metavar="MODEL")
-    p.add_argument("--task", action="append", required=True, metavar="T", help="perplexity:PATH[:COLUMN]")
+    p.add_argument(
+        "--task",
+        action="append",
+        required=True,
+        metavar="T",
+        help="perplexity:PATH[:COLUMN], humaneval, mbpp, csr, ...",
+    )
     p.add_argument("--out", required=True, metavar="ROWS.jsonl", help="rows are appended to it")
-    p.add_argument("--tokens", type=int, default=50_000, help="tokens of text (default: 50000)")
-    p.add_argument("--limit", type=int, help="at most so many windows of text, for a quick look")
-    p.add_argument("--seq-len", type=int, default=1024, help="tokens a window (default: 1024)")
-    p.add_argument("--seed", type=int, default=0, help="of the choice of text (default: 0)")
+    p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")
+    p.add_argument("--limit", type=int, help="at most so many problems or windows of text, for a quick look")
+    p.add_argument("--tokens", type=int, default=50_000, help="tokens of a perplexity's text (default: 50000)")
+    p.add_argument("--seq-len", type=int, default=1024, help="tokens a window of it (default: 1024)")
+    p.add_argument("--samples", type=int, help="continuations a problem (default: 1, or the largest k)")
+    p.add_argument("--k", metavar="K[,K]", help="the k of pass@k (default: 1, and 10 from 10 samples on)")
+    p.add_argument("--temperature", type=float, help="0 is greedy (default: 0 for one sample, 0.8 for several)")
+    p.add_argument("--top-p", type=float, help="nucleus to sample from (default: 0.95 when sampling)")
+    p.add_argument("--max-tokens", type=int, help="new tokens a continuation at most (default: the task's)")
+    p.add_argument("--chat", action="store_true", help="put prompts into the model's chat template")
+    p.add_argument("--slots", type=int, help="sequences side by side on each core (default: as memory allows)")
+    p.add_argument("--unsafe-code", action="store_true", help="run model-written code even where nothing isolates it")
+    p.add_argument("--wordnet", metavar="DIR", help="WordNet's dictionary files (default: where Debian puts them)")
+    p.add_argument("--seed", type=int, default=0, help="of the choice of text and of sampling (default: 0)")
     p.add_argument("--dtype", choices=_DTYPES, help="of weights and arithmetic (default: as stored)")
     runs_model(p)
 
@@ -403,7 +448,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        for option in ("samples", "seq_len", "tokens", "batch_tokens", "limit", "max_tokens"):
+        for option in ("samples", "seq_len", "tokens", "batch_tokens", "limit", "max_tokens", "slots"):
             if (value := getattr(args, option, None)) is not None and value < (2 if option == "seq_len" else 1):
                 raise SubmodelError(f"--{option.replace('_', '-')} {value}: give a larger number")
         args.run(args)

@@ -19,10 +19,21 @@ def table(rows: Iterable[Row]) -> str:
         line = [name]
         for column in columns:
             row = cells.get((model, column))
-            line.append(f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]" if row else "-")
+            line.append(_cell(row) if row else "-")
         lines.append(line)
-    note = sorted({f"{row.n:,} tokens of {_short(row.data['name'])}" for row in rows})
+    note = sorted({f"{row.n:,} {_counted(row)} of {_short(row.data['name'])}" for row in rows})
     return f"{aligned(lines)}\n95% intervals in brackets; {'; '.join(note)}" if rows else "no rows"
+
+
+def _cell(row: Row) -> str:
+    """Perplexities as they are; everything else is a rate or a score from 0 to 1 and shown in per cent."""
+    scale, digits = (1, 2) if row.metric == "perplexity" else (100, 1)
+    value, low, high = (f"{scale * x:.{digits}f}" for x in (row.value, row.low, row.high))
+    return f"{value}{'%' if scale == 100 else ''} [{low}, {high}]"
+
+
+def _counted(row: Row) -> str:
+    return "tokens" if row.metric == "perplexity" else "problems"
 
 
 def aligned(lines: list[list[str]]) -> str:

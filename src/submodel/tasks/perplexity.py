@@ -4,7 +4,9 @@ A window of `seq_len` tokens predicts seq_len - 1 of them. The 95% interval is a
 (blocks of text), since the tokens of one text are not independent.
 """
 
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +15,14 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.calibration import Samples
+from submodel.calibration import Samples, load_samples
+from submodel.errors import SubmodelError
+from submodel.runtime import Loaded
+from submodel.tasks.cell import Cell, filled
+from submodel.tasks.intervals import bootstrap
+from submodel.tasks.rows import Row
 from submodel.workers import Workers
 
-_RESAMPLES = 10_000
 _LOGIT_ROWS = 32  # rows whose float32 copy stays in cache; of all logits it would be the peak of memory
 
 
@@ -42,10 +48,8 @@ def perplexity(
 
 def from_losses(nats: np.ndarray, predicted: int, seed: int = 0) -> Perplexity:
     """Mean nats a token of each window, `predicted` tokens a window -> perplexity with a bootstrap interval."""
-    rng = np.random.default_rng(seed)
-    means = nats[rng.integers(len(nats), size=(_RESAMPLES, len(nats)))].mean(axis=1)
-    low, high = np.exp(np.quantile(means, [0.025, 0.975]))
-    return Perplexity(float(np.exp(nats.mean())), float(low), float(high), len(nats) * predicted)
+    low, high = bootstrap(nats, np.exp, seed)
+    return Perplexity(float(np.exp(nats.mean())), low, high, len(nats) * predicted)
 
 
 def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callable[[int], Any]) -> float:
@@ -57,3 +61,62 @@ def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callabl
         total += float(F.cross_entropy(part, ids[0, at + 1 : at + 1 + len(part)], reduction="sum"))
     progress(len(window))
     return total
+
+
+def perplexity_rows(cell: Cell) -> Iterator[Row]:
+    """The task `perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree."""
+    task, loaded, settings = cell.task, cell.loaded, cell.settings
+    key = (loaded.base.sha256, task)
+    if key not in cell.shared:
+        tokens = settings.tokens if settings.limit is None else settings.limit * settings.seq_len
+        cell.shared[key] = load_samples(
+            task.spec,
+            task.spec,
+            loaded.tokenizer,
+            samples=max(1, tokens // settings.seq_len),
+            seq_len=settings.seq_len,
+            seed=settings.seed,
+            split="held-out",
+        )
+    samples: Samples = cell.shared[key]
+    _refuse_calibrated(loaded, samples)
+    provenance = samples.provenance
+    assert provenance is not None
+    data = {
+        "name": task.spec,
+        "split": provenance.split,
+        "documents": provenance.documents,
+        "sha256_tokens": provenance.sha256_tokens,
+    }
+    used = {"tokens": provenance.tokens, "seq_len": settings.seq_len, "seed": settings.seed}
+    row = cell.row("perplexity", data, used)
+    if cell.is_done(row):
+        return
+    started = time.monotonic()
+    seen = 0
+    lock = threading.Lock()
+
+    def count(tokens: int) -> None:
+        nonlocal seen
+        with lock:
+            seen += tokens
+        cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
+
+    found = perplexity(loaded.model, samples, count)
+    yield filled(row, found.value, (found.low, found.high), found.tokens, started)
+
+
+def _refuse_calibrated(loaded: Loaded, samples: Samples) -> None:
+    """Rule 1 of the science: never evaluate on what was calibrated on."""
+    calibration = (loaded.manifest or {}).get("calibration")
+    provenance = samples.provenance
+    if not calibration or provenance is None:
+        return
+    for source, rows in provenance.rows.items():
+        same_file = calibration["path"] == provenance.path and calibration["split"] == provenance.split
+        common = set(rows) & set(calibration["rows"].get(source, ())) if same_file else set()
+        if common:
+            raise SubmodelError(
+                f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
+                f"(row {min(common)} among them): evaluate on text that it has not seen"
+            )

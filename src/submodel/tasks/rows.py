@@ -45,7 +45,7 @@ class Row:
     @property
     def key(self) -> str:
         """Equal for two measurements of the same thing."""
-        return json.dumps([self.weights, self.masks, self.task, self.data, self.settings], sort_keys=True)
+        return json.dumps([self.weights, self.masks, self.task, self.metric, self.data, self.settings], sort_keys=True)
 
 
 def read_rows(file: Path) -> list[Row]:

@@ -1,0 +1,223 @@
+"""HumanEval end to end: us, transformers' generate at its best batch size, and lm-evaluation-harness' own HF backend.
+
+    python -m benchmarks.eval MODEL --data-dir DIR [--limit 64] [--max-tokens 256] [--rounds 3]
+
+One process, one loaded model, rounds interleaved. Everybody gets the same prompts, stop strings, greedy decoding and
+judge (model-written programs run in our sandbox only), and the time goes from the first prompt to the last verdict.
+The peers' batch size is the fastest of --batches on the first --tune problems. Where texts differ, the table after
+says at which token they part and how far apart the two tokens' logits are: sums in another order differ in the last
+bit of bfloat16, and greedy decoding turns a tie into another text.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # the harness asks; our stand-in for its code_eval runs the sandbox
+
+import torch
+
+from submodel.report import aligned
+from submodel.runtime import Loaded, load
+from submodel.tasks import parse_task
+from submodel.tasks.cell import Cell, Settings
+from submodel.tasks.code.problem import Problem, program
+from submodel.tasks.code.tables import CODE
+from submodel.tasks.code.task import code_rows, judge_of, problems_of
+from submodel.tasks.data import Rows, read_set
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of each problem its text and whether it passed; seconds from the first prompt to the last verdict."""
+
+    texts: dict[str, str]
+    passed: dict[str, bool]
+    seconds: float
+
+
+def _cell(loaded: Loaded, args: argparse.Namespace, out: Path, shared: dict[Any, Any]) -> Cell:
+    settings = Settings(data_dir=Path(args.data_dir), limit=args.limit, max_tokens=args.max_tokens)
+    task = parse_task("humaneval")
+    return Cell(task, loaded, settings, out, frozenset(), lambda *_: None, print, shared)
+
+
+def _ours(cell: Cell, problems: list[Problem]) -> Result:
+    started = time.monotonic()
+    [row] = code_rows(cell)
+    seconds = time.monotonic() - started
+    entries = cell.journal(row).entries
+    return Result(
+        {p.id: entries[f"{p.id}#0"]["text"] for p in problems},
+        {p.id: entries[f"{p.id}#0"]["status"] == "passed" for p in problems},
+        seconds,
+    )
+
+
+def _transformers(cell: Cell, problems: list[Problem], batch: int, max_tokens: int) -> Result:
+    """Sorted by length, left-padded, `generate` with stop_strings, judged beside the next batch."""
+    started = time.monotonic()
+    judge, tokenizer, model = judge_of(cell), cell.loaded.tokenizer, cell.loaded.model
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    texts: dict[str, str] = {}
+    verdicts: dict[str, Any] = {}
+    by_length = sorted(problems, key=lambda p: -len(tokenizer(p.prompt)["input_ids"]))
+    with ThreadPoolExecutor(os.cpu_count()) as pool, torch.inference_mode():
+        for at in range(0, len(by_length), batch):
+            part = by_length[at : at + batch]
+            given = tokenizer([p.prompt for p in part], return_tensors="pt", padding=True)
+            stops = list(part[0].stops)
+            out = model.generate(  # type: ignore[operator]
+                **given,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+                stop_strings=stops,
+                tokenizer=tokenizer,
+            )
+            new = tokenizer.batch_decode(out[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
+            for problem, text in zip(part, new, strict=True):
+                cuts = [found for stop in stops if (found := text.find(stop)) >= 0]
+                texts[problem.id] = text[: min(cuts)] if cuts else text
+                verdicts[problem.id] = pool.submit(judge.judge, program(problem, texts[problem.id]))
+        passed = {key: verdict.result().passed for key, verdict in verdicts.items()}
+    return Result(texts, passed, time.monotonic() - started)
+
+
+class _CodeEval:
+    """Stands in for `evaluate.load("code_eval")`: the same answer, but the programs run in our sandbox."""
+
+    def __init__(self, cell: Cell, problems: list[Problem]):
+        self._judge = judge_of(cell)
+        self._problems = {p.tests.strip(): p for p in problems}
+
+    def compute(self, references: list[str], predictions: list[list[str]], k: list[int]) -> Any:
+        problem, [source] = self._problems.get(references[0].strip()), predictions[0]
+        if problem is None:  # the harness tries it out on a sum of its own
+            return {"pass@1": 0.0}, {}
+        made = replace(program(problem, ""), source=source)
+        return {"pass@1": float(self._judge.judge(made).passed)}, {}
+
+
+def _harness(cell: Cell, rows: Rows, problems: list[Problem], batch: int, max_tokens: int) -> Result:
+    """lm-evaluation-harness' own `humaneval` task and HF backend over the same rows."""
+    import datasets
+    import evaluate
+    import lm_eval
+    from lm_eval import evaluator
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    evaluate.load = lambda *_: _CodeEval(cell, problems)
+    config = load_yaml(Path(lm_eval.__file__).parent / "tasks/humaneval/humaneval.yaml")
+    config["generation_kwargs"]["max_gen_toks"] = max_tokens
+    found = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows.rows)})
+    task = ConfigurableTask(config={**config, "custom_dataset": lambda **_: found})
+    started = time.monotonic()
+    model: Any = HFLM(pretrained=cell.loaded.model, tokenizer=cell.loaded.tokenizer, batch_size=batch)  # type: ignore[arg-type]
+    results: Any = evaluator.evaluate(
+        model, {"humaneval": task}, log_samples=True, bootstrap_iters=0, confirm_run_unsafe_code=True
+    )
+    seconds = time.monotonic() - started
+    samples = results["samples"]["humaneval"]
+    return Result(
+        {s["doc"]["task_id"]: s["resps"][0][0] for s in samples},
+        {s["doc"]["task_id"]: s["pass@1"] == 1 for s in samples},
+        seconds,
+    )
+
+
+def _parting(loaded: Loaded, prompt: str, ours: str, theirs: str) -> str:
+    """Where two texts part, and how near each other the two tokens were."""
+    tokenizer: Any = loaded.tokenizer
+    a, b = (tokenizer(prompt + text)["input_ids"] for text in (ours, theirs))
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+    if at is None:
+        return "one text goes on where the other ends"
+    with torch.inference_mode():
+        logits = loaded.model(input_ids=torch.tensor([a[:at]])).logits[0, -1].float()
+    x, y = float(logits[a[at]]), float(logits[b[at]])
+    ulp = 2.0 ** (int(torch.tensor(max(abs(x), abs(y))).log2().floor()) - 7)
+    new = at - len(tokenizer(prompt)["input_ids"])
+    return (
+        f"token {new}: {tokenizer.decode([a[at]])!r} {x:.3f} against {tokenizer.decode([b[at]])!r} {y:.3f}: "
+        f"{abs(x - y) / ulp:.0f} units in the last place of bfloat16"
+    )
+
+
+def _fastest(run: Callable[[int], Result], batches: list[int]) -> int:
+    return min(batches, key=lambda batch: run(batch).seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--limit", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])
+    parser.add_argument("--tune", type=int, default=32)
+    args = parser.parse_args()
+    loaded = load(args.model)
+    full = read_set(CODE["humaneval"].sets["test"], Path(args.data_dir))
+    rows = Rows(full.source, full.rows[: args.limit], full.sha256)
+    problems = problems_of("humaneval", {"test": rows})
+    shared: dict[Any, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        first = _cell(loaded, args, Path(folder) / "tune.jsonl", shared)
+        few = Rows(full.source, rows.rows[: args.tune], full.sha256)
+        batch = {
+            "transformers": _fastest(
+                lambda size: _transformers(first, problems[: args.tune], size, args.max_tokens), args.batches
+            ),
+            "lm-eval": _fastest(lambda size: _harness(first, few, problems, size, args.max_tokens), args.batches),
+        }
+        found: dict[str, list[Result]] = {"submodel": [], "transformers": [], "lm-eval": []}
+        for turn in range(args.rounds):
+            cell = _cell(loaded, args, Path(folder) / f"{turn}.jsonl", shared)
+            found["submodel"].append(_ours(cell, problems))
+            found["transformers"].append(_transformers(cell, problems, batch["transformers"], args.max_tokens))
+            found["lm-eval"].append(_harness(cell, rows, problems, batch["lm-eval"], args.max_tokens))
+    ours = found["submodel"][0]
+    lines = [["", "batch", "seconds [min, max]", "problems/s", "submodel is", "pass@1", "texts equal to ours"]]
+    for name, results in found.items():
+        seconds = [r.seconds for r in results]
+        ratios = sorted(r.seconds / o.seconds for r, o in zip(results, found["submodel"], strict=True))
+        last = results[-1]
+        lines.append(
+            [
+                name,
+                str(batch.get(name, "slots")),
+                f"{statistics.median(seconds):.1f} [{min(seconds):.1f}, {max(seconds):.1f}]",
+                f"{len(problems) / statistics.median(seconds):.2f}",
+                f"{statistics.median(ratios):.2f}x [{ratios[0]:.2f}, {ratios[-1]:.2f}]",
+                f"{sum(last.passed.values())} of {len(problems)}",
+                f"{sum(last.texts[p.id] == ours.texts[p.id] for p in problems)} of {len(problems)}",
+            ]
+        )
+    print(f"{args.model}, {len(problems)} problems, {args.max_tokens} tokens, {torch.get_num_threads()} threads")
+    print(aligned(lines))
+    for name in ("transformers", "lm-eval"):
+        theirs = found[name][-1]
+        for problem in problems:
+            mine, other = ours.texts[problem.id], theirs.texts[problem.id]
+            if mine != other:
+                verdicts = f"{ours.passed[problem.id]} / {theirs.passed[problem.id]}"
+                print(f"{problem.id}: {name}: passed {verdicts}: {_parting(loaded, problem.prompt, mine, other)}")
+
+
+if __name__ == "__main__":
+    main()
