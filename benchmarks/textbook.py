@@ -59,8 +59,8 @@ def textbook_prune(
     `ids` is int64 (n_samples, seq_len); `blocks` are the decoder blocks of `model`. `sparsity` is the
     fraction removed from every row; `pattern` (n, m) keeps n of every m columns and replaces it.
     """
-    if method not in ("wanda", "magnitude"):
-        raise ValueError(f"unknown method {method!r}; choose 'wanda' or 'magnitude'")
+    if method not in ("wanda", "ria", "magnitude"):
+        raise ValueError(f"unknown method {method!r}; choose 'wanda', 'ria' or 'magnitude'")
     model.eval()
     names = {module: f"{name}.weight" for name, module in model.named_modules()}
     masks: dict[str, torch.Tensor] = {}
@@ -82,7 +82,10 @@ def textbook_prune(
             for handle in handles:
                 handle.remove()
             for linear, norm in norms.items():
-                score = linear.weight.abs() * torch.sqrt(norm.scaler_row.reshape(1, -1))  # float32
+                size, scale = linear.weight.abs(), torch.sqrt(norm.scaler_row.reshape(1, -1))  # float32
+                if method == "ria":
+                    size, scale = size / size.sum(0) + size / size.sum(1, keepdim=True), scale**0.5
+                score = size * scale
                 masks[names[linear]] = _prune_linear(linear, score, sparsity, pattern)
             _run_block(block, call, inps, outs)
             inps, outs = outs, inps

@@ -1,6 +1,8 @@
 """Batch generation against transformers' own loop, one prompt at a time."""
 
+import gc
 import math
+import weakref
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,25 @@ def test_an_abandoned_run_ends(llama: Path):
     next(running)
     running.close()
     assert len(list(generate_batch(loaded, [Request("a", (1, 2, 3), 5)]))) == 1
+
+
+def test_a_cache_is_let_go_at_once(llama: Path):
+    """Not by the garbage collector, which may come gigabytes later."""
+    loaded = load(str(llama))
+    slots = Slots(loaded.model.config.num_hidden_layers, 2, 9)
+    gc.disable()
+    try:
+        slots.starts = [0, 0]
+        with torch.inference_mode():
+            loaded.model(input_ids=torch.ones(2, 4, dtype=torch.long), past_key_values=slots.cache)
+        layer: Any = slots.cache.layers[0]
+        kept = weakref.ref(layer.keys)
+        del layer
+        assert kept() is not None
+        del slots
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def _reference(logits: torch.Tensor, temperature: float, top_p: float, top_k: int) -> torch.Tensor:

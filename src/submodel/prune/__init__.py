@@ -2,9 +2,13 @@
 
 from submodel.prune.magnitude import MAGNITUDE
 from submodel.prune.method import Method
+from submodel.prune.ria import RIA
+from submodel.prune.swaps import SWAPS
 from submodel.prune.wanda import WANDA
 
 METHODS: dict[str, Method] = {
     "magnitude": MAGNITUDE,
     "wanda": WANDA,
+    "ria": RIA,
+    "swaps": SWAPS,
 }

@@ -25,7 +25,8 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base
 from submodel.prune import METHODS
-from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.method import Method
+from submodel.prune.select import Pattern
 from submodel.stream import Statistic, default_dtype, walk
 from submodel.weights import write_tensors
 
@@ -107,7 +108,7 @@ def extract(
                     base,
                     missing,
                     make=METHODS[method].statistic,
-                    decide=_decider(METHODS[method].score, pattern, work),
+                    decide=_decider(METHODS[method], pattern, work),
                     keep=work.keep,
                     work=work.folder,
                     dtype=dtype,
@@ -189,18 +190,17 @@ class _KeptMasks(Mapping[str, store.Mask]):
 
 
 def _decider(
-    score: Callable[[torch.Tensor, Any], torch.Tensor], pattern: Pattern, work: _Work
+    method: Method, pattern: Pattern, work: _Work
 ) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], torch.Tensor]:
-    def masked(
-        weight: torch.Tensor, seen: Statistic | None, by: Callable[[torch.Tensor, Any], torch.Tensor]
-    ) -> torch.Tensor:
+    def masked(weight: torch.Tensor, seen: Statistic | None, by: Method) -> torch.Tensor:
         # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
+        prepared = by.prepare(weight, seen)
         parts = weight.split(max(1, _DECIDED_AT_ONCE // weight.shape[1]))
-        return torch.cat([keep_mask(by(part.float(), seen), pattern).cpu() for part in parts])
+        return torch.cat([by.decide(part.float(), prepared, pattern).cpu() for part in parts])
 
     def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> torch.Tensor:
         if weight.dim() == 2:
-            return masked(weight, statistics[0] if statistics else None, score)
+            return masked(weight, statistics[0] if statistics else None, method)
         if statistics and not any(statistics):
             raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
         experts: list[torch.Tensor] = []
@@ -209,7 +209,7 @@ def _decider(
             unseen = statistics is not None and seen is None
             if unseen:
                 work.note_unseen(domain, f"{name}[{index}]")
-            experts.append(masked(expert, seen, METHODS["magnitude"].score if unseen else score))
+            experts.append(masked(expert, seen, METHODS["magnitude"] if unseen else method))
         return torch.stack(experts)
 
     return decide

@@ -1,4 +1,4 @@
-"""What a pruning method is: the statistic it needs of a matrix's inputs, and a score for every weight."""
+"""What a pruning method is: the statistic it needs of a matrix's inputs, and how it decides which weights stay."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 
+from submodel.prune.select import Pattern, keep_mask
 from submodel.stream import Make
+
+Decide = Callable[[torch.Tensor, Any, Pattern], torch.Tensor]
+"""Some rows of a weight in float32 (rows, cols), what `prepare` made, the pattern -> bool mask, True = kept."""
 
 
 @dataclass(frozen=True)
@@ -16,9 +20,16 @@ class Method:
     Attributes:
         about: one line with the source.
         statistic: makes an empty statistic of an input (see `statistics`), or None when only weights matter.
-        score: weight (rows, cols) in float32 and the statistic of its inputs -> scores, float32 (rows, cols).
+        decide: rows -> mask; rows are decided on their own, so a matrix may come a part at a time.
+        prepare: whole weight as stored and the statistic of its inputs -> what `decide` gets; called once a matrix.
     """
 
     about: str
     statistic: Make | None
-    score: Callable[[torch.Tensor, Any], torch.Tensor]
+    decide: Decide
+    prepare: Callable[[torch.Tensor, Any], Any] = lambda weight, inputs: inputs
+
+
+def by_score(score: Callable[[torch.Tensor, Any], torch.Tensor]) -> Decide:
+    """Keep the weights of the highest score: weight (rows, cols) and statistic -> scores, float32, not negative."""
+    return lambda weight, inputs, pattern: keep_mask(score(weight, inputs), pattern)

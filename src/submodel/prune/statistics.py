@@ -27,3 +27,27 @@ class SquaredNorm:
         """Add what another one has seen."""
         self.sum_squares += other.sum_squares
         self.tokens += other.tokens
+
+
+class Gram:
+    """The Gram matrix of the inputs: sum over tokens of x x^T; its diagonal is SquaredNorm's sum.
+
+    Attributes:
+        products: (cols, cols) float32.
+        tokens: how many rows were seen.
+    """
+
+    def __init__(self, cols: int, device: torch.device):
+        self.products = torch.zeros(cols, cols, dtype=torch.float32, device=device)
+        self.tokens = 0
+
+    def update(self, inputs: torch.Tensor) -> None:
+        """Take in (tokens, cols) of any float dtype."""
+        values = inputs.float()
+        self.products.addmm_(values.T, values)
+        self.tokens += inputs.shape[0]
+
+    def merge(self, other: "Gram") -> None:
+        """Add what another one has seen."""
+        self.products += other.products
+        self.tokens += other.tokens

@@ -5,6 +5,7 @@ All rows end at the same column, so one step writes one column: row r holds its 
 new row is copied in; no step ever waits for the longest sequence of its batch.
 """
 
+import weakref
 from typing import Any
 
 import torch
@@ -60,7 +61,8 @@ class Slots:
         self.rows, self.columns = rows, columns
         self.starts: list[int] = []
         self.end = 0
-        self.cache = Cache(layers=[_Layer(self) for _ in range(layers)])
+        # layers know their slots weakly: a cycle would keep gigabytes until the garbage collector comes by
+        self.cache = Cache(layers=[_Layer(weakref.proxy(self)) for _ in range(layers)])
         self._free: list[torch.Tensor] = []
 
     @property

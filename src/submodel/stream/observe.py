@@ -8,7 +8,7 @@ which thread was faster.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -100,18 +100,43 @@ class Observer:
         run.found[name, expert] = run.last[1]
 
 
-def merge(batches: Iterable[Found]) -> Found:
-    """The statistics of all batches, added up in their order."""
-    whole: Found = {}
-    for found in batches:
+class Merged:
+    """The statistics of all batches, added up in the order of the batches, each as soon as its turn has come.
+
+    A worker that is early waits, so no more statistics are held than there are workers, and the sum.
+    """
+
+    def __init__(self) -> None:
+        self.whole: Found = {}
+        self._next = 0
+        self._failed = False
+        self._turn = threading.Condition()
+
+    def add(self, batch: int, gather: Callable[[], Found]) -> None:
+        """Take in what `gather` finds of a batch; batches are counted from 0 and come from any thread."""
+        try:
+            found = gather()
+        except BaseException:
+            with self._turn:
+                self._failed = True
+                self._turn.notify_all()
+            raise
+        with self._turn:
+            self._turn.wait_for(lambda: self._next == batch or self._failed)
+            if self._failed:
+                return
+            self._merge(found)
+            self._next += 1
+            self._turn.notify_all()
+
+    def _merge(self, found: Found) -> None:
         merged: set[int] = set()
         for key, statistic in found.items():
-            if key not in whole:
-                whole[key] = statistic
-            elif id(whole[key]) not in merged and whole[key] is not statistic:
-                merged.add(id(whole[key]))
-                whole[key].merge(statistic)
-    return whole
+            if key not in self.whole:
+                self.whole[key] = statistic
+            elif id(self.whole[key]) not in merged and self.whole[key] is not statistic:
+                merged.add(id(self.whole[key]))
+                self.whole[key].merge(statistic)
 
 
 class _Experts(TorchFunctionMode):

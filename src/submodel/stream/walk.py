@@ -20,7 +20,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base, Matrix, blocks_of, matrices_of
 from submodel.stream.activations import Activations
-from submodel.stream.observe import Found, Make, Observer, Statistic, merge
+from submodel.stream.observe import Found, Make, Merged, Observer, Statistic
 from submodel.stream.record import Call, Recorder
 from submodel.workers import Workers
 
@@ -235,8 +235,10 @@ def _observe(
         tell.tokens(hidden.shape[0] * hidden.shape[1])
         return found
 
+    merged = Merged()
     with Observer(matrices, make) as observer:
-        return merge(workers.map(run, range(len(plan.batches))))
+        workers.map(lambda batch: merged.add(batch, lambda: run(batch)), range(len(plan.batches)))
+    return merged.whole
 
 
 def _decide(

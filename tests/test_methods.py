@@ -1,0 +1,70 @@
+"""Every method of METHODS, with every family: exact rows, the same bytes twice, several domains in one walk."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.textbook import textbook_prune
+from submodel.calibration import Samples
+from submodel.models import blocks_of, open_base
+from submodel.prune import METHODS
+from submodel.prune.extract import extract
+from submodel.prune.select import parse_pattern
+from submodel.prune.statistics import Gram, SquaredNorm
+from submodel.prune.verify import verify
+from submodel.store import Store
+from tests import tiny
+
+GATHERING = [name for name, method in METHODS.items() if method.statistic]
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.MIXTURES])
+@pytest.mark.parametrize("method", GATHERING)
+def test_exact_rows_and_the_same_bytes_twice(method: str, family: str, tmp_path: Path):
+    base = open_base(str(tiny.save(family, tmp_path / "model")))
+    domains = [Samples("a", tiny.ids(4, 24)), Samples("b", tiny.ids(4, 24, seed=1))]
+    digests = []
+    for run in ("one", "two"):
+        extract(base, domains, tmp_path / run, method=method, dtype=torch.float32, batch_tokens=48)
+        verify(tmp_path / run)
+        digests.append([Store(tmp_path / run).manifest(name)["masks"]["sha256"] for name in "ab"])
+    assert digests[0] == digests[1] and digests[0][0] != digests[0][1]
+
+
+@pytest.mark.parametrize("method", GATHERING)
+@pytest.mark.parametrize(("sparsity", "pattern"), [(0.7, None), (None, "2:4"), (None, "4:8")])
+def test_patterns(method: str, sparsity: float | None, pattern: str | None, llama: Path, tmp_path: Path):
+    found = parse_pattern(sparsity, pattern)
+    extract(open_base(str(llama)), [Samples("d", tiny.ids(4, 24))], tmp_path / "s", method=method, pattern=found)
+    verify(tmp_path / "s")
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
+def test_ria_is_the_published_score(family: str, tmp_path: Path):
+    """Equal but for near-ties: the published code averages over samples, which rounds differently."""
+    path = tiny.save(family, tmp_path / "model")
+    samples = Samples("d", tiny.ids(5, 24))
+    extract(open_base(str(path)), [samples], tmp_path / "store", method="ria", dtype=torch.float32, batch_tokens=48)
+    model = tiny.build(family)
+    theirs = textbook_prune(model, samples.ids, method="ria", blocks=blocks_of(model)[1])
+    ours = Store(tmp_path / "store").masks("d")
+    equal = sum(int((ours[name].unpack() == mask.numpy()).sum()) for name, mask in theirs.items())
+    assert equal / sum(mask.numel() for mask in theirs.values()) >= 0.9995
+
+
+def test_gram_in_parts_is_the_product():
+    inputs = torch.randn(70, 13).bfloat16()
+    whole, first, second = (Gram(13, torch.device("cpu")) for _ in range(3))
+    whole.update(inputs)
+    first.update(inputs[:31])
+    second.update(inputs[31:])
+    first.merge(second)
+    expected = inputs.double().T @ inputs.double()
+    np.testing.assert_allclose(first.products, expected, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(whole.products, expected, rtol=1e-5, atol=1e-4)
+    norms = SquaredNorm(13, torch.device("cpu"))
+    norms.update(inputs)
+    np.testing.assert_allclose(whole.products.diagonal(), norms.sum_squares, rtol=1e-5)
+    assert first.tokens == whole.tokens == 70
