@@ -368,7 +368,7 @@ def parser() -> argparse.ArgumentParser:
         help="a domain from own JSONL, parquet or text, or from a source tree (then COLUMN is its language)",
     )
     p.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
-    p.add_argument("--method", default="wanda", help="wanda or magnitude (default: wanda)")
+    p.add_argument("--method", default="wanda", help="magnitude, wanda, ria or swaps (default: wanda)")
     p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
     p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")
