@@ -4,9 +4,9 @@
 
 One process, one loaded model, rounds interleaved. Everybody gets the same prompts, stop strings, greedy decoding and
 judge (model-written programs run in our sandbox only), and the time goes from the first prompt to the last verdict.
-The peers' batch size is the fastest of --batches on the first --tune problems. Where texts differ, the table after
-says at which token they part and how far apart the two tokens' logits are: sums in another order differ in the last
-bit of bfloat16, and greedy decoding turns a tie into another text.
+The peers' batch size is the fastest of --batches on the first --tune problems (give as many as the largest batch).
+Where texts differ, the lines after the table say at which token they part and how far apart the two tokens' logits
+are: sums in another order differ in the last bit of bfloat16, and greedy decoding turns a tie into another text.
 """
 
 import argparse
@@ -158,7 +158,7 @@ def _parting(loaded: Loaded, prompt: str, ours: str, theirs: str) -> str:
 
 
 def _fastest(run: Callable[[int], Result], batches: list[int]) -> int:
-    return min(batches, key=lambda batch: run(batch).seconds)
+    return min(batches, key=lambda batch: run(batch).seconds) if len(batches) > 1 else batches[0]
 
 
 def main() -> None:
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])
-    parser.add_argument("--tune", type=int, default=32)
+    parser.add_argument("--tune", type=int, default=64)
     args = parser.parse_args()
     loaded = load(args.model)
     full = read_set(CODE["humaneval"].sets["test"], Path(args.data_dir))
