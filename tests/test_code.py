@@ -155,10 +155,11 @@ def test_answers_of_a_chat_become_completions(tmp_path: Path):
     [java] = code_task.problems_of("humaneval-java", {"test": read_set(CODE["humaneval-java"].sets["test"], folder)})
     [python] = code_task.problems_of("humaneval", {"test": read_set(CODE["humaneval"].sets["test"], folder)})
     whole = "class Problem {\n    public static long add(long a, long b) {\n        return a + b;\n    }\n}\n"
-    assert text_of_answer(java, f"Sure!\n```java\n{whole}```\nDone.") == "\n        return a + b;"
+    assert text_of_answer(java, f"Sure!\n```java\n{whole}```\nDone.") == ("\n        return a + b;", True)
     other = "    public static long add(long x, long y)\n    {\n        return x + y;\n    }\n"
-    assert text_of_answer(java, f"```java\n{other}```") == "\n        return x + y;"
-    answer = text_of_answer(python, "```python\ndef add(a, b):\n    return a + b\n```")
+    assert text_of_answer(java, f"```java\n{other}```") == ("\n        return x + y;", True)
+    assert text_of_answer(java, "```java\n" + whole.partition(" + b")[0]) == ("\n        return a", False)
+    answer, _ = text_of_answer(python, "```python\ndef add(a, b):\n    return a + b\n```")
     assert program(python, answer).source == ADD["prompt"] + "\ndef add(a, b):\n    return a + b\n"
 
 

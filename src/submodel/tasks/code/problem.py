@@ -57,8 +57,8 @@ def question(problem: Problem) -> str:
     )
 
 
-def text_of_answer(problem: Problem, answer: str) -> str:
-    """A chat answer as the text that would have continued the prompt.
+def text_of_answer(problem: Problem, answer: str) -> tuple[str, bool]:
+    """A chat answer as the text that would have continued the prompt, and whether it ended at a stop.
 
     The first code block counts (the whole answer if there is none). In Python its definitions follow the prompt's
     and so replace them. Elsewhere what follows the prompt's last line, the signature, is taken and cut at the stops.
@@ -66,7 +66,7 @@ def text_of_answer(problem: Problem, answer: str) -> str:
     block = _FENCED.search(answer)
     code = block.group(1) if block else answer
     if problem.language == "python":
-        return f"\n{code}" if problem.before else code
+        return (f"\n{code}" if problem.before else code), False
     signature = problem.before.rstrip().rsplit("\n", 1)[-1]
     head, found, body = code.partition(signature.strip())
     if not found:  # the model wrote the signature its own way: by name, up to its brace
@@ -74,4 +74,4 @@ def text_of_answer(problem: Problem, answer: str) -> str:
         match = re.search(rf"\b{re.escape(name[-1])}\b[^{{]*{{", code) if name else None
         body = code[match.end() :] if match else head
     cuts = [at for stop in problem.stops if (at := body.find(stop)) >= 0]
-    return body[: min(cuts)] if cuts else body
+    return (body[: min(cuts)], True) if cuts else (body, False)

@@ -140,9 +140,11 @@ def _solve(cell: Cell, problems: list[Problem], sampling: Sampling, journal: Jou
 
     def settle(continuation: Continuation) -> None:
         problem, index = by_id[continuation.key], open_samples[continuation.key][continuation.sample]
-        text = text_of_answer(problem, continuation.text) if sampling.chat else continuation.text
-        # a text without its end is no program: its braces are open, so it is closed only where a stop was found
-        verdict = judge.judge(program(problem, text, closing=continuation.finish == "stop"))
+        text, ended = continuation.text, continuation.finish == "stop"
+        if sampling.chat:
+            text, ended = text_of_answer(problem, text)
+        # a text that did not reach its end is no program: its braces stay open
+        verdict = judge.judge(program(problem, text, closing=ended))
         entry = {"status": verdict.status, "detail": verdict.detail, "finish": continuation.finish, "text": text}
         journal.add(_key(problem, index), {**entry, "tokens": len(continuation.tokens)})
 
