@@ -13,7 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from submodel import cli
+from submodel.errors import SubmodelError
 from submodel.runtime import load
+from submodel.tasks.sandbox import open_sandbox
 from tests import tiny
 
 
@@ -238,3 +240,41 @@ def test_the_command_line_page_is_the_help(capsys):
     from tests.cli_page import render
 
     assert page.read_text() == render(), "run: python -m tests.cli_page > docs/cli.md"
+
+
+BAD_EVALUATIONS = {
+    "an unknown task": ["--task", "humanevil"],
+    "a task without its text": ["--task", "perplexity"],
+    "text for a task with its own": ["--task", "humaneval:x"],
+    "an unknown prompt form": ["--task", "translation:rhyme"],
+    "no such data directory": ["--task", "humaneval", "--data-dir", "/nowhere"],
+    "a data directory without the set": ["--task", "mbpp", "--data-dir", "FOLDER"],
+    "a k above the samples": ["--task", "humaneval", "--samples", "2", "--k", "1,10", "--data-dir", "FOLDER"],
+    "a k that is no number": ["--task", "humaneval", "--k", "one"],
+    "many greedy samples": ["--task", "humaneval", "--samples", "3", "--temperature", "0", "--data-dir", "FOLDER"],
+    "no slots": ["--task", "humaneval", "--slots", "0"],
+}
+
+
+@pytest.mark.parametrize("case", BAD_EVALUATIONS)
+def test_bad_evaluations(case: str, llama: Path, tmp_path: Path, capsys):
+    options = [str(tmp_path) if option == "FOLDER" else option for option in BAD_EVALUATIONS[case]]
+    _refused(run(capsys, "eval", llama, "--out", tmp_path / "rows.jsonl", *options))
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_code_evaluation(llama: Path, tmp_path: Path, capsys):
+    row = {"task_id": "T/0", "prompt": "def f():\n", "canonical_solution": "", "entry_point": "f"}
+    folder = tmp_path / "humaneval"
+    folder.mkdir()
+    (folder / "test.jsonl").write_text(json.dumps({**row, "test": "def check(f):\n    assert f() == 1\n"}) + "\n")
+    options = ["--task", "humaneval", "--data-dir", tmp_path, "--max-tokens", 4, "--out", tmp_path / "rows.jsonl"]
+    try:
+        open_sandbox()
+    except SubmodelError as error:
+        pytest.skip(str(error))
+    status, out, _ = run(capsys, "eval", llama, *options)
+    assert status == 0 and re.search(r"^dense\s+0\.0% \[0\.0, \d+\.\d\]$", out, re.M), out
+    assert "1 problems of humaneval" in out
+    status, out, _ = run(capsys, "eval", llama, *options, "--json")
+    assert status == 0 and json.loads(out) == {"rows": []}

@@ -54,10 +54,15 @@ def _humaneval(row: Row) -> Problem:
         stops=_PYTHON_STOPS,
         before=row["prompt"],
         tests=f"{row['test']}\ncheck({row['entry_point']})\n",
-        context=row["prompt"],
+        context=_context(row["prompt"]),
         entry=row["entry_point"],
         solution=row["canonical_solution"],
     )
+
+
+def _context(prompt: str) -> str:
+    """A prompt as a whole program: its last function has a body even where it has no docstring."""
+    return f"{prompt}    pass\n"
 
 
 def _mbpp_text(row: Row) -> str:
@@ -105,7 +110,15 @@ def _humaneval_x(row: Row, language: str) -> Problem:
     if language == "python":
         entry = row["declaration"].rsplit("def ", 1)[1].partition("(")[0]
         return Problem(
-            row["task_id"], language, before, _PYTHON_STOPS, before, tests, "", before, entry, None, _solution(row)
+            id=row["task_id"],
+            language=language,
+            prompt=before,
+            stops=_PYTHON_STOPS,
+            before=before,
+            tests=tests,
+            context=_context(before),
+            entry=entry,
+            solution=_solution(row),
         )
     return Problem(
         id=row["task_id"],
