@@ -1,9 +1,10 @@
 """Many continuations at once: prompts sorted by length, prefilled together, decoded side by side.
 
 A sequence leaves the batch the moment it stops and the next prompt takes its slot; the continuations of one prompt
-share its prefill. Two lanes, one a processor core with single-threaded arithmetic, work off one queue (see
-`workers`). Each continuation has a generator of its own, so what is sampled does not hang on who shares the batch
-beyond rounding.
+share its prefill. Lanes, one a processor core with single-threaded arithmetic, work off one queue (see `workers`).
+Towards the end, when a step costs the reading of the weights whoever takes part, a lane with few sequences hands them
+to another, and its core as well. Each continuation has a generator of its own, so what is sampled does not hang on
+who shares the batch beyond rounding.
 """
 
 import inspect
@@ -24,6 +25,7 @@ _PREFILL_TOKENS = 2048  # at once, padding included: bounds its activations
 _SLACK = 128  # columns beyond the longest sequence: room to go on before the cache is moved
 _CACHE_BYTES = 2 << 30  # of keys and values, all lanes together
 _MOST_SLOTS = 64  # a lane; beyond it a step costs in proportion, so nothing more is won
+_FEW = 16  # sequences of a lane that another takes over once no prompt waits
 _CONTEXT = 8  # prompt tokens decoded with the text: some tokenizers write a piece's space by what stands before it
 
 
@@ -150,12 +152,12 @@ def generate_batch(
     found: queue.Queue[Continuation | BaseException | None] = queue.Queue()
     stop = threading.Event()
 
+    crew = _Crew(waiting, count, threads if cpu and count > 1 else None)
+
     def work() -> None:
-        if cpu and count > 1:
-            torch.set_num_threads(1)
         try:
             with torch.inference_mode():
-                for continuation in _lane(loaded, waiting, rows):
+                for continuation in _lane(loaded, crew, rows):
                     found.put(continuation)
                     if stop.is_set():
                         return
@@ -186,13 +188,64 @@ def generate_batch(
         torch.set_num_threads(threads)
 
 
-def _lane(loaded: Loaded, waiting: deque[Request], rows: int) -> Iterator[Continuation]:
+class _Crew:
+    """What the lanes share: the queue of prompts, the sequences of lanes that have left, the cores.
+
+    `cores` are divided among the lanes that are still there; None leaves torch's threads as they are.
+    """
+
+    def __init__(self, waiting: deque[Request], lanes: int, cores: int | None):
+        self.waiting = waiting
+        self._active = lanes
+        self._cores = cores
+        self._left: list[tuple[Slots, list[_Sequence]]] = []
+        self._lock = threading.Lock()
+
+    def use_cores(self) -> None:
+        """Give the calling lane its share of the cores."""
+        if self._cores is not None and torch.get_num_threads() != (share := max(1, self._cores // self._active)):
+            torch.set_num_threads(share)
+
+    def hand_over(self, slots: Slots, live: list[_Sequence]) -> bool:
+        """Leave one's sequences to another lane; False for the last lane."""
+        with self._lock:
+            if self._active == 1:
+                return False
+            self._left.append((slots, live))
+            self._active -= 1
+            return True
+
+    def take_over(self) -> list[tuple[Slots, list[_Sequence]]]:
+        """What other lanes have left behind."""
+        with self._lock:
+            found, self._left = self._left, []
+            return found
+
+    def leave(self) -> bool:
+        """Leave with nothing; False while there is something to take over."""
+        with self._lock:
+            self._active -= not self._left
+            return not self._left
+
+
+def _join(parts: list[tuple[Slots, list[_Sequence]]], layers: int) -> tuple[Slots, list[_Sequence]]:
+    """All sequences in slots of their own, the longest first."""
+    rows = [(slots, row, live[row]) for slots, live in parts for row in range(len(live))]
+    rows.sort(key=lambda item: item[0].end - item[0].starts[item[1]], reverse=True)
+    joined = Slots(layers, len(rows), max(slots.columns for slots, _ in parts))
+    for slots, row, _ in rows:
+        joined.add(slots, row)
+    return joined, [sequence for _, _, sequence in rows]
+
+
+def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
     """Work off the shared queue, longest prompt first, in `rows` slots."""
-    model, text = loaded.model, _Text(loaded.tokenizer)
+    model, text, waiting = loaded.model, _Text(loaded.tokenizer), crew.waiting
     ends = _end_tokens(loaded)
     slots = Slots(_layers(model), rows, _longest(waiting) + _SLACK)
     live: list[_Sequence] = []
     ready: deque[_Prefilled] = deque()
+    crew.use_cores()
     while True:
         while len(live) < rows and (ready or waiting):
             if not ready:
@@ -214,9 +267,15 @@ def _lane(loaded: Loaded, waiting: deque[Request], rows: int) -> Iterator[Contin
             else:
                 slots.add(first.slots, first.row)
                 live.append(sequence)
-        if not live:
-            if not waiting and not ready:
+        if not waiting and not ready:
+            if 0 < len(live) <= _FEW and crew.hand_over(slots, live):
                 return
+            if left := crew.take_over():
+                slots, live = _join([(slots, live), *left], _layers(model))
+            if not live and crew.leave():
+                return
+        crew.use_cores()
+        if not live:
             continue
         slots.prepare(1)
         ids = torch.tensor([[s.tokens[-1]] for s in live], device=model.device)
