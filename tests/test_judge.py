@@ -248,6 +248,7 @@ def test_whole_programs(judge: Judge, language: str, code: str, status: str):
     [
         ("cpp", "#include <stdexcept>\nint main() { throw std::runtime_error(\"x\"); }", "signal"),
         ("cpp", "int main() { return 3; }", "error"),
+        ("cpp", "bool f() {}\nint main() { return f() ? 0 : 1; }", "signal"),  # else left to chance
         ("cpp", "#include <iostream>\nint main() { std::cout << \"no line end\"; }", "passed"),
         ("cpp", "int main() { for (;;); }", "timeout"),
         ("java", "public class Main { public static void main(String[] args) { int[] a = {}; a[0] = 1; } }", "error"),

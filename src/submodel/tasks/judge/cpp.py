@@ -10,7 +10,8 @@ from submodel.tasks.sandbox import Limits, Sandbox
 from submodel.tasks.sandbox.visible import tool_paths
 
 _HARNESS = Path(__file__).with_name("harness") / "harness.cpp"
-_FLAGS = "-std=c++17 -O0 -w"
+# a function that ends without its return value traps: what it would return is left to chance
+_FLAGS = "-std=c++17 -O0 -w -fsanitize=return -fsanitize-undefined-trap-on-error"
 _OBJECT = f"cat > harness.cpp; g++ {_FLAGS} -O1 -c harness.cpp -o harness.o; cat harness.o"
 # no symbol of the program but its main is seen by the harness or the C library: it cannot stand in for theirs
 _LINK = f"""cat > program.cpp
