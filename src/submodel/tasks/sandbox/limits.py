@@ -8,7 +8,7 @@ from pathlib import Path
 class Limits:
     """Bounds of one sandboxed program, all of its processes together unless said otherwise."""
 
-    seconds: float = 30.0  # of the clock
+    seconds: float = 60.0  # of the clock
     cpu_seconds: int = 15  # of one process
     memory_bytes: int = 1 << 30  # resident; of one process also the most it may map for data
     processes: int = 128  # threads count as processes
