@@ -7,6 +7,7 @@ to another, and its core as well. Each continuation has a generator of its own, 
 who shares the batch beyond rounding.
 """
 
+import functools
 import inspect
 import queue
 import threading
@@ -380,4 +381,10 @@ def _layers(model: Any) -> int:
 
 
 def _accepts(model: Any, name: str) -> bool:
-    return name in inspect.signature(type(model).forward).parameters
+    return name in _parameters(type(model))
+
+
+@functools.cache
+def _parameters(kind: type) -> frozenset[str]:
+    """Asked for at every step, so looked up once a class."""
+    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]

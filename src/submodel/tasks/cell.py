@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from submodel.runtime import Loaded
+from submodel.tasks.data import NamedSet, Rows, read_set, refuse_calibrated
 from submodel.tasks.journal import Journal
 from submodel.tasks.rows import Row, machine, versions
 
@@ -106,6 +107,17 @@ class Cell:
             machine=machine(),
             seconds=0.0,
         )
+
+    def read(self, source: NamedSet) -> Rows:
+        """A named set, read once an evaluation.
+
+        Raises SubmodelError when it is not there, or the model was calibrated on it.
+        """
+        refuse_calibrated(self.loaded, source, self.settings.data_dir)
+        key = ("set", source, self.settings.data_dir)
+        if key not in self.shared:
+            self.shared[key] = read_set(source, self.settings.data_dir)
+        return self.shared[key]
 
     def is_done(self, row: Row) -> bool:
         return row.key in self.done

@@ -15,7 +15,7 @@ import numpy as np
 
 from submodel.errors import SubmodelError
 from submodel.tasks.cell import Cell, filled
-from submodel.tasks.data import NamedSet, Rows, read_set, refuse_calibrated
+from submodel.tasks.data import NamedSet
 from submodel.tasks.intervals import mean_interval
 from submodel.tasks.rows import Row
 
@@ -110,19 +110,6 @@ def mean_of_sets_interval(sets: list[np.ndarray], seed: int = 0) -> tuple[float,
     return float(low), float(high)
 
 
-def take(cell: Cell, source: NamedSet) -> tuple[Rows, list[dict[str, Any]]]:
-    """A set, read once an evaluation, and the first `limit` rows of it.
-
-    Raises SubmodelError when it is not there, or the model was calibrated on it.
-    """
-    key = ("set", source, cell.settings.data_dir)
-    refuse_calibrated(cell.loaded, source, cell.settings.data_dir)
-    if key not in cell.shared:
-        cell.shared[key] = read_set(source, cell.settings.data_dir)
-    rows: Rows = cell.shared[key]
-    return rows, rows.rows[: cell.settings.limit]
-
-
 def _harness() -> Any:
     """The bridge, imported when a task needs it: lm_eval is an extra."""
     try:
@@ -155,7 +142,8 @@ def _definition(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ask(cell: Cell, name: str, source: NamedSet, task: str, metrics: list[str], settings: dict[str, Any]) -> _Ask:
-    rows, documents = take(cell, source)
+    rows = cell.read(source)
+    documents = rows.rows[: cell.settings.limit]
     origin = source.path if cell.settings.data_dir else source.hub
     data = {"name": origin, "split": source.split, "rows": len(documents), "of": len(rows.rows), "sha256": rows.sha256}
     if name == "boolq":  # lm_eval takes SuperGLUE's columns, files may have those of google/boolq

@@ -24,7 +24,6 @@ from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime.batch import Request, generate_batch
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.data import NamedSet
-from submodel.tasks.harness import take
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
 
@@ -70,7 +69,7 @@ def translation_rows(cell: Cell) -> Iterator[Row]:
     name = cell.task.spec or ("chat" if given.chat else "labels")
     if name not in FORMS:
         raise unknown_name("prompt form", name, FORMS)
-    rows, _ = take(cell, PAIRS)
+    rows = cell.read(PAIRS)
     pairs = [row["translation"] for row in rows.rows if {"fr", "en"} <= set(row.get("translation", ()))]
     if len(pairs) < len(rows.rows):
         raise SubmodelError(f"{PAIRS.file}: rows without translation.fr and translation.en: give {PAIRS.hub}'s columns")

@@ -118,7 +118,7 @@ def _humaneval_x(row: Row, language: str) -> Problem:
             tests=tests,
             context=_context(before),
             entry=entry,
-            solution=_solution(row),
+            solution=row["canonical_solution"],
         )
     return Problem(
         id=row["task_id"],
@@ -128,12 +128,8 @@ def _humaneval_x(row: Row, language: str) -> Problem:
         before=(_X_HEADERS if language == "cpp" else "") + before,
         tests=(_LIVE_ASSERT if language == "cpp" else "") + tests,
         closing=_X_CLOSING[language],
-        solution=_solution(row),
+        solution=row["canonical_solution"],
     )
-
-
-def _solution(row: Row) -> str:
-    return row["canonical_solution"]
 
 
 def _each(problem: Callable[[Row], Problem], sets: dict[str, list[Row]]) -> list[Problem]:

@@ -16,7 +16,7 @@ from submodel.tasks.cell import Cell, Settings, filled
 from submodel.tasks.code.passk import pass_at_k
 from submodel.tasks.code.problem import Problem, program, question, text_of_answer
 from submodel.tasks.code.tables import CODE
-from submodel.tasks.data import Rows, read_set, refuse_calibrated
+from submodel.tasks.data import Rows
 from submodel.tasks.intervals import mean_interval
 from submodel.tasks.journal import Journal
 from submodel.tasks.judge import Judge, missing_toolchain
@@ -78,9 +78,7 @@ def code_rows(cell: Cell) -> Iterator[Row]:
     sampling = sampling_of(settings)
     if sampling.chat and not cell.loaded.tokenizer.chat_template:
         raise SubmodelError(f"{cell.loaded.reference}: has no chat template: leave --chat out")
-    sets = {role: read_set(source, settings.data_dir) for role, source in task.sets.items()}
-    for found in sets.values():
-        refuse_calibrated(cell.loaded, found.source, settings.data_dir)
+    sets = {role: cell.read(source) for role, source in task.sets.items()}
     problems = problems_of(name, sets)[: settings.limit]
     data = {
         "name": name,
