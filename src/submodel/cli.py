@@ -18,6 +18,7 @@ from submodel.errors import SubmodelError, unknown_name
 if TYPE_CHECKING:
     from submodel.calibration import Samples
     from submodel.models import Base
+    from submodel.tasks.rows import Row
 
 _DTYPES = ("bfloat16", "float16", "float32")
 
@@ -77,7 +78,8 @@ def _extract(args: argparse.Namespace) -> None:
     ]
     if result.resumed_blocks:
         lines.insert(0, f"went on after {result.resumed_blocks} blocks of an earlier run")
-    _print(args, {"submodels": result.manifests, "seconds": result.seconds, "already": result.already}, lines)
+    run = {"seconds": result.seconds, "already": result.already, "resumed_blocks": result.resumed_blocks}
+    _print(args, {"submodels": result.manifests, **run}, lines)
 
 
 def _samples(base: "Base", name: str, spec: str | None, args: argparse.Namespace) -> "Samples":
@@ -197,6 +199,7 @@ def _eval(args: argparse.Namespace) -> None:
         wordnet=_directory(args.wordnet),
     )
     out = Path(args.out)
+    already: dict[str, Row] = {}
     with _Bar("", "") as bar:
         rows = list(
             evaluate(
@@ -208,9 +211,11 @@ def _eval(args: argparse.Namespace) -> None:
                 trust_remote_code=args.trust_remote_code,
                 progress=bar.named,
                 say=_say,
+                already=lambda row: already.update({row.key: row}),
             )
         )
-    _print(args, {"rows": [row.__dict__ for row in rows]}, [table(read_rows(out))])
+    found = {"rows": [row.__dict__ for row in rows], "already": [row.__dict__ for row in already.values()]}
+    _print(args, found, [table(read_rows(out))])
 
 
 def _directory(given: str | None) -> Path | None:
@@ -234,6 +239,36 @@ def _report(args: argparse.Namespace) -> None:
         raise SubmodelError(f"{args.rows}: no such file: give the rows that submodel eval wrote")
     rows = read_rows(Path(args.rows))
     _print(args, {"rows": [row.__dict__ for row in rows]}, [table(rows)])
+
+
+def _study(args: argparse.Namespace) -> int:
+    from submodel import study
+    from submodel.report import aligned
+    from submodel.study.cost import duration
+
+    given = study.read_study(Path(args.file), args.set)
+    out = Path(args.out or given.file.with_suffix("")).resolve()
+    bases = study.open_bases(given, args.trust_remote_code)
+    cells = study.plan(given, out, bases, trust_remote_code=args.trust_remote_code, unsafe_code=args.unsafe_code)
+    chosen = study.select(cells, args.only)
+    records = study.Records(out)
+    records.refuse_other_bases(bases)
+    records.refuse_others(cells)
+    if args.dry_run:
+        results = study.standing(chosen, records)
+        lines = [["cell", "state", "estimate"]]
+        lines += [[r.cell.name, r.state, "" if r.state == "done" else duration(r.estimate)] for r in results]
+        _print(args, {"cells": [r.as_dict() for r in results]}, [aligned(lines), study.summary(results)])
+        return 0
+    with records.lock():
+        results = study.run(chosen, records, limit=args.limit, say=_say)
+    rows = [row.__dict__ for cell in cells for row in records.rows_of(cell)]
+    shown = [study.study_table(given, cells, records), "", study.summary(results)]
+    _print(args, {"cells": [r.as_dict() for r in results], "rows": rows}, shown)
+    failed = [r for r in results if r.state == "failed"]
+    for result in failed:
+        _say(f"failed: {result.cell.name}: {result.reason}; its log: {records.log(result.cell)}")
+    return 2 if failed else 0
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -342,7 +377,7 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="submodel", description="Derive specialised sub-models from one language model by pruning.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=_Parser)
 
-    def verb(name: str, run: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+    def verb(name: str, run: Callable[[argparse.Namespace], int | None], about: str) -> argparse.ArgumentParser:
         p = verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
         p.set_defaults(run=run)
         p.add_argument("--json", action="store_true", help="print one JSON document")
@@ -425,6 +460,22 @@ def parser() -> argparse.ArgumentParser:
     p = verb("report", _report, "print the table of a file of rows")
     p.add_argument("rows", metavar="ROWS.jsonl")
 
+    p = verb("study", _study, "run a grid of extractions and evaluations from a file; goes on where it stopped")
+    p.add_argument("file", metavar="FILE.toml", help="the study (docs/studies.md)")
+    p.add_argument("--out", metavar="DIR", help="its stores, rows, records and logs (default: FILE without .toml)")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="put a value into the file's place, such as data=DIR or models.smol=DIR",
+    )
+    p.add_argument("--dry-run", action="store_true", help="print the cells, what is done and what the rest will take")
+    p.add_argument("--only", metavar="TEXT", help="cells with this in their name or fitting a glob, and what they need")
+    p.add_argument("--limit", type=int, help="run so many cells at most")
+    p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the models")
+    p.add_argument("--unsafe-code", action="store_true", help="run model-written code even where nothing isolates it")
+
     p = verb("compare", _compare, "print the Jaccard distances between sub-models")
     p.add_argument("model", nargs="+", metavar="STORE@NAME")
 
@@ -451,8 +502,7 @@ def main(argv: list[str] | None = None) -> int:
         for option in ("samples", "seq_len", "tokens", "batch_tokens", "limit", "max_tokens", "slots"):
             if (value := getattr(args, option, None)) is not None and value < (2 if option == "seq_len" else 1):
                 raise SubmodelError(f"--{option.replace('_', '-')} {value}: give a larger number")
-        args.run(args)
-        return 0
+        return args.run(args) or 0
     except SubmodelError as error:
         _say(f"submodel {args.verb}: {error}")
         return 2

@@ -254,11 +254,16 @@ def _gguf_config(path: Path, source: Gguf) -> Any:
     return config
 
 
+def is_hub_id(reference: str) -> bool:
+    """Whether `reference` has the form of a hub id: NAME or OWNER/NAME."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*", reference) is not None
+
+
 def _from_hub(reference: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*", reference):
+    if not is_hub_id(reference):
         raise SubmodelError(f"{reference}: no such directory: give a model directory, a .gguf file or a hub id")
     try:
         return Path(snapshot_download(reference, allow_patterns=_HUB_FILES))

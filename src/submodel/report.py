@@ -1,32 +1,86 @@
-"""Rows of results -> a table of text."""
+"""Rows of results -> tables of text."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from submodel.tasks.rows import Row
 
+EXTRACTION = "extract"  # the task of the rows that say what an extraction took
+_TOOK = {"seconds": "extraction", "peak_bytes": "peak memory"}
 
-def table(rows: Iterable[Row]) -> str:
-    """One line a sub-model, one column a task and data set: value and 95% interval."""
-    rows = list(rows)
-    columns = list(dict.fromkeys((row.metric, row.data["name"]) for row in rows))
-    models = list(dict.fromkeys((row.model, row.submodel) for row in rows))
-    cells = {((row.model, row.submodel), (row.metric, row.data["name"])): row for row in rows}
-    several = len({model for model, _ in models}) > 1
-    head = ["sub-model", *(f"{metric} {_short(name)}" for metric, name in columns)]
-    lines = [head]
-    for model in models:
-        name = f"{model[1]} ({_short(model[0])})" if several else model[1]
-        line = [name]
-        for column in columns:
-            row = cells.get((model, column))
-            line.append(_cell(row) if row else "-")
-        lines.append(line)
-    note = sorted({f"{row.n:,} {_counted(row)} of {_short(row.data['name'])}" for row in rows})
-    return f"{aligned(lines)}\n95% intervals in brackets; {'; '.join(note)}" if rows else "no rows"
+
+def table(rows: Iterable[Row], names: Mapping[str, str] | None = None) -> str:
+    """A table a model: a line a sub-model, a column a metric, data set and settings: value and 95% interval.
+
+    Args:
+        rows: results of `eval` or of a study; of two of the same thing the last counts.
+        names: data set -> how its column calls it, where that is not the end of its path.
+    """
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.weights, []).append(row)
+    tables = [_table(group, names or {}) for group in groups.values()]
+    if len(tables) > 1:
+        tables = [f"{_short(group[-1].model)}\n{text}" for group, text in zip(groups.values(), tables, strict=True)]
+    return "\n\n".join(tables) or "no rows"
+
+
+def _table(rows: list[Row], names: Mapping[str, str]) -> str:
+    columns: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row.task == EXTRACTION):
+        columns.setdefault(_column(row), row)
+    cells = {(_line(row), _column(row)): row for row in rows}
+    lines = sorted({line: None for line, _ in cells}, key=lambda line: line != ("dense", None))
+    text = [["sub-model", *_heads(list(columns.values()), names)]]
+    for line in lines:
+        found = [cells.get((line, column)) for column in columns]
+        text.append([_called(line, lines), *(_cell(row) if row else "-" for row in found)])
+    results = [row for row in rows if row.task != EXTRACTION]
+    notes = sorted({f"{row.n:,} {_counted(row)} of {_name(row, names)}" for row in results})
+    notes = [f"95% intervals in brackets; {'; '.join(notes)}"] if notes else []
+    if len(results) < len(rows):
+        notes.append("extraction, peak memory: of the process that made the sub-model and those of the other domains")
+    if any(row.settings.get("resumed_blocks") for row in rows if row.task == EXTRACTION):
+        notes.append(">: an earlier process, which was interrupted, had done a part of it")
+    return "\n".join([aligned(text), *notes])
+
+
+def _line(row: Row) -> tuple[str, str | None]:
+    return row.submodel, row.masks
+
+
+def _called(line: tuple[str, str | None], lines: list[tuple[str, str | None]]) -> str:
+    """A sub-model's name; with its masks' digest where several have this name."""
+    name, masks = line
+    alone = sum(other == name for other, _ in lines) == 1
+    return name if alone or masks is None else f"{name} ({masks[:8]})"
+
+
+def _column(row: Row) -> str:
+    """Equal for rows that can be compared."""
+    what: list[Any] = [row.task, row.metric]
+    return json.dumps(what if row.task == EXTRACTION else [*what, row.data, row.settings], sort_keys=True)
+
+
+def _heads(columns: list[Row], names: Mapping[str, str]) -> list[str]:
+    """Metric and data; where several columns share them, also the data and settings in which these differ."""
+    plain = [_TOOK[row.metric] if row.task == EXTRACTION else f"{row.metric} {_name(row, names)}" for row in columns]
+    heads: list[str] = []
+    for row, head in zip(columns, plain, strict=True):
+        alike = [{**r.data, **r.settings} for r, other in zip(columns, plain, strict=True) if other == head]
+        own = {**row.data, **row.settings}
+        differing = [key for key in own if any(one.get(key) != own[key] for one in alike)]
+        telling = [key for key in differing if not key.startswith("sha256")] or differing
+        heads.append(", ".join([head, *(f"{key} {str(own[key])[:16]}" for key in telling)]))
+    return heads
 
 
 def _cell(row: Row) -> str:
-    """Perplexities as they are; everything else is a rate or a score from 0 to 1 and shown in per cent."""
+    """Perplexities as they are, time and memory in their units; else a rate or a score from 0 to 1, in per cent."""
+    if row.task == EXTRACTION:
+        shown = f"{row.value:.1f} s" if row.metric == "seconds" else f"{row.value / (1 << 20):,.0f} MiB"
+        return f">{shown}" if row.settings.get("resumed_blocks") and row.metric == "seconds" else shown
     scale, digits = (1, 2) if row.metric == "perplexity" else (100, 1)
     value, low, high = (f"{scale * x:.{digits}f}" for x in (row.value, row.low, row.high))
     return f"{value}{'%' if scale == 100 else ''} [{low}, {high}]"
@@ -44,6 +98,10 @@ def aligned(lines: list[list[str]]) -> str:
         cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
         text.append("  ".join(cells).rstrip())
     return "\n".join(text)
+
+
+def _name(row: Row, names: Mapping[str, str]) -> str:
+    return names.get(row.data["name"]) or _short(row.data["name"])
 
 
 def _short(name: str) -> str:

@@ -1,7 +1,7 @@
 """One cell of an evaluation: a loaded model, what was asked for, and the row that it fills."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Cell:
     Attributes:
         task, loaded, settings: what to measure on which model.
         out: the rows file.
-        done: keys of the rows that are there already.
+        done: the rows that are there already, by key; `already` is told when one of them is asked for.
         progress: called with (what, done, total).
         say: called with a line for the user.
         shared: what the cells of one evaluation keep between them (tokenised text, an opened sandbox).
@@ -82,7 +82,8 @@ class Cell:
     loaded: Loaded
     settings: Settings
     out: Path
-    done: frozenset[str]
+    done: Mapping[str, Row]
+    already: Callable[[Row], Any]
     progress: Progress
     say: Callable[[str], Any]
     shared: dict[Any, Any] = field(default_factory=dict)
@@ -120,7 +121,10 @@ class Cell:
         return self.shared[key]
 
     def is_done(self, row: Row) -> bool:
-        return row.key in self.done
+        there = self.done.get(row.key)
+        if there:
+            self.already(there)
+        return there is not None
 
     def journal(self, row: Row) -> Journal:
         """The finished pieces of a row; rows that differ in metric and limit alone share them."""

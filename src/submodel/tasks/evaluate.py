@@ -9,10 +9,11 @@ from submodel.models import Base
 from submodel.runtime import load
 from submodel.tasks.cell import Cell, Progress, Settings, Task
 from submodel.tasks.code import CODE, code_rows
-from submodel.tasks.harness import HARNESS
+from submodel.tasks.data import NamedSet
+from submodel.tasks.harness import GSM8K, HARNESS, SETS
 from submodel.tasks.perplexity import perplexity_rows
 from submodel.tasks.rows import Row, append_rows, read_rows
-from submodel.tasks.translation import TRANSLATION
+from submodel.tasks.translation import PAIRS, TRANSLATION
 
 TASKS: dict[str, Callable[[Cell], Iterable[Row]]] = {
     "perplexity": perplexity_rows,
@@ -39,6 +40,14 @@ def parse_task(spec: str) -> Task:
     return Task(name, rest)
 
 
+def sets_of(task: Task) -> list[NamedSet]:
+    """The named sets that a task reads."""
+    if task.name in CODE:
+        return list(CODE[task.name].sets.values())
+    sets = {**{name: [source] for name, source in SETS.items()}, "csr": list(SETS.values()), "gsm8k": [GSM8K]}
+    return [PAIRS] if task.name in TRANSLATION else sets.get(task.name, [])
+
+
 def evaluate(
     references: list[str],
     tasks: list[Task],
@@ -49,13 +58,16 @@ def evaluate(
     trust_remote_code: bool = False,
     progress: Progress = lambda what, done, total: None,
     say: Callable[[str], Any] = lambda line: None,
+    already: Callable[[Row], Any] = lambda row: None,
 ) -> Iterator[Row]:
     """Measure every model on every task; each new row is appended to `out` and yielded.
+
+    `already` is told of each row that is there and therefore not measured again, perhaps more than once.
 
     Raises:
         SubmodelError: bad model, task or data, or evaluation text that a sub-model was calibrated on.
     """
-    done = frozenset(row.key for row in read_rows(out))
+    done = {row.key: row for row in read_rows(out)}
     opened: dict[str, Base] = {}
     shared: dict[Any, Any] = {}
     for reference in references:
@@ -68,7 +80,7 @@ def evaluate(
             opened=opened,
         )
         for task in tasks:
-            for row in TASKS[task.name](Cell(task, loaded, settings, out, done, progress, say, shared)):
+            for row in TASKS[task.name](Cell(task, loaded, settings, out, done, already, progress, say, shared)):
                 append_rows(out, [row])
                 yield row
         del loaded

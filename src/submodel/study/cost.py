@@ -1,0 +1,82 @@
+"""What a cell will take: from finished cells of the same kind where there are some, else from written-down rates.
+
+Work grows with the parameters of the model and with the tokens or problems; what a process takes to start is apart.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from submodel.models import Base
+from submodel.prune import METHODS
+from submodel.study.file import Options
+from submodel.tasks.cell import Settings, Task
+
+START_SECONDS = 5.0
+# seconds a unit of work on 2 cores without a GPU (docs/studies.md says what was measured)
+RATES = {
+    "extract wanda": 120 / (32_000 * 0.494e9),
+    "perplexity": 150 / (50_000 * 0.494e9),
+    "humaneval": 420 / 0.494e9,
+    "humaneval, a problem": 420 / (164 * 0.494e9),
+}
+_SAMPLES, _SEQ_LEN = 128, 2048  # the defaults of extract
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much a cell has to do: `amount` is comparable between cells of one `kind`; None if it is not known."""
+
+    kind: str
+    amount: float | None
+
+
+def parameters(base: Base | None) -> int | None:
+    """The number of a base's parameters."""
+    return None if base is None else sum(p.numel() for p in base.skeleton(torch.bfloat16).parameters())
+
+
+def extraction_work(method: str, calibration: Options, domains: int, parameters: int | None) -> Work:
+    """Parameters times calibration tokens of all domains; parameters alone for a method that needs no text."""
+    kind = f"extract {method}"
+    if parameters is None or METHODS[method].statistic is None:
+        return Work(kind, parameters)
+    tokens = calibration.get("samples", _SAMPLES) * calibration.get("seq_len", _SEQ_LEN)
+    return Work(kind, float(parameters) * calibration.get("tokens", tokens) * domains)
+
+
+def evaluation_work(task: Task, options: Options, parameters: int | None) -> Work:
+    """Parameters times tokens of text, or times continuations; of a whole set their number is not known."""
+    limit, samples = options.get("limit"), options.get("samples", max(options.get("k", [1])))
+    if task.name == "perplexity":
+        settings = Settings()
+        whole = options.get("tokens", settings.tokens)
+        tokens = limit * options.get("seq_len", settings.seq_len) if limit else whole
+        return Work(task.name, parameters and float(parameters) * tokens)
+    kind = f"{task.name}, a problem" if limit else task.name
+    return Work(kind, parameters and float(parameters) * samples * (limit or 1))
+
+
+def estimate(work: Work, measured: Sequence[tuple[Work, float]]) -> float | None:
+    """Seconds that a cell will take, or None when nothing like it was measured.
+
+    Args:
+        work: of the cell.
+        measured: work and seconds of finished cells.
+    """
+    if work.amount is None:
+        return None
+    rates = [max(0.0, s - START_SECONDS) / w.amount for w, s in measured if w.kind == work.kind and w.amount]
+    rate = statistics.median(rates) if rates else RATES.get(work.kind)
+    return None if rate is None else START_SECONDS + rate * work.amount
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for people; ? for None."""
+    if seconds is None:
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,288 @@
+"""A study's file: TOML -> Study, checked as far as it can be before any cell runs (docs/studies.md).
+
+What lets foreign code run (--trust-remote-code, --unsafe-code) cannot be asked for in the file, only on the command
+line: a study comes from others more often than a command does.
+"""
+
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from submodel.calibration import parse_spec, read_documents
+from submodel.errors import SubmodelError, unknown_name
+from submodel.models import Base, is_hub_id, open_base
+from submodel.prune import METHODS
+from submodel.prune.select import Pattern, parse_pattern
+from submodel.store import check_name
+from submodel.tasks import parse_task
+from submodel.tasks.cell import Task
+from submodel.tasks.data import read_set
+from submodel.tasks.evaluate import sets_of
+
+Options = dict[str, Any]
+"""Options of a verb, by their names with underscores."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value must be: in words, and as a test."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _whole(least: int) -> Kind:
+    return Kind(f"a whole number from {least}", lambda v: isinstance(v, int) and v is not True and v >= least)
+
+
+_TEXT = Kind("a string", lambda v: isinstance(v, str) and bool(v))
+_FLAG = Kind("true or false", lambda v: isinstance(v, bool))
+_NUMBER = Kind("a number from 0", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0)
+_DTYPE = Kind("bfloat16, float16 or float32", lambda v: v in ("bfloat16", "float16", "float32"))
+_COUNTS = Kind("a list of whole numbers", lambda v: isinstance(v, list) and bool(v) and all(map(_whole(1).fits, v)))
+_LIST = Kind("a list with something in it", lambda v: isinstance(v, list) and bool(v))
+_TABLE = Kind("a table", lambda v: isinstance(v, dict))
+
+# the options of extract and eval that a file may set; the study gives the others itself
+CALIBRATION: dict[str, Kind] = {
+    "tokens": _whole(1),
+    "samples": _whole(1),
+    "seq_len": _whole(2),
+    "seed": _whole(0),
+    "dtype": _DTYPE,
+    "batch_tokens": _whole(1),
+    "device": _TEXT,
+}
+EVALUATION: dict[str, Kind] = {
+    "limit": _whole(1),
+    "tokens": _whole(1),
+    "seq_len": _whole(2),
+    "samples": _whole(1),
+    "k": _COUNTS,
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "max_tokens": _whole(1),
+    "chat": _FLAG,
+    "slots": _whole(1),
+    "wordnet": _TEXT,
+    "seed": _whole(0),
+    "dtype": _DTYPE,
+    "device": _TEXT,
+}
+_TOP: dict[str, Kind] = {
+    "title": _TEXT,
+    "data": _TEXT,
+    "models": _TABLE,
+    "domains": _TABLE,
+    "calibration": _TABLE,
+    "prune": _TABLE,
+    "tasks": _TABLE,
+}
+_PRUNE: dict[str, Kind] = {"methods": _LIST, "sparsities": _LIST}
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's axes.
+
+    Attributes:
+        file: where it was read from.
+        title: what its table shows.
+        models: name -> absolute path or hub id.
+        data: the directory where relative paths of domains and tasks start; cells run in it.
+        named_sets: whether named sets such as humaneval lie there too; else they come from the hub.
+        domains: name -> PATH[:COLUMN] to calibrate on.
+        calibration: options of every extraction, equal for all domains.
+        methods, patterns: how to prune.
+        tasks: name -> what to measure, with its options.
+    """
+
+    file: Path
+    title: str
+    models: dict[str, str]
+    data: Path
+    named_sets: bool
+    domains: dict[str, str]
+    calibration: Options
+    methods: tuple[str, ...]
+    patterns: tuple[Pattern, ...]
+    tasks: dict[str, tuple[Task, Options]]
+
+
+def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
+    """Read and check a study.
+
+    Args:
+        file: the TOML file.
+        settings: `KEY=VALUE` with a dotted key, such as `models.smol=PATH`: put into the file's place. The value is
+            TOML, or a plain string; a path of `models` or `data` starts in the working directory.
+
+    Raises:
+        SubmodelError: the first thing that is unknown, of a wrong kind or not there.
+    """
+    document = _parse(file)
+    for setting in settings:
+        _set(document, setting)
+    where = str(file)
+    _check(where, document, _TOP)
+    for key in ("models", "tasks"):
+        if not document.get(key):
+            raise SubmodelError(f"{where}: no [{key}]: name one or more")
+    prune = document.get("prune", {})
+    _check(f"{where}, [prune]", prune, _PRUNE)
+    for name in prune.get("methods", ()):
+        if name not in METHODS:
+            raise unknown_name(f"method in {where}", str(name), METHODS)
+    methods = tuple(prune.get("methods", ()))
+    domains = _names(where, "domains", document.get("domains", {}))
+    needy = [name for name in methods if METHODS[name].statistic is not None]
+    if needy and not domains:
+        raise SubmodelError(f"{where}: {needy[0]} needs text to calibrate on: name it under [domains]")
+    calibration = document.get("calibration", {})
+    _check(f"{where}, [calibration]", calibration, CALIBRATION)
+    root = file.resolve().parent
+    study = Study(
+        file=file,
+        title=document.get("title", file.stem),
+        models={name: _located(root, path) for name, path in _names(where, "models", document["models"]).items()},
+        data=Path(_located(root, document.get("data", "."))),
+        named_sets="data" in document,
+        domains=domains,
+        calibration=calibration,
+        methods=methods,
+        patterns=_patterns(where, prune.get("sparsities", [0.5] if methods else [])),
+        tasks={name: _task(f"{where}, [tasks.{name}]", name, entry) for name, entry in document["tasks"].items()},
+    )
+    _check_data(study)
+    return study
+
+
+def open_bases(study: Study, trust_remote_code: bool = False) -> dict[str, Base | None]:
+    """Model -> its base, opened; None for a hub id, which the first cell fetches.
+
+    Raises SubmodelError when a local model cannot be opened, or is neither there nor a hub id.
+    """
+    return {
+        name: open_base(path, trust_remote_code) if _is_local(study, name, path) else None
+        for name, path in study.models.items()
+    }
+
+
+def _is_local(study: Study, name: str, path: str) -> bool:
+    if Path(path).exists():
+        return True
+    if is_hub_id(path):
+        return False
+    raise SubmodelError(
+        f"{study.file}: model {name}: {path}: no such file or directory: give another with --set models.{name}=PATH"
+    )
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SubmodelError(f"{file}: cannot be read ({error.strerror}): give a study's TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SubmodelError(f"{file}: not TOML ({error}): docs/studies.md shows a study") from error
+
+
+def _set(document: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    *tables, last = key.split(".")
+    if not equals or not all((*tables, last, text)):
+        raise SubmodelError(f"--set {setting!r}: give KEY=VALUE with a dotted key, such as models.smol=PATH")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    if (tables[:1] == ["models"] or key == "data") and Path(text).expanduser().exists():
+        value = str(Path(text).expanduser().resolve())
+    for name in tables:
+        document = document.setdefault(name, {})
+        if not isinstance(document, dict):
+            raise SubmodelError(f"--set {setting!r}: {name} is no table in the file")
+    document[last] = value
+
+
+def _check(where: str, table: Mapping[str, Any], known: Mapping[str, Kind]) -> None:
+    for key, value in table.items():
+        if key not in known:
+            raise unknown_name(f"key in {where}:", key, known)
+        if not known[key].fits(value):
+            raise SubmodelError(f"{where}: {key} = {value!r}: give {known[key].words}")
+
+
+def _names(where: str, kind: str, table: Mapping[str, Any]) -> dict[str, str]:
+    for name, value in table.items():
+        _check_name(where, kind, name)
+        if not _TEXT.fits(value):
+            raise SubmodelError(f"{where}, [{kind}]: {name} = {value!r}: give {_TEXT.words}")
+    return dict(table)
+
+
+def _check_name(where: str, kind: str, name: str) -> None:
+    try:
+        check_name(name)
+    except SubmodelError as error:
+        raise SubmodelError(f"{where}, [{kind}]: {error}") from error
+
+
+def _located(root: Path, given: str) -> str:
+    path = root / Path(given).expanduser()
+    return str(path.resolve()) if path.exists() else given
+
+
+def _patterns(where: str, given: Iterable[Any]) -> tuple[Pattern, ...]:
+    found: list[Pattern] = []
+    for value in given:
+        if not isinstance(value, str) and not _NUMBER.fits(value):
+            raise SubmodelError(f'{where}: sparsity {value!r}: give a fraction such as 0.5, or a pattern such as "2:4"')
+        pattern = parse_pattern(None, value) if isinstance(value, str) else parse_pattern(value, None)
+        if pattern in found:
+            raise SubmodelError(f"{where}: sparsity {value!r} is there twice: drop one")
+        found.append(pattern)
+    return tuple(found)
+
+
+def _task(where: str, name: str, entry: Any) -> tuple[Task, Options]:
+    _check_name(where, "tasks", name)
+    if not _TABLE.fits(entry) or "task" not in entry:
+        raise SubmodelError(f'{where}: give a table with task = "perplexity:PATH[:COLUMN]", "humaneval", ...')
+    _check(where, entry, {"task": _TEXT, **EVALUATION})
+    return parse_task(entry["task"]), {key: value for key, value in entry.items() if key != "task"}
+
+
+def _check_data(study: Study) -> None:
+    """Every text is there and has its column, every named set is there, and no task's text is calibrated on."""
+    if not study.data.is_dir():
+        raise SubmodelError(f"{study.file}: data = {str(study.data)!r}: no such directory: give it with --set data=DIR")
+    calibrated: dict[Path, str] = {}
+    for name, spec in study.domains.items():
+        path, column = _text(study, spec)
+        read_documents(path, column)
+        calibrated[path.resolve()] = name
+    for name, (task, _) in study.tasks.items():
+        if task.name == "perplexity":
+            path, column = _text(study, task.spec)
+            read_documents(path, column, "held-out")
+            if path.is_file() and path.resolve() in calibrated:
+                raise SubmodelError(
+                    f"{study.file}, [tasks.{name}]: {task.spec} is what domain {calibrated[path.resolve()]} is "
+                    "calibrated on: evaluate on text that it has not seen"
+                )
+        if study.named_sets:
+            for source in sets_of(task):
+                read_set(source, study.data)
+
+
+def _text(study: Study, spec: str) -> tuple[Path, str | None]:
+    """The file and column of a `PATH[:COLUMN]` as a cell will see it."""
+    path, column = parse_spec(spec if spec.startswith("~") else str(study.data / spec))
+    if not path.exists():
+        raise SubmodelError(
+            f"{study.file}: {spec}: no such file or directory under {study.data}: give another --set data=DIR"
+        )
+    return path, column

@@ -1,0 +1,167 @@
+"""Study -> cells, in the order in which they run: each model dense, then each way of pruning with all its tasks.
+
+An extraction cell derives the sub-models of every domain in one walk over the base; an evaluation cell measures one
+model on one task. A cell is one command line of `submodel`, run in a process of its own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from submodel.errors import SubmodelError
+from submodel.models import Base
+from submodel.prune import METHODS
+from submodel.prune.select import Pattern
+from submodel.study.cost import Work, evaluation_work, extraction_work, parameters
+from submodel.study.file import Options, Study
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One command of a study.
+
+    Attributes:
+        name: MODEL/extract/METHOD-SPARSITY or MODEL/eval/SUBMODEL/TASK.
+        model: the base's name in the study.
+        argv: the command line after `submodel`.
+        folder: where it runs.
+        work: how much there is to do, for an estimate.
+        store: the store that it writes or reads.
+        makes: of an extraction: sub-model -> the options that decide it.
+        submodel: of an evaluation: what it measures; None for the dense base.
+        measures: of an evaluation: the task and the options that decide its rows.
+        needs: of an evaluation: the name of the extraction that comes first.
+    """
+
+    name: str
+    model: str
+    argv: tuple[str, ...]
+    folder: Path
+    work: Work
+    store: Path
+    makes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    submodel: str | None = None
+    measures: tuple[str, ...] = ()
+    needs: str | None = None
+
+
+def plan(
+    study: Study,
+    out: Path,
+    bases: Mapping[str, Base | None],
+    *,
+    trust_remote_code: bool = False,
+    unsafe_code: bool = False,
+) -> list[Cell]:
+    """All cells of a study.
+
+    Args:
+        study: the grid.
+        out: the directory of its stores, rows and records.
+        bases: model -> its base, if it is on this machine: for estimates.
+        trust_remote_code, unsafe_code: as asked for on the command line.
+    """
+    trusted = ("--trust-remote-code",) if trust_remote_code else ()
+    allowed = (*trusted, *(("--unsafe-code",) if unsafe_code else ()))
+    cells: list[Cell] = []
+    for model in study.models:
+        size = parameters(bases[model])
+        cells += [_evaluation(study, out, model, None, None, task, size, allowed) for task in study.tasks]
+        for method in study.methods:
+            for pattern in study.patterns:
+                made = _extraction(study, out, model, method, pattern, size, trusted)
+                cells.append(made)
+                cells += [
+                    _evaluation(study, out, model, submodel, made.name, task, size, allowed)
+                    for submodel in made.makes
+                    for task in study.tasks
+                ]
+    return cells
+
+
+def select(cells: Sequence[Cell], only: str | None) -> list[Cell]:
+    """The cells whose name has `only` in it, or fits it as a glob, and the extractions that they need.
+
+    Raises SubmodelError when there is none.
+    """
+    if only is None:
+        return list(cells)
+    glob = only if any(c in only for c in "*?[") else f"*{only}*"
+    chosen = {cell.name: cell for cell in cells if fnmatchcase(cell.name, glob)}
+    if not chosen:
+        raise SubmodelError(
+            f"--only {only!r}: fits none of the {len(cells)} cells: give a part of a name such as {cells[-1].name}, "
+            "or a glob; --dry-run lists them"
+        )
+    needed = {cell.needs for cell in chosen.values()}
+    return [cell for cell in cells if cell.name in chosen or cell.name in needed]
+
+
+def short(pattern: Pattern) -> str:
+    """A pattern as a part of a name: 50 for half of every row, 2of4 for 2:4."""
+    return f"{pattern.n}of{pattern.m}" if pattern.m else f"{100 * pattern.sparsity:g}"
+
+
+def words(options: Options) -> tuple[str, ...]:
+    """Options as words of a command line."""
+    found: list[str] = []
+    for key, value in options.items():
+        if value is not False:
+            found.append("--" + key.replace("_", "-"))
+        if not isinstance(value, bool):
+            found.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+    return tuple(found)
+
+
+def _extraction(
+    study: Study, out: Path, model: str, method: str, pattern: Pattern, size: int | None, more: tuple[str, ...]
+) -> Cell:
+    way = ("--method", method, *(("--pattern", str(pattern)) if pattern.m else ("--sparsity", f"{pattern.sparsity:g}")))
+    options = words(study.calibration)
+    name = f"{method}-{short(pattern)}"
+    if METHODS[method].statistic is None:
+        made = {name: (*way, *options)}
+        texts: tuple[str, ...] = ("--name", name)
+    else:
+        texts = tuple(word for d, spec in study.domains.items() for word in ("--calibration", f"{d}={spec}"))
+        texts += tuple(word for d in study.domains for word in ("--name", f"{d}-{name}"))
+        made = {f"{d}-{name}": (*way, *options, "--calibration", spec) for d, spec in study.domains.items()}
+    store = out / f"{model}.store"
+    return Cell(
+        name=f"{model}/extract/{name}",
+        model=model,
+        argv=("extract", study.models[model], *texts, *way, *options, *more, "--out", str(store), "--json"),
+        folder=study.data,
+        work=extraction_work(method, study.calibration, len(made), size),
+        store=store,
+        makes=made,
+    )
+
+
+def _evaluation(
+    study: Study,
+    out: Path,
+    model: str,
+    submodel: str | None,
+    needs: str | None,
+    task_name: str,
+    size: int | None,
+    more: tuple[str, ...],
+) -> Cell:
+    task, options = study.tasks[task_name]
+    store, base = out / f"{model}.store", study.models[model]
+    measures = ("--task", str(task), *words(options))
+    given = (f"{store}@{submodel}", "--base", base) if submodel else (base,)
+    data = ("--data-dir", ".") if study.named_sets else ()
+    return Cell(
+        name=f"{model}/eval/{submodel or 'dense'}/{task_name}",
+        model=model,
+        argv=("eval", *given, *measures, *data, *more, "--out", str(out / "rows.jsonl"), "--json"),
+        folder=study.data,
+        work=evaluation_work(task, options, size),
+        store=store,
+        submodel=submodel,
+        measures=measures,
+        needs=needs,
+    )

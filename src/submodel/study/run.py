@@ -1,0 +1,126 @@
+"""Run a study's cells one by one; a failed one is kept in mind and the others go on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from submodel.report import table
+from submodel.study.cost import Work, duration, estimate
+from submodel.study.file import Study
+from submodel.study.plan import Cell
+from submodel.study.records import Records
+from submodel.study.submit import Submit, submit
+
+State = Literal["done", "to do", "failed", "waiting"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a cell stands.
+
+    Attributes:
+        cell: the cell.
+        state: its result is there | it was not run yet | it failed | what it needs is not there.
+        seconds, peak_bytes: what its process took, if it ran.
+        estimate: seconds that it will take, if that can be said.
+        reason: why it failed or waits.
+    """
+
+    cell: Cell
+    state: State
+    seconds: float | None = None
+    peak_bytes: int | None = None
+    estimate: float | None = None
+    reason: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        shown = ("state", "seconds", "peak_bytes", "estimate", "reason")
+        return {"cell": self.cell.name, **{name: getattr(self, name) for name in shown}, "argv": self.cell.argv}
+
+
+def standing(cells: Sequence[Cell], records: Records) -> list[Result]:
+    """Where every cell stands now, with estimates for those that are not done."""
+    found = [(cell, records.is_done(cell), records.read(cell)) for cell in cells]
+    measured = [(cell.work, record["seconds"]) for cell, done, record in found if done and record.get("whole")]
+    return [_standing(cell, done, record, measured) for cell, done, record in found]
+
+
+def _standing(cell: Cell, done: bool, record: dict[str, Any], measured: list[tuple[Work, float]]) -> Result:
+    took = (record.get("seconds"), record.get("peak_bytes"))
+    if done:
+        return Result(cell, "done", *took)
+    reason = record.get("failed")
+    return Result(cell, "failed" if reason else "to do", *took, estimate(cell.work, measured), reason)
+
+
+def run(
+    cells: Sequence[Cell],
+    records: Records,
+    *,
+    limit: int | None = None,
+    submit: Submit = submit,
+    say: Callable[[str], Any] = lambda line: None,
+) -> list[Result]:
+    """Run what is not done, in order.
+
+    Args:
+        cells: a plan, or a part of one with the extractions that it needs.
+        records: what is done already.
+        limit: run so many cells at most.
+        submit: how to run one.
+        say: told a line when a cell starts and when it ends.
+
+    Returns:
+        Where every cell stands in the end.
+    """
+    reasons: dict[str, str] = {}
+    started = 0
+    for number, cell in enumerate(cells, start=1):
+        if records.is_done(cell):
+            continue
+        if cell.needs in reasons:
+            reasons[cell.name] = f"needs {cell.needs}"
+            continue
+        if started == limit:
+            break
+        started += 1
+        say(f"[{number}/{len(cells)}] {cell.name}")
+        records.start(cell)
+        outcome = submit(cell, records.log(cell))
+        reason = records.finish(cell, outcome)
+        took = f"{duration(outcome.seconds)}, peak memory {outcome.peak_bytes / (1 << 20):,.0f} MiB"
+        say(f"    {took}" if reason is None else f"    failed after {took}: {reason}")
+        if reason is not None:
+            reasons[cell.name] = reason
+    return [_waiting(result, reasons) for result in standing(cells, records)]
+
+
+def _waiting(result: Result, reasons: dict[str, str]) -> Result:
+    if result.cell.needs not in reasons:
+        return result
+    return replace(result, state="waiting", reason=reasons[result.cell.name])
+
+
+def summary(results: Sequence[Result]) -> str:
+    """How many cells there are, how many are done, and what the others will take."""
+    left = [result for result in results if result.state != "done"]
+    text = f"{len(results)} cells, {len(results) - len(left)} done"
+    text += "".join(f", {n} {s}" for s in ("failed", "waiting") if (n := sum(r.state == s for r in results)))
+    if not left:
+        return text
+    known = [result.estimate for result in left if result.estimate is not None]
+    unknown = len(left) - len(known)
+    return f"{text}; the rest will take about {duration(sum(known))}" + (
+        f" and {unknown} cells of which nothing like them was measured yet" if unknown else ""
+    )
+
+
+def study_table(study: Study, cells: Sequence[Cell], records: Records) -> str:
+    """A table a model of all rows that are there: the base, then its sub-models as the plan has them."""
+    names = {task.spec: name for name, (task, _) in study.tasks.items() if task.spec}
+    parts = [study.title]
+    for model in study.models:
+        rows = [row for cell in cells if cell.model == model for row in records.rows_of(cell)]
+        parts.append(f"{model}\n{table(rows, names)}")
+    return "\n\n".join(parts)
