@@ -61,6 +61,10 @@ class Records:
         rows = record.get("rows", [])
         return bool(rows) and record.get("key") == self._key(cell) and all(row in self.rows for row in rows)
 
+    def is_ready(self, cell: Cell) -> bool:
+        """Whether what a cell needs is there."""
+        return cell.submodel is None or self._has(cell, cell.submodel)
+
     def refuse_others(self, cells: Iterable[Cell]) -> None:
         """Raises SubmodelError when a sub-model is there already, made by other options."""
         for cell in cells:
@@ -123,8 +127,12 @@ class Records:
         return failed
 
     def rows_of(self, cell: Cell) -> list[Row]:
-        """The rows that a finished cell stands for."""
-        return [self.rows[row] for row in self.read(cell).get("rows", []) if row in self.rows]
+        """The rows that a cell stands for, as far as they are there."""
+        record = self.read(cell)
+        if not cell.makes and record.get("key") != self._key(cell):
+            return []
+        rows = [self.rows[row] for row in record.get("rows", []) if row in self.rows]
+        return [row for row in rows if not cell.makes or row.submodel in cell.makes]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -134,9 +142,7 @@ class Records:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise SubmodelError(
-                    f"{self.out}: a study runs there: wait for it, or give another --out"
-                ) from error
+                raise SubmodelError(f"{self.out}: a study runs there: wait for it, or give another --out") from error
             yield
 
     def _extraction_rows(self, cell: Cell, outcome: Outcome) -> list[Row]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from submodel.report import table
-from submodel.study.cost import Work, duration, estimate
+from submodel.study.cost import duration, estimate
 from submodel.study.file import Study
 from submodel.study.plan import Cell
 from submodel.study.records import Records
@@ -43,15 +43,18 @@ def standing(cells: Sequence[Cell], records: Records) -> list[Result]:
     """Where every cell stands now, with estimates for those that are not done."""
     found = [(cell, records.is_done(cell), records.read(cell)) for cell in cells]
     measured = [(cell.work, record["seconds"]) for cell, done, record in found if done and record.get("whole")]
-    return [_standing(cell, done, record, measured) for cell, done, record in found]
+    failed = {cell.name: record["failed"] for cell, done, record in found if not done and record.get("failed")}
 
+    def stand(cell: Cell, done: bool, record: dict[str, Any]) -> Result:
+        result = Result(cell, "done", record.get("seconds"), record.get("peak_bytes"))
+        if done:
+            return result
+        result = replace(result, state="to do", estimate=estimate(cell.work, measured))
+        if not records.is_ready(cell) and cell.needs in failed:
+            return replace(result, state="waiting", reason=f"{cell.needs} failed")
+        return replace(result, state="failed", reason=failed[cell.name]) if cell.name in failed else result
 
-def _standing(cell: Cell, done: bool, record: dict[str, Any], measured: list[tuple[Work, float]]) -> Result:
-    took = (record.get("seconds"), record.get("peak_bytes"))
-    if done:
-        return Result(cell, "done", *took)
-    reason = record.get("failed")
-    return Result(cell, "failed" if reason else "to do", *took, estimate(cell.work, measured), reason)
+    return [stand(*each) for each in found]
 
 
 def run(
@@ -74,13 +77,9 @@ def run(
     Returns:
         Where every cell stands in the end.
     """
-    reasons: dict[str, str] = {}
     started = 0
     for number, cell in enumerate(cells, start=1):
-        if records.is_done(cell):
-            continue
-        if cell.needs in reasons:
-            reasons[cell.name] = f"needs {cell.needs}"
+        if records.is_done(cell) or not records.is_ready(cell):  # then its extraction has just failed
             continue
         if started == limit:
             break
@@ -91,15 +90,7 @@ def run(
         reason = records.finish(cell, outcome)
         took = f"{duration(outcome.seconds)}, peak memory {outcome.peak_bytes / (1 << 20):,.0f} MiB"
         say(f"    {took}" if reason is None else f"    failed after {took}: {reason}")
-        if reason is not None:
-            reasons[cell.name] = reason
-    return [_waiting(result, reasons) for result in standing(cells, records)]
-
-
-def _waiting(result: Result, reasons: dict[str, str]) -> Result:
-    if result.cell.needs not in reasons:
-        return result
-    return replace(result, state="waiting", reason=reasons[result.cell.name])
+    return standing(cells, records)
 
 
 def summary(results: Sequence[Result]) -> str:

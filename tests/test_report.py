@@ -1,0 +1,88 @@
+"""Tables of rows: a table a model, a column for every distinct setting, what an extraction took."""
+
+import re
+from typing import Any
+
+from submodel.report import table
+from submodel.tasks.rows import Row
+
+
+def row(value: float, submodel: str = "dense", **changed: Any) -> Row:
+    plain: dict[str, Any] = {
+        "model": "models/one",
+        "submodel": submodel,
+        "masks": None if submodel == "dense" else submodel * 8,
+        "weights": "w1",
+        "task": "perplexity",
+        "data": {"name": "sets/python/test.jsonl:code", "split": "all", "sha256_tokens": "aa"},
+        "metric": "perplexity",
+        "value": value,
+        "low": value - 1,
+        "high": value + 1,
+        "n": 1000,
+        "settings": {"tokens": 1024, "seed": 0},
+        "versions": {},
+        "machine": "",
+        "seconds": 1.0,
+    }
+    return Row(**plain | changed)
+
+
+def took(submodel: str, seconds: float, resumed: int = 0) -> list[Row]:
+    common: dict[str, Any] = {"task": "extract", "data": {"name": None}, "settings": {"resumed_blocks": resumed}}
+    return [
+        row(seconds, submodel, metric="seconds", **common),
+        row(500 * 2.0**20, submodel, metric="peak_bytes", **common),
+    ]
+
+
+def cells(text: str) -> list[list[str]]:
+    return [re.split("  +", line) for line in text.splitlines()]
+
+
+def test_one_model():
+    rows = [row(9, "python"), row(5), row(7, "java")]
+    assert cells(table(rows)) == [
+        ["sub-model", "perplexity python/test.jsonl:code"],
+        ["dense", "5.00 [4.00, 6.00]"],
+        ["python", "9.00 [8.00, 10.00]"],
+        ["java", "7.00 [6.00, 8.00]"],
+        ["95% intervals in brackets; 1,000 tokens of python/test.jsonl:code"],
+    ]
+    assert cells(table(rows, {"sets/python/test.jsonl:code": "python"}))[0] == ["sub-model", "perplexity python"]
+    assert table([]) == "no rows"
+
+
+def test_a_column_for_every_setting():
+    """Rows of one model and task that differ in settings or text stand side by side; of equal ones the last counts."""
+    more = row(6, settings={"tokens": 2048, "seed": 0}, data={**row(1).data, "sha256_tokens": "bb"})
+    text = table([row(4), more, row(5), row(8, "python")])
+    assert cells(text)[:3] == [
+        [
+            "sub-model",
+            "perplexity python/test.jsonl:code, tokens 1024",
+            "perplexity python/test.jsonl:code, tokens 2048",
+        ],
+        ["dense", "5.00 [4.00, 6.00]", "6.00 [5.00, 7.00]"],
+        ["python", "8.00 [7.00, 9.00]", "-"],
+    ]
+    other = row(6, data={**row(1).data, "sha256_tokens": "bb"})
+    assert "sha256_tokens aa" in table([row(4), other]) and "sha256_tokens bb" in table([row(4), other])
+
+
+def test_several_models_and_stores():
+    text = table([row(4), row(5, model="models/two", weights="w2")])
+    assert [line for line in text.splitlines() if line.startswith("models/")] == ["models/one", "models/two"]
+    twice = table([row(4, "python"), row(5, "python", masks="f" * 64)])
+    assert [line[0] for line in cells(twice)[1:3]] == ["python (pythonpy)", "python (ffffffff)"]
+
+
+def test_what_extractions_took():
+    text = table([*took("python", 12.34), row(9, "python"), *took("java", 3, resumed=7), row(5)])
+    assert cells(text)[:4] == [
+        ["sub-model", "perplexity python/test.jsonl:code", "extraction", "peak memory"],
+        ["dense", "5.00 [4.00, 6.00]", "-", "-"],
+        ["python", "9.00 [8.00, 10.00]", "12.3 s", "500 MiB"],
+        ["java", "-", ">3.0 s", "500 MiB"],
+    ]
+    assert "interrupted" in text.splitlines()[-1] and "interrupted" not in table(took("python", 1))
