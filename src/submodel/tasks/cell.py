@@ -1,7 +1,7 @@
 """One cell of an evaluation: a loaded model, what was asked for, and the row that it fills."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -72,21 +72,22 @@ class Cell:
     Attributes:
         task, loaded, settings: what to measure on which model.
         out: the rows file.
-        done: the rows that are there already, by key; `already` is told when one of them is asked for.
+        done: keys of the rows that are there already.
         progress: called with (what, done, total).
         say: called with a line for the user.
         shared: what the cells of one evaluation keep between them (tokenised text, an opened sandbox).
+        already: called with the key of a row that is there already, when a task asks for it.
     """
 
     task: Task
     loaded: Loaded
     settings: Settings
     out: Path
-    done: Mapping[str, Row]
-    already: Callable[[Row], Any]
+    done: frozenset[str]
     progress: Progress
     say: Callable[[str], Any]
     shared: dict[Any, Any] = field(default_factory=dict)
+    already: Callable[[str], Any] = lambda key: None
 
     def row(self, metric: str, data: dict[str, Any], settings: dict[str, Any]) -> Row:
         """The row to fill: everything but the measurement."""
@@ -121,10 +122,10 @@ class Cell:
         return self.shared[key]
 
     def is_done(self, row: Row) -> bool:
-        there = self.done.get(row.key)
-        if there:
-            self.already(there)
-        return there is not None
+        if row.key in self.done:
+            self.already(row.key)
+            return True
+        return False
 
     def journal(self, row: Row) -> Journal:
         """The finished pieces of a row; rows that differ in metric and limit alone share them."""

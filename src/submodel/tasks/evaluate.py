@@ -67,7 +67,7 @@ def evaluate(
     Raises:
         SubmodelError: bad model, task or data, or evaluation text that a sub-model was calibrated on.
     """
-    done = {row.key: row for row in read_rows(out)}
+    there = {row.key: row for row in read_rows(out)}
     opened: dict[str, Base] = {}
     shared: dict[Any, Any] = {}
     for reference in references:
@@ -80,7 +80,10 @@ def evaluate(
             opened=opened,
         )
         for task in tasks:
-            for row in TASKS[task.name](Cell(task, loaded, settings, out, done, already, progress, say, shared)):
+            cell = Cell(
+                task, loaded, settings, out, frozenset(there), progress, say, shared, lambda key: already(there[key])
+            )
+            for row in TASKS[task.name](cell):
                 append_rows(out, [row])
                 yield row
         del loaded
