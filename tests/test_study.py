@@ -216,6 +216,14 @@ def test_only_limit_and_dry_run(file: Path, monkeypatch, capsys):
     assert len(started) == states.count("done") == 2 and states.count("to do") == 16
 
 
+def test_what_only_selects(file: Path):
+    _, cells, _ = planned(file)
+    for only, count in (("wanda-50", 5), ("prose-*/news", 4), ("*/eval/dense/*", 2), ("dense/new", 1), ("tiny", 18)):
+        assert len(study.select(cells, only)) == count, only
+    with pytest.raises(SubmodelError, match="fits none"):
+        study.select(cells, "prose-*/new")
+
+
 def test_estimates():
     work = Work("extract wanda", 1e9)
     assert estimate(work, []) == START_SECONDS + RATES["extract wanda"] * 1e9

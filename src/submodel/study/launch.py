@@ -6,6 +6,7 @@ has torch in memory. Standard input is open as long as the study lives; when it 
 that a killed study leaves nothing running that its next run would meet.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -25,7 +26,9 @@ def main(out: str, err: str, *command: str) -> None:
     seconds = time.monotonic() - started
     child.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it again
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes there, kB elsewhere
-    print(json.dumps({"status": child.returncode, "seconds": round(seconds, 2), "peak_bytes": peak}), flush=True)
+    found = {"status": child.returncode, "seconds": round(seconds, 2), "peak_bytes": peak}
+    with contextlib.suppress(BrokenPipeError):  # the study has been killed
+        os.write(1, json.dumps(found).encode() + b"\n")
 
 
 def _end_with_the_study(child: "subprocess.Popen[bytes]") -> None:

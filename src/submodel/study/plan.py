@@ -81,21 +81,23 @@ def plan(
 
 
 def select(cells: Sequence[Cell], only: str | None) -> list[Cell]:
-    """The cells whose name has `only` in it, or fits it as a glob, and the extractions that they need.
+    """The cells whose name has `only` in it, and the extractions that they need.
+
+    A glob has to fit the name, or its end after a slash.
 
     Raises SubmodelError when there is none.
     """
     if only is None:
         return list(cells)
-    glob = only if any(c in only for c in "*?[") else f"*{only}*"
-    chosen = {cell.name: cell for cell in cells if fnmatchcase(cell.name, glob)}
+    globs = (only, f"*/{only}") if any(c in only for c in "*?[") else (f"*{only}*",)
+    chosen = {cell.name for cell in cells if any(fnmatchcase(cell.name, glob) for glob in globs)}
     if not chosen:
         raise SubmodelError(
             f"--only {only!r}: fits none of the {len(cells)} cells: give a part of a name such as {cells[-1].name}, "
             "or a glob; --dry-run lists them"
         )
-    needed = {cell.needs for cell in chosen.values()}
-    return [cell for cell in cells if cell.name in chosen or cell.name in needed]
+    needed = {cell.needs for cell in cells if cell.name in chosen}
+    return [cell for cell in cells if cell.name in chosen | needed]
 
 
 def short(pattern: Pattern) -> str:

@@ -49,7 +49,8 @@ def submit(cell: Cell, log: Path) -> Outcome:
             try:
                 answer = process.stdout.read()
             finally:
-                process.stdin.close()
+                process.stdin.close()  # ends the cell if this process was interrupted
+                process.wait()
         found = json.loads(answer)
         document = json.loads(out.read_text()) if found["status"] == 0 else {}
     except (OSError, ValueError) as error:  # no processes left, or one was killed from outside
