@@ -18,10 +18,12 @@ from submodel.store import Store
 from tests import tiny
 
 GATHERING = [name for name, method in METHODS.items() if method.statistic]
+# the fit is the same code after every mask: with all families after one of them
+APART = [name for name in GATHERING if not name.endswith("+reconstruct") or name == "wanda+reconstruct"]
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.MIXTURES])
-@pytest.mark.parametrize("method", GATHERING)
+@pytest.mark.parametrize("method", APART)
 def test_exact_rows_and_the_same_bytes_twice(method: str, family: str, tmp_path: Path):
     base = open_base(str(tiny.save(family, tmp_path / "model")))
     domains = [Samples("a", tiny.ids(4, 24)), Samples("b", tiny.ids(4, 24, seed=1))]
@@ -29,7 +31,8 @@ def test_exact_rows_and_the_same_bytes_twice(method: str, family: str, tmp_path:
     for run in ("one", "two"):
         extract(base, domains, tmp_path / run, method=method, dtype=torch.float32, batch_tokens=48)
         verify(tmp_path / run)
-        digests.append([Store(tmp_path / run).manifest(name)["masks"]["sha256"] for name in "ab"])
+        manifests = [Store(tmp_path / run).manifest(name) for name in "ab"]
+        digests.append([(manifest["masks"]["sha256"], manifest.get("weights")) for manifest in manifests])
     assert digests[0] == digests[1] and digests[0][0] != digests[0][1]
 
 

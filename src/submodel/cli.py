@@ -101,9 +101,10 @@ def _size(store: str, name: str) -> str:
     weights = sum(_count(entry["shape"]) for entry in manifest["matrices"].values())
     size = opened.size_bytes(name)
     against = manifest["masks"]["reference"]
+    own = ", own weights" if "weights" in manifest else ""
     return (
         f"{manifest['method']}, sparsity {manifest['sparsity']:g}, {manifest['pattern']}, {size / 1e6:.1f} MB on disk, "
-        f"{8 * size / weights:.3f} bits a weight{f' against {against}' if against else ''}"
+        f"{8 * size / weights:.3f} bits a weight{f' against {against}' if against else ''}{own}"
     )
 
 
@@ -368,7 +369,11 @@ def parser() -> argparse.ArgumentParser:
         help="a domain from own JSONL, parquet or text, or from a source tree (then COLUMN is its language)",
     )
     p.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
-    p.add_argument("--method", default="wanda", help="magnitude, wanda, ria or swaps (default: wanda)")
+    p.add_argument(
+        "--method",
+        default="wanda",
+        help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights (default: wanda)",
+    )
     p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
     p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")

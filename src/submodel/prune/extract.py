@@ -27,10 +27,11 @@ from submodel.models import Base
 from submodel.prune import METHODS
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
-from submodel.stream import Statistic, default_dtype, walk
+from submodel.stream import Pruned, Statistic, default_dtype, walk
 from submodel.weights import write_tensors
 
 _DECIDED_AT_ONCE = 1 << 20  # weights
+_VALUES = " values"
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def extract(
 
 
 class _Work:
-    """The folder of an extraction that is under way: one file of masks per block, beside the walk's own files."""
+    """The folder of an extraction under way: a file of masks and new weights per block, beside the walk's own files."""
 
     def __init__(self, target: store.Store, keys: dict[str, str]):
         self.folder = target.path / "work" / hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
@@ -143,15 +144,16 @@ class _Work:
     def note_unseen(self, domain: str, expert: str) -> None:
         self._unseen.setdefault(domain, []).append(expert)
 
-    def keep(self, block: int, found: dict[str, dict[str, torch.Tensor]]) -> None:
-        packed = {
-            f"{domain} {matrix}": torch.from_numpy(masks.pack(mask.numpy()))
-            for domain, group in found.items()
-            for matrix, mask in group.items()
-        }
-        cols = {m: mask.shape[-1] for group in found.values() for m, mask in group.items()}
+    def keep(self, block: int, found: dict[str, dict[str, Pruned]]) -> None:
+        tensors: dict[str, torch.Tensor] = {}
+        for domain, group in found.items():
+            for matrix, left in group.items():
+                tensors[f"{domain} {matrix}"] = torch.from_numpy(masks.pack(left.keep.numpy()))
+                if left.weight is not None:
+                    tensors[f"{domain} {matrix}{_VALUES}"] = left.weight[left.keep]
+        cols = {m: left.keep.shape[-1] for group in found.values() for m, left in group.items()}
         partial = self.folder / "block.partial"
-        write_tensors(partial, packed, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
+        write_tensors(partial, tensors, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
         os.replace(partial, self.folder / f"block-{block:04d}.safetensors")
         self._unseen = {}
 
@@ -185,34 +187,63 @@ class _KeptMasks(Mapping[str, store.Mask]):
 
     def __getitem__(self, name: str) -> store.Mask:
         file, cols = self._where[name]
-        with safe_open(file, framework="numpy", backend="pread") as f:
-            return store.Mask(f.get_tensor(f"{self._domain} {name}"), cols)
+        key = f"{self._domain} {name}"
+        with safe_open(file, framework="pt", backend="pread") as f:
+            rewritten = key + _VALUES in f.keys()
+            return store.Mask(
+                f.get_tensor(key).numpy(), cols, (lambda: _read(file, key + _VALUES)) if rewritten else None
+            )
+
+
+def _read(file: Path, name: str) -> torch.Tensor:
+    with safe_open(file, framework="pt", backend="pread") as f:
+        return f.get_tensor(name)
 
 
 def _decider(
     method: Method, pattern: Pattern, work: _Work
-) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], torch.Tensor]:
-    def masked(weight: torch.Tensor, seen: Statistic | None, by: Method) -> torch.Tensor:
+) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]:
+    def pruned(weight: torch.Tensor, seen: Statistic | None, by: Method) -> Pruned:
         # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
         prepared = by.prepare(weight, seen)
         parts = weight.split(max(1, _DECIDED_AT_ONCE // weight.shape[1]))
-        return torch.cat([by.decide(part.float(), prepared, pattern).cpu() for part in parts])
+        # new weights are rounded as they are stored, so that the walk goes on with what will be loaded
+        return _joined(torch.cat, [_rounded(by.prune(part.float(), prepared, pattern), part.dtype) for part in parts])
 
-    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> torch.Tensor:
+    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
         if weight.dim() == 2:
-            return masked(weight, statistics[0] if statistics else None, method)
+            return pruned(weight, statistics[0] if statistics else None, method)
         if statistics and not any(statistics):
             raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
-        experts: list[torch.Tensor] = []
+        experts: list[Pruned] = []
         for index, expert in enumerate(weight):
             seen = statistics[index] if statistics else None
             unseen = statistics is not None and seen is None
             if unseen:
                 work.note_unseen(domain, f"{name}[{index}]")
-            experts.append(masked(expert, seen, METHODS["magnitude"] if unseen else method))
-        return torch.stack(experts)
+            experts.append(pruned(expert, seen, METHODS["magnitude"] if unseen else method))
+        if any(expert.weight is not None for expert in experts):
+            experts = [
+                Pruned(e.keep, own.cpu() * e.keep if e.weight is None else e.weight)
+                for e, own in zip(experts, weight, strict=True)
+            ]
+        return _joined(torch.stack, experts)
 
     return decide
+
+
+def _rounded(left: Pruned, dtype: torch.dtype) -> Pruned:
+    if left.weight is None:
+        return Pruned(left.keep.cpu())
+    weight = left.weight.to("cpu", dtype)
+    if not weight.isfinite().all():
+        raise SubmodelError("a new weight is not finite: the activations overflow; try --dtype float32")
+    return Pruned(left.keep.cpu(), weight)
+
+
+def _joined(join: Callable[[list[torch.Tensor]], torch.Tensor], parts: list[Pruned]) -> Pruned:
+    weights = [part.weight for part in parts if part.weight is not None]
+    return Pruned(join([part.keep for part in parts]), join(weights) if weights else None)
 
 
 def _recipe(

@@ -33,11 +33,16 @@ def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
         structured = manifest["pattern"] != "unstructured"
         pattern = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
         rows = sum(_check_rows(f"{path}@{name}", matrix, mask, pattern) for matrix, mask in found.items())
-        lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}"))
+        own = ", own weights whole" if "weights" in manifest else ""
+        lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}{own}"))
     return lines
 
 
 def _check_rows(model: str, matrix: str, mask: Mask, pattern: Pattern) -> int:
+    if mask.values is not None:
+        values = mask.values()
+        if values.numel() != masks.popcount(mask.packed) or not values.isfinite().all():
+            raise SubmodelError(f"{model}: {matrix}: its own weights are not one finite number for every kept weight")
     kept = masks.row_popcounts(mask.packed)
     expected = mask.cols - pattern.removed(mask.cols)
     wrong = np.argwhere(kept != expected)
