@@ -63,6 +63,7 @@ def _extract(args: argparse.Namespace) -> None:
             Path(args.out),
             method=args.method,
             pattern=pattern,
+            allocation=args.allocation,
             dtype=getattr(torch, args.dtype) if args.dtype else None,
             device=args.device,
             batch_tokens=args.batch_tokens,
@@ -102,8 +103,9 @@ def _size(store: str, name: str) -> str:
     size = opened.size_bytes(name)
     against = manifest["masks"]["reference"]
     own = ", own weights" if "weights" in manifest else ""
+    sparsity = f"{manifest['sparsity']:g}" + (f" by {manifest['allocation']}" if "allocation" in manifest else "")
     return (
-        f"{manifest['method']}, sparsity {manifest['sparsity']:g}, {manifest['pattern']}, {size / 1e6:.1f} MB on disk, "
+        f"{manifest['method']}, sparsity {sparsity}, {manifest['pattern']}, {size / 1e6:.1f} MB on disk, "
         f"{8 * size / weights:.3f} bits a weight{f' against {against}' if against else ''}{own}"
     )
 
@@ -375,6 +377,11 @@ def parser() -> argparse.ArgumentParser:
         help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights (default: wanda)",
     )
     p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
+    p.add_argument(
+        "--allocation",
+        default="uniform",
+        help="sparsity of each block: uniform, or from a pass over the dense model owl or error (default: uniform)",
+    )
     p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")
     p.add_argument("--seq-len", type=int, default=2048, help="tokens a sample (default: 2048)")

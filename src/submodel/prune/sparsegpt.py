@@ -15,7 +15,7 @@ import torch
 
 from submodel.errors import SubmodelError
 from submodel.prune.method import Method
-from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.select import Pattern, keep_mask, lowest
 from submodel.prune.statistics import Gram
 from submodel.stream import Pruned
 
@@ -60,16 +60,16 @@ def solve(weight: torch.Tensor, factor: torch.Tensor, pattern: Pattern, block: i
     weight = weight.clone()
     keep = torch.ones_like(weight, dtype=torch.bool)
     rows, cols = weight.shape
-    left = torch.full((rows, 1), pattern.removed(cols), device=weight.device)  # to remove of every row
+    left = torch.full((rows,), pattern.removed(cols), device=weight.device)  # to remove of every row
     step = max(1, block // pattern.m) * pattern.m if pattern.m else block
     for start in range(0, cols, step):
         stop = min(start + step, cols)
         part, u = weight[:, start:stop], factor[start:stop, start:stop]
         kept = keep[:, start:stop]
         if not pattern.m:
-            rank = _costs(weight[:, start:], factor.diagonal()[start:]).argsort(1).argsort(1)
-            kept.copy_(rank[:, : stop - start] >= left)
-            left -= (~kept).sum(1, keepdim=True)
+            cheapest = lowest(_costs(weight[:, start:], factor.diagonal()[start:]), left)
+            kept.copy_(~cheapest[:, : stop - start])
+            left -= (~kept).sum(1)
         change = torch.zeros_like(part)  # of column j: what its removal takes away, over U_jj
         for j in range(stop - start):
             if pattern.m and j % pattern.m == 0:

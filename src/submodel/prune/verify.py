@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from submodel import masks
+from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.prune.select import Pattern, parse_pattern
 from submodel.runtime.load import open_store_base
@@ -31,8 +32,12 @@ def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
         manifest = store.manifest(name)
         found = store.masks(name)
         structured = manifest["pattern"] != "unstructured"
-        pattern = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
-        rows = sum(_check_rows(f"{path}@{name}", matrix, mask, pattern) for matrix, mask in found.items())
+        asked = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
+        blocks = manifest.get("block_sparsity")  # absent where every block has the whole's
+        rows = 0
+        for matrix, mask in found.items():
+            pattern = asked if blocks is None else Pattern(blocks[split_name(matrix)[0]])
+            rows += _check_rows(f"{path}@{name}", matrix, mask, pattern)
         own = ", own weights whole" if "weights" in manifest else ""
         lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}{own}"))
     return lines
