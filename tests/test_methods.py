@@ -1,4 +1,4 @@
-"""Every method of METHODS, with every family: exact rows, the same bytes twice, several domains in one walk."""
+"""Every method of METHODS: exact rows in every family, the same bytes twice, several domains, after a stop."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from benchmarks.textbook import textbook_prune
 from submodel.calibration import Samples
 from submodel.models import blocks_of, open_base
 from submodel.prune import METHODS
+from submodel.prune import extract as extraction
 from submodel.prune.extract import extract
 from submodel.prune.select import parse_pattern
 from submodel.prune.statistics import Gram, SquaredNorm
@@ -42,6 +43,29 @@ def test_patterns(method: str, sparsity: float | None, pattern: str | None, llam
     found = parse_pattern(sparsity, pattern)
     extract(open_base(str(llama)), [Samples("d", tiny.ids(4, 24))], tmp_path / "s", method=method, pattern=found)
     verify(tmp_path / "s")
+
+
+@pytest.mark.parametrize("method", GATHERING)
+def test_interrupted_and_started_again(method: str, llama: Path, tmp_path: Path, monkeypatch):
+    base, keep = open_base(str(llama)), extraction._Work.keep
+    domains = [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(4, 24, seed=1))]
+    extract(base, domains, tmp_path / "whole", method=method, dtype=torch.float32)
+
+    def interrupted(self, block, found):
+        if block == 2:
+            raise KeyboardInterrupt
+        keep(self, block, found)
+
+    monkeypatch.setattr(extraction._Work, "keep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(base, domains, tmp_path / "store", method=method, dtype=torch.float32)
+    monkeypatch.undo()
+    assert extract(base, domains, tmp_path / "store", method=method, dtype=torch.float32).resumed_blocks == 2
+    whole, again = (
+        {file.relative_to(tmp_path / out): file.read_bytes() for file in (tmp_path / out).rglob("*.safetensors")}
+        for out in ("whole", "store")
+    )
+    assert whole == again
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])

@@ -13,7 +13,6 @@ from submodel.errors import SubmodelError
 from submodel.export import export_directory
 from submodel.models import Matrix, blocks_of, matrices_of, open_base
 from submodel.prune import METHODS
-from submodel.prune import extract as extraction
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern
 from submodel.prune.sparsegpt import SPARSEGPT
@@ -100,28 +99,6 @@ def test_the_walk_goes_on_with_the_weights_as_they_are_stored(tmp_path: Path):
     extract(base, [SAMPLES], tmp_path / "store", method="sparsegpt", dtype=torch.float32)
     entries = Store(tmp_path / "store").manifest("d")["matrices"]
     assert {entry["values"]["dtype"] for entry in entries.values()} == {"BF16"}
-
-
-def test_interrupted_and_started_again(llama: Path, tmp_path: Path, monkeypatch):
-    base, keep = open_base(str(llama)), extraction._Work.keep
-    domains = [SAMPLES, Samples("e", tiny.ids(4, 24, seed=1))]
-    extract(base, domains, tmp_path / "whole", method="sparsegpt", dtype=torch.float32)
-
-    def interrupted(self, block, found):
-        if block == 2:
-            raise KeyboardInterrupt
-        keep(self, block, found)
-
-    monkeypatch.setattr(extraction._Work, "keep", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        extract(base, domains, tmp_path / "store", method="sparsegpt", dtype=torch.float32)
-    monkeypatch.undo()
-    again = extract(base, domains, tmp_path / "store", method="sparsegpt", dtype=torch.float32)
-    assert again.resumed_blocks == 2
-    for name in "de":
-        for file in ("masks.safetensors", "weights.safetensors"):
-            found = [(tmp_path / out / "submodels" / name / file).read_bytes() for out in ("whole", "store")]
-            assert found[0] == found[1]
 
 
 def test_the_manifest_says_it(store: Path):
