@@ -133,6 +133,8 @@ def test_bad_models(case: str, llama: Path, texts: dict[str, Path], tmp_path: Pa
 BAD_OPTIONS = {
     "an unknown domain": ["--domain", "pyton"],
     "an unknown method": ["--method", "wander"],
+    "an unknown allocation": ["--allocation", "owls"],
+    "an allocation of a pattern": ["--allocation", "owl", "--pattern", "2:4"],
     "sparsity 1.5": ["--sparsity", "1.5"],
     "pattern 3:2": ["--pattern", "3:2"],
     "sparsity against pattern": ["--pattern", "2:4", "--sparsity", "0.3"],

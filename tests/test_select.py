@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from submodel.errors import SubmodelError
-from submodel.prune.select import Pattern, keep_mask, parse_pattern
+from submodel.prune.select import Pattern, keep_mask, lowest, parse_pattern
 
 
 def _slow(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -47,6 +47,17 @@ def test_many_rows_in_chunks():
 def test_bad_patterns(sparsity, pattern):
     with pytest.raises(SubmodelError):
         parse_pattern(sparsity, pattern)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_lowest_is_a_stable_sort(tied):
+    scores = torch.rand(60, 31)
+    if tied:
+        scores = (scores * 4).floor() / 4
+    counts = torch.arange(60) % 32
+    found = lowest(scores, counts)
+    for row, count, mine in zip(scores.tolist(), counts.tolist(), found, strict=True):
+        assert mine.nonzero().flatten().tolist() == sorted(sorted(range(31), key=lambda j, row=row: row[j])[:count])
 
 
 def test_not_a_number_is_refused():

@@ -64,6 +64,7 @@ def _extract(args: argparse.Namespace) -> None:
             Path(args.out),
             method=args.method,
             pattern=pattern,
+            allocation=args.allocation,
             dtype=getattr(torch, args.dtype) if args.dtype else None,
             device=args.device,
             batch_tokens=args.batch_tokens,
@@ -103,9 +104,11 @@ def _size(store: str, name: str) -> str:
     weights = sum(_count(entry["shape"]) for entry in manifest["matrices"].values())
     size = opened.size_bytes(name)
     against = manifest["masks"]["reference"]
+    own = ", own weights" if "weights" in manifest else ""
+    sparsity = f"{manifest['sparsity']:g}" + (f" by {manifest['allocation']}" if "allocation" in manifest else "")
     return (
-        f"{manifest['method']}, sparsity {manifest['sparsity']:g}, {manifest['pattern']}, {size / 1e6:.1f} MB on disk, "
-        f"{8 * size / weights:.3f} bits a weight{f' against {against}' if against else ''}"
+        f"{manifest['method']}, sparsity {sparsity}, {manifest['pattern']}, {size / 1e6:.1f} MB on disk, "
+        f"{8 * size / weights:.3f} bits a weight{f' against {against}' if against else ''}{own}"
     )
 
 
@@ -403,8 +406,17 @@ def parser() -> argparse.ArgumentParser:
         help="a domain from own JSONL, parquet or text, or from a source tree (then COLUMN is its language)",
     )
     p.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
-    p.add_argument("--method", default="wanda", help="magnitude, wanda, ria or swaps (default: wanda)")
+    p.add_argument(
+        "--method",
+        default="wanda",
+        help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights (default: wanda)",
+    )
     p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
+    p.add_argument(
+        "--allocation",
+        default="uniform",
+        help="sparsity of each block: uniform, or from a pass over the dense model owl or error (default: uniform)",
+    )
     p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")
     p.add_argument("--seq-len", type=int, default=2048, help="tokens a sample (default: 2048)")

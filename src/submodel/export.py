@@ -1,4 +1,4 @@
-"""Export a sub-model to a plain Hugging Face directory: zeros in place, everything else as in the base."""
+"""Export a sub-model to a plain Hugging Face directory: zeros and own weights in place, the rest as in the base."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, to_checkpoint
-from submodel.store import Masks
+from submodel.store import Mask, Masks
 from submodel.weights import write_tensors
 
 FORMATS = ("hf",)
@@ -41,12 +41,12 @@ def export_directory(base: Base, masks: Masks, out: Path, form: str = "hf") -> N
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        tensors = {name: torch.from_numpy(mask.unpack()) for name, mask in masks.items()}
-        keep = to_checkpoint(base, base.skeleton(base.dtype), tensors)
+        tensors = {name: _mask_or_weight(mask, base.dtype) for name, mask in masks.items()}
+        pruned = to_checkpoint(base, base.skeleton(base.dtype), tensors)
         if base.path.is_dir():
-            _copy_shards(base, keep, partial)
+            _copy_shards(base, pruned, partial)
         else:
-            _write_shards(base, keep, partial)
+            _write_shards(base, pruned, partial)
         os.replace(partial, out)
     except OSError as error:
         raise SubmodelError(f"{out}: {error.strerror or error}: nothing was written") from error
@@ -54,17 +54,17 @@ def export_directory(base: Base, masks: Masks, out: Path, form: str = "hf") -> N
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copy_shards(base: Base, keep: dict[str, torch.Tensor], out: Path) -> None:
+def _copy_shards(base: Base, pruned: dict[str, torch.Tensor], out: Path) -> None:
     for pattern in _SIDE_FILES:
         for file in base.path.glob(pattern):
             shutil.copyfile(file, out / file.name)
     for file in sorted(base.path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as shard:
-            tensors = {name: _masked(base.source.get(name), keep.get(name)) for name in shard.keys()}
+            tensors = {name: _pruned(base.source.get(name), pruned.get(name)) for name in shard.keys()}
             write_tensors(out / file.name, tensors, shard.metadata())
 
 
-def _write_shards(base: Base, keep: dict[str, torch.Tensor], out: Path) -> None:
+def _write_shards(base: Base, pruned: dict[str, torch.Tensor], out: Path) -> None:
     config = base.config
     config.dtype = base.dtype
     config.architectures = [type(base.skeleton(base.dtype)).__name__]
@@ -86,10 +86,18 @@ def _write_shards(base: Base, keep: dict[str, torch.Tensor], out: Path) -> None:
         weight_map = {name: file for file, names in zip(files, groups, strict=True) for name in names}
         (out / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     for file, names in zip(files, groups, strict=True):
-        tensors = {name: _masked(base.source.get(name), keep.get(name)) for name in names}
+        tensors = {name: _pruned(base.source.get(name), pruned.get(name)) for name in names}
         write_tensors(out / file, tensors, {"format": "pt"})
 
 
-def _masked(tensor: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
+def _mask_or_weight(mask: Mask, dtype: torch.dtype) -> torch.Tensor:
+    """A bool mask, or for a sub-model with weights of its own the whole new weight."""
+    keep = torch.from_numpy(mask.unpack())
+    return keep if mask.values is None else mask.apply_to(torch.empty(keep.shape, dtype=dtype))
+
+
+def _pruned(tensor: torch.Tensor, pruned: torch.Tensor | None) -> torch.Tensor:
+    if pruned is None:
+        return tensor
     # multiplied as the runtime does, so that a dropped negative weight is the same -0.0 in both
-    return tensor if keep is None else tensor.mul_(keep)
+    return tensor.mul_(pruned) if pruned.dtype == torch.bool else tensor.copy_(pruned)

@@ -2,7 +2,8 @@
 
 Layout, encodings and digests are specified in docs/format.md. Everything is written to a temporary name and
 renamed; a manifest is the last file of its sub-model; nothing is ever unpickled. The masks of the second and
-later sub-models are coded by their differences from the first one's.
+later sub-models are coded by their differences from the first one's. A method that rewrites the surviving weights
+has their new values kept beside the masks.
 """
 
 import fcntl
@@ -11,31 +12,42 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 
 from submodel import masks
 from submodel.errors import SubmodelError, unknown_name
-from submodel.weights import write_bytes
+from submodel.weights import FLOATS, write_stream
 
 FORMAT = 1
+FORMAT_REWRITTEN = 2  # of a manifest: the sub-model has weights of its own, which a reader of format 1 would miss
 _ENCODINGS = ("bits", "gaps", "gaps-from-reference")
 _SAMPLE_BYTES = 1 << 14
+_DTYPES = {dtype: name for name, dtype in FLOATS.items()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 @dataclass(frozen=True)
 class Mask:
-    """One matrix's packed mask: uint8 (..., ceil(cols / 8)) and the number of columns."""
+    """One matrix of a sub-model.
+
+    Attributes:
+        packed: its mask, uint8 (..., ceil(cols / 8)).
+        cols: the number of columns.
+        values: reads the new values of the kept weights, in the order of the mask's ones, float (kept,); None where
+            the kept weights are those of the base.
+    """
 
     packed: masks.Packed
     cols: int
+    values: Callable[[], torch.Tensor] | None = None
 
     @property
     def weights(self) -> int:
@@ -45,25 +57,38 @@ class Mask:
         """bool (..., cols), True = kept."""
         return masks.unpack(self.packed, self.cols)
 
+    def apply_to(self, weight: torch.Tensor) -> torch.Tensor:
+        """Make the base's weight (..., cols) the sub-model's, in place; returns it."""
+        keep = torch.from_numpy(self.unpack()).to(weight.device)
+        if self.values is None:
+            return weight.mul_(keep)
+        return weight.zero_().masked_scatter_(keep, self.values().to(weight.device, weight.dtype))
+
 
 Masks = Mapping[str, Mask]
 
 
 class StoredMasks(Mapping[str, Mask]):
-    """A sub-model's masks in its file: each is read, decoded and checked when asked for, and not kept."""
+    """A sub-model's masks in its files: each is read, decoded and checked when asked for, and not kept."""
 
-    def __init__(self, file: Path, manifest: dict[str, Any], reference: Masks):
-        self._file = file
+    def __init__(self, folder: Path, manifest: dict[str, Any], reference: Masks):
+        self._file = folder / "masks.safetensors"
         self._entries: dict[str, Any] = manifest["matrices"]
         self._reference = reference
         self._again = f"extract {manifest['name']} again"
+        self._tensors = self._open(self._file, "numpy")
+        self._values_file = folder / "weights.safetensors"
+        self._values: Any = self._open(self._values_file, "pt") if "weights" in manifest else None
+
+    def _open(self, file: Path, framework: str) -> Any:
         try:
-            self._tensors = safe_open(file, framework="numpy", backend="pread")
+            tensors: Any = safe_open(file, framework=framework, backend="pread")
         except (SafetensorError, OSError) as error:
             raise SubmodelError(f"{file}: cut short or damaged ({error}): {self._again}") from error
-        lost = sorted(set(self._entries) - set(self._tensors.keys()))
+        lost = sorted(set(self._entries) - set(tensors.keys()))
         if lost:
             raise SubmodelError(f"{file}: {lost[0]} is missing: {self._again}")
+        return tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -86,7 +111,13 @@ class StoredMasks(Mapping[str, Mask]):
             packed = masks.decode(data.tobytes(), shape, self._reference[matrix].packed)
         if packed.shape != shape or digest(packed) != entry["sha256"]:
             raise SubmodelError(f"{self._file}: altered: {matrix} is not that of the manifest: {self._again}")
-        return Mask(packed, cols)
+        return Mask(packed, cols, None if self._values is None else lambda: self._read_values(matrix))
+
+    def _read_values(self, matrix: str) -> torch.Tensor:
+        values = self._values.get_tensor(matrix)
+        if _describe(values) != self._entries[matrix]["values"]:
+            raise SubmodelError(f"{self._values_file}: altered: {matrix} is not that of the manifest: {self._again}")
+        return values
 
 
 def digest(packed: masks.Packed) -> str:
@@ -97,6 +128,13 @@ def digest(packed: masks.Packed) -> str:
 def digest_of_all(entries: Mapping[str, dict[str, Any]]) -> str:
     """SHA-256 of a set of masks, from the shape and digest of each."""
     lines = [f"{name} {entries[name]['shape']} {entries[name]['sha256']}\n" for name in sorted(entries)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digest_of_values(entries: Mapping[str, dict[str, Any]]) -> str:
+    """SHA-256 of the new values of a set of matrices, from the dtype, count and digest of each."""
+    values = {name: entries[name]["values"] for name in sorted(entries)}
+    lines = [f"{name} {v['dtype']} [{v['count']}] {v['sha256']}\n" for name, v in values.items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -135,10 +173,15 @@ class Store:
                 f"sub-model of {self.path}", name, (f.parent.name for f in file.parent.parent.glob("*/manifest.json"))
             )
         manifest = _read_json(file, f"{file}: damaged")
-        if manifest.get("format") != FORMAT:
-            raise SubmodelError(f"{file}: its format is {manifest.get('format')}, this version reads {FORMAT}")
+        rewritten = "weights" in manifest
+        if manifest.get("format") != (FORMAT_REWRITTEN if rewritten else FORMAT):
+            raise SubmodelError(
+                f"{file}: its format is {manifest.get('format')}, this version reads {FORMAT} and, of sub-models with "
+                f"weights of their own, {FORMAT_REWRITTEN}: upgrade submodel"
+            )
         try:
             whole = digest_of_all(manifest["matrices"]) == manifest["masks"]["sha256"]
+            whole &= not rewritten or digest_of_values(manifest["matrices"]) == manifest["weights"]["sha256"]
         except (KeyError, TypeError, AttributeError):
             whole = False
         if not whole:
@@ -148,20 +191,20 @@ class Store:
     def masks(self, name: str) -> StoredMasks:
         """A sub-model's masks. Raises SubmodelError when they are damaged or not those of the manifest."""
         manifest = self.manifest(name)
-        file = self.path / "submodels" / name / "masks.safetensors"
         reference = manifest["masks"]["reference"]
-        return StoredMasks(file, manifest, self.masks(reference) if reference is not None else {})
+        folder = self.path / "submodels" / name
+        return StoredMasks(folder, manifest, self.masks(reference) if reference is not None else {})
 
     def size_bytes(self, name: str) -> int:
-        """What a sub-model's masks take on disk."""
-        return (self.path / "submodels" / name / "masks.safetensors").stat().st_size
+        """What a sub-model's masks, and its own weights if it has any, take on disk."""
+        return sum(file.stat().st_size for file in (self.path / "submodels" / name).glob("*.safetensors"))
 
     def add(self, name: str, model: Masks, recipe: dict[str, Any]) -> dict[str, Any]:
         """Write a sub-model.
 
         Args:
             name: its name in the store.
-            model: its masks.
+            model: its masks, all of them or none with values.
             recipe: goes into the manifest beside what this function knows itself.
 
         Returns:
@@ -181,15 +224,20 @@ class Store:
             partial.mkdir(parents=True)
             reference, against = self._reference(model)
             entries: dict[str, Any] = {}
-            write_bytes(partial / "masks.safetensors", _encoded(model, against, entries))
+            write_stream(partial / "masks.safetensors", _encoded(model, against, entries))
             _sync(partial / "masks.safetensors")
+            rewritten = any(mask.values is not None for mask in model.values())
+            if rewritten:
+                write_stream(partial / "weights.safetensors", _values(model, entries))
+                _sync(partial / "weights.safetensors")
             if not any(entry["encoding"] == "gaps-from-reference" for entry in entries.values()):
                 reference = None
             manifest = {
-                "format": FORMAT,
+                "format": FORMAT_REWRITTEN if rewritten else FORMAT,
                 "name": name,
                 **recipe,
                 "masks": {"sha256": digest_of_all(entries), "reference": reference},
+                **({"weights": {"sha256": digest_of_values(entries)}} if rewritten else {}),
                 "matrices": entries,
             }
             write_json(partial / "manifest.json", manifest)
@@ -218,7 +266,10 @@ class Store:
             yield
 
 
-def _encoded(model: Masks, against: Masks, entries: dict[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+_Written = tuple[str, str, tuple[int, ...], memoryview]
+
+
+def _encoded(model: Masks, against: Masks, entries: dict[str, Any]) -> Iterator[_Written]:
     """Every mask in its smallest encoding, by name; what the manifest says of it goes into `entries`."""
     for name in sorted(model):
         mask = model[name]
@@ -232,7 +283,29 @@ def _encoded(model: Masks, against: Masks, entries: dict[str, Any]) -> Iterator[
             "sparsity": 1 - masks.popcount(mask.packed) / mask.weights,
             "sha256": digest(mask.packed),
         }
-        yield name, data
+        yield name, "U8", data.shape, np.ascontiguousarray(data).data
+
+
+def _values(model: Masks, entries: dict[str, Any]) -> Iterator[_Written]:
+    """The new values of every matrix, by name; what the manifest says of them goes into `entries`."""
+    for name in sorted(model):
+        read = model[name].values
+        assert read is not None, f"{name} has no values"
+        values = read()
+        entries[name]["values"] = _describe(values)
+        yield name, _DTYPES[values.dtype], tuple(values.shape), _bytes_of(values)
+
+
+def _describe(values: torch.Tensor) -> dict[str, Any]:
+    return {
+        "dtype": _DTYPES[values.dtype],
+        "count": values.numel(),
+        "sha256": hashlib.sha256(_bytes_of(values)).hexdigest(),
+    }
+
+
+def _bytes_of(values: torch.Tensor) -> memoryview:
+    return values.contiguous().view(torch.uint8).numpy().data
 
 
 def _encode(mask: Mask, reference: Mask | None) -> tuple[np.ndarray, str]:

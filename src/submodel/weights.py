@@ -243,8 +243,8 @@ def write_tensors(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
         raise OSError(errno.ENOSPC if full else errno.EIO, f"cannot write ({error})", str(file)) from error
 
 
-def write_bytes(file: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Write a safetensors file of uint8 tensors one by one, so that only one is in memory.
+def write_stream(file: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], memoryview]]) -> None:
+    """Write a safetensors file from (name, dtype as safetensors names it, shape, bytes), one tensor in memory.
 
     The names must come in ascending order; the bytes are then those that the reference implementation writes.
     """
@@ -252,10 +252,10 @@ def write_bytes(file: Path, tensors: Iterable[tuple[str, np.ndarray]]) -> None:
     at = 0
     data = file.with_name(f"{file.name}.data")
     with open(data, "wb") as f:
-        for name, array in tensors:
-            header[name] = {"dtype": "U8", "shape": [*array.shape], "data_offsets": [at, at + array.nbytes]}
-            f.write(np.ascontiguousarray(array).data)
-            at += array.nbytes
+        for name, dtype, shape, content in tensors:
+            size = f.write(content)
+            header[name] = {"dtype": dtype, "shape": [*shape], "data_offsets": [at, at + size]}
+            at += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(data, "rb") as f, open(file, "wb") as out:

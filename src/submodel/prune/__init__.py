@@ -2,7 +2,9 @@
 
 from submodel.prune.magnitude import MAGNITUDE
 from submodel.prune.method import Method
+from submodel.prune.reconstruct import reconstructed
 from submodel.prune.ria import RIA
+from submodel.prune.sparsegpt import SPARSEGPT
 from submodel.prune.swaps import SWAPS
 from submodel.prune.wanda import WANDA
 
@@ -11,4 +13,6 @@ METHODS: dict[str, Method] = {
     "wanda": WANDA,
     "ria": RIA,
     "swaps": SWAPS,
+    "sparsegpt": SPARSEGPT,
 }
+METHODS |= {f"{name}+reconstruct": reconstructed(method) for name, method in METHODS.items()}

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,18 @@ from safetensors import safe_open
 
 from submodel import masks, store
 from submodel.calibration import Samples
+from submodel.compare import split_name
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base
 from submodel.prune import METHODS
+from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
-from submodel.stream import Statistic, default_dtype, walk
+from submodel.stream import Pruned, Statistic, default_dtype, walk
 from submodel.weights import write_tensors
 
 _DECIDED_AT_ONCE = 1 << 20  # weights
+_VALUES = " values"
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def extract(
     *,
     method: str = "wanda",
     pattern: Pattern | None = None,
+    allocation: str = "uniform",
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
@@ -72,6 +77,7 @@ def extract(
         out: the store, made if it is not there.
         method: a key of METHODS.
         pattern: what to remove; half of every row if None.
+        allocation: a key of ALLOCATIONS: how the sparsity is spread over blocks.
         dtype: of the arithmetic; bfloat16 where the processor has it, else float32.
         device: where blocks run.
         batch_tokens: about how many tokens run at once in one worker (a core).
@@ -81,16 +87,19 @@ def extract(
         The manifests. A sub-model that is there already with the same recipe is left as it is.
 
     Raises:
-        SubmodelError: unknown method, a name that is taken, a store of another base, a full disk.
+        SubmodelError: unknown method or allocation, an allocation that does not fit, a name that is taken, a store of
+            another base, a full disk.
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
+    pattern = pattern or Pattern(0.5)
+    check_allocation(allocation, pattern, domains)
+    passes = 1 if ALLOCATIONS[allocation] is None else 2
     names = [domain.name for domain in domains]
     for name in names:
         store.check_name(name)
     if len(set(names)) != len(names):
         raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
-    pattern = pattern or Pattern(0.5)
     dtype = dtype or default_dtype(device)
     identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
     started = time.monotonic()
@@ -98,28 +107,30 @@ def extract(
     try:
         target = store.open_or_create(out, identity)
         with target.lock():
-            recipes = {d.name: _recipe(d, base, method, pattern, dtype, device, batch_tokens) for d in domains}
+            settings = (method, pattern, allocation, dtype, device, batch_tokens)
+            recipes = {d.name: _recipe(d, base, *settings) for d in domains}
             missing = [d for d in domains if not _is_there(target, d.name, recipes[d.name]["key"])]
             resumed = 0
             if missing:
                 work = _Work(target, {d.name: recipes[d.name]["key"] for d in missing})
                 folder = work.folder.name
-                resumed = walk(
-                    base,
-                    missing,
+                run = partial(walk, base, missing, dtype=dtype, device=device, batch_tokens=batch_tokens)
+                first = partial(run, progress=lambda done, total: progress(done, passes * total))
+                patterns = allocate(allocation, base, missing, pattern, work.folder, first)
+                resumed = run(
                     make=METHODS[method].statistic,
-                    decide=_decider(METHODS[method], pattern, work),
+                    decide=_decider(METHODS[method], patterns, work),
                     keep=work.keep,
                     work=work.folder,
-                    dtype=dtype,
-                    device=device,
-                    batch_tokens=batch_tokens,
-                    progress=progress,
+                    progress=lambda done, total: progress((passes - 1) * total + done, passes * total),
                 )
                 for domain in missing:
                     found = work.result(domain.name)
-                    run = {"unseen_experts": sorted(found.unseen), "seconds": round(time.monotonic() - started, 1)}
-                    target.add(domain.name, found, {**recipes[domain.name], **run, "created": _now()})
+                    recipe = recipes[domain.name]
+                    if passes > 1:
+                        recipe["block_sparsity"] = [block.sparsity for block in patterns[domain.name]]
+                    seen = {"unseen_experts": sorted(found.unseen), "seconds": round(time.monotonic() - started, 1)}
+                    target.add(domain.name, found, {**recipe, **seen, "created": _now()})
                 work.remove()
     except (OSError, SubmodelError) as error:
         # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
@@ -133,7 +144,7 @@ def extract(
 
 
 class _Work:
-    """The folder of an extraction that is under way: one file of masks per block, beside the walk's own files."""
+    """The folder of an extraction under way: a file of masks and new weights per block, beside the walk's own files."""
 
     def __init__(self, target: store.Store, keys: dict[str, str]):
         self.folder = target.path / "work" / hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
@@ -143,15 +154,16 @@ class _Work:
     def note_unseen(self, domain: str, expert: str) -> None:
         self._unseen.setdefault(domain, []).append(expert)
 
-    def keep(self, block: int, found: dict[str, dict[str, torch.Tensor]]) -> None:
-        packed = {
-            f"{domain} {matrix}": torch.from_numpy(masks.pack(mask.numpy()))
-            for domain, group in found.items()
-            for matrix, mask in group.items()
-        }
-        cols = {m: mask.shape[-1] for group in found.values() for m, mask in group.items()}
+    def keep(self, block: int, found: dict[str, dict[str, Pruned]]) -> None:
+        tensors: dict[str, torch.Tensor] = {}
+        for domain, group in found.items():
+            for matrix, left in group.items():
+                tensors[f"{domain} {matrix}"] = torch.from_numpy(masks.pack(left.keep.numpy()))
+                if left.weight is not None:
+                    tensors[f"{domain} {matrix}{_VALUES}"] = left.weight[left.keep]
+        cols = {m: left.keep.shape[-1] for group in found.values() for m, left in group.items()}
         partial = self.folder / "block.partial"
-        write_tensors(partial, packed, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
+        write_tensors(partial, tensors, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
         os.replace(partial, self.folder / f"block-{block:04d}.safetensors")
         self._unseen = {}
 
@@ -185,38 +197,75 @@ class _KeptMasks(Mapping[str, store.Mask]):
 
     def __getitem__(self, name: str) -> store.Mask:
         file, cols = self._where[name]
-        with safe_open(file, framework="numpy", backend="pread") as f:
-            return store.Mask(f.get_tensor(f"{self._domain} {name}"), cols)
+        key = f"{self._domain} {name}"
+        with safe_open(file, framework="pt", backend="pread") as f:
+            rewritten = key + _VALUES in f.keys()
+            return store.Mask(
+                f.get_tensor(key).numpy(), cols, (lambda: _read(file, key + _VALUES)) if rewritten else None
+            )
+
+
+def _read(file: Path, name: str) -> torch.Tensor:
+    with safe_open(file, framework="pt", backend="pread") as f:
+        return f.get_tensor(name)
 
 
 def _decider(
-    method: Method, pattern: Pattern, work: _Work
-) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], torch.Tensor]:
-    def masked(weight: torch.Tensor, seen: Statistic | None, by: Method) -> torch.Tensor:
+    method: Method, patterns: dict[str, list[Pattern]], work: _Work
+) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]:
+    def pruned(weight: torch.Tensor, seen: Statistic | None, by: Method, pattern: Pattern) -> Pruned:
         # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
         prepared = by.prepare(weight, seen)
         parts = weight.split(max(1, _DECIDED_AT_ONCE // weight.shape[1]))
-        return torch.cat([by.decide(part.float(), prepared, pattern).cpu() for part in parts])
+        # new weights are rounded as they are stored, so that the walk goes on with what will be loaded
+        return _joined(torch.cat, [_rounded(by.prune(part.float(), prepared, pattern), part.dtype) for part in parts])
 
-    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> torch.Tensor:
+    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
+        pattern = patterns[domain][split_name(name)[0]]
         if weight.dim() == 2:
-            return masked(weight, statistics[0] if statistics else None, method)
+            return pruned(weight, statistics[0] if statistics else None, method, pattern)
         if statistics and not any(statistics):
             raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
-        experts: list[torch.Tensor] = []
+        experts: list[Pruned] = []
         for index, expert in enumerate(weight):
             seen = statistics[index] if statistics else None
             unseen = statistics is not None and seen is None
             if unseen:
                 work.note_unseen(domain, f"{name}[{index}]")
-            experts.append(masked(expert, seen, METHODS["magnitude"] if unseen else method))
-        return torch.stack(experts)
+            experts.append(pruned(expert, seen, METHODS["magnitude"] if unseen else method, pattern))
+        if any(expert.weight is not None for expert in experts):
+            experts = [
+                Pruned(e.keep, own.cpu() * e.keep if e.weight is None else e.weight)
+                for e, own in zip(experts, weight, strict=True)
+            ]
+        return _joined(torch.stack, experts)
 
     return decide
 
 
+def _rounded(left: Pruned, dtype: torch.dtype) -> Pruned:
+    if left.weight is None:
+        return Pruned(left.keep.cpu())
+    weight = left.weight.to("cpu", dtype)
+    if not weight.isfinite().all():
+        raise SubmodelError("a new weight is not finite: the activations overflow; try --dtype float32")
+    return Pruned(left.keep.cpu(), weight)
+
+
+def _joined(join: Callable[[list[torch.Tensor]], torch.Tensor], parts: list[Pruned]) -> Pruned:
+    weights = [part.weight for part in parts if part.weight is not None]
+    return Pruned(join([part.keep for part in parts]), join(weights) if weights else None)
+
+
 def _recipe(
-    domain: Samples, base: Base, method: str, pattern: Pattern, dtype: torch.dtype, device: str, batch_tokens: int
+    domain: Samples,
+    base: Base,
+    method: str,
+    pattern: Pattern,
+    allocation: str,
+    dtype: torch.dtype,
+    device: str,
+    batch_tokens: int,
 ) -> dict[str, Any]:
     """What decides a sub-model's masks, what made it, and a key over the former."""
     deciding = {
@@ -225,6 +274,7 @@ def _recipe(
         "sparsity": pattern.sparsity,
         "pattern": str(pattern),
         "group": "row",
+        **({} if allocation == "uniform" else {"allocation": allocation}),
         "base_sha256": base.sha256,
         "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
         "dtype": str(dtype).removeprefix("torch."),

@@ -7,20 +7,21 @@ from typing import Any
 import torch
 
 from submodel.prune.select import Pattern, keep_mask
-from submodel.stream import Make
+from submodel.stream import Make, Pruned
 
-Decide = Callable[[torch.Tensor, Any, Pattern], torch.Tensor]
-"""Some rows of a weight in float32 (rows, cols), what `prepare` made, the pattern -> bool mask, True = kept."""
+Decide = Callable[[torch.Tensor, Any, Pattern], torch.Tensor | Pruned]
+"""Some rows of a weight in float32 (rows, cols), what `prepare` made, the pattern -> bool mask, True = kept; a method
+that rewrites the kept weights gives Pruned with them in float32."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """A pruning method that leaves the surviving weights unchanged.
+    """A pruning method.
 
     Attributes:
         about: one line with the source.
         statistic: makes an empty statistic of an input (see `statistics`), or None when only weights matter.
-        decide: rows -> mask; rows are decided on their own, so a matrix may come a part at a time.
+        decide: rows -> mask, or mask and new weights; rows are decided on their own, so a matrix may come in parts.
         prepare: whole weight as stored and the statistic of its inputs -> what `decide` gets; called once a matrix.
     """
 
@@ -28,6 +29,11 @@ class Method:
     statistic: Make | None
     decide: Decide
     prepare: Callable[[torch.Tensor, Any], Any] = lambda weight, inputs: inputs
+
+    def prune(self, rows: torch.Tensor, prepared: Any, pattern: Pattern) -> Pruned:
+        """`decide`, with a bare mask made Pruned."""
+        found = self.decide(rows, prepared, pattern)
+        return found if isinstance(found, Pruned) else Pruned(found)
 
 
 def by_score(score: Callable[[torch.Tensor, Any], torch.Tensor]) -> Decide:

@@ -8,13 +8,13 @@ authors' default compares them over the whole matrix.
 import torch
 
 from submodel.prune.method import Method, by_score
-from submodel.prune.statistics import SquaredNorm
+from submodel.prune.statistics import Gram, SquaredNorm
 
 _POWER = 0.5  # the authors' a
 _CHUNK_ROWS = 256
 
 
-def prepare(weight: torch.Tensor, inputs: SquaredNorm) -> tuple[torch.Tensor, torch.Tensor]:
+def prepare(weight: torch.Tensor, inputs: SquaredNorm | Gram) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of |W| of every column, and norm of every input to the power of a: float32 (cols,) each."""
     columns = sum((part.float().abs().sum(0) for part in weight.split(_CHUNK_ROWS)), torch.zeros(weight.shape[1]))
     return columns, inputs.sum_squares.to(weight.device, torch.float32).sqrt() ** _POWER

@@ -79,6 +79,24 @@ def keep_mask(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     return torch.from_numpy(keep).to(scores.device)
 
 
+def lowest(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The lowest scores of every row, not as many of each.
+
+    Args:
+        scores: float32 (rows, cols), not negative.
+        counts: int (rows,), how many of each row.
+
+    Returns:
+        bool (rows, cols).
+    """
+    keys, wanted = scores.contiguous().cpu().numpy().view(np.int32), counts.cpu().numpy()[:, None]
+    threshold = np.take_along_axis(np.sort(keys, axis=1), np.maximum(wanted - 1, 0), axis=1)
+    found = keys < threshold
+    tied = keys == threshold
+    found |= tied & (np.cumsum(tied, axis=1) <= wanted - found.sum(axis=1, keepdims=True))
+    return torch.from_numpy(found).to(scores.device)
+
+
 def _keep_rows(scores: np.ndarray, pattern: Pattern) -> np.ndarray:
     removed = pattern.removed(scores.shape[1])
     if not removed:

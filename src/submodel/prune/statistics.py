@@ -41,6 +41,11 @@ class Gram:
         self.products = torch.zeros(cols, cols, dtype=torch.float32, device=device)
         self.tokens = 0
 
+    @property
+    def sum_squares(self) -> torch.Tensor:
+        """(cols,) as SquaredNorm's, so that a Gram matrix serves wherever a squared norm does."""
+        return self.products.diagonal()
+
     def update(self, inputs: torch.Tensor) -> None:
         """Take in (tokens, cols) of any float dtype."""
         values = inputs.float()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from submodel import masks
+from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.prune.select import Pattern, parse_pattern
 from submodel.runtime.load import open_store_base
@@ -31,13 +32,22 @@ def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
         manifest = store.manifest(name)
         found = store.masks(name)
         structured = manifest["pattern"] != "unstructured"
-        pattern = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
-        rows = sum(_check_rows(f"{path}@{name}", matrix, mask, pattern) for matrix, mask in found.items())
-        lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}"))
+        asked = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
+        blocks = manifest.get("block_sparsity")  # absent where every block has the whole's
+        rows = 0
+        for matrix, mask in found.items():
+            pattern = asked if blocks is None else Pattern(blocks[split_name(matrix)[0]])
+            rows += _check_rows(f"{path}@{name}", matrix, mask, pattern)
+        own = ", own weights whole" if "weights" in manifest else ""
+        lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}{own}"))
     return lines
 
 
 def _check_rows(model: str, matrix: str, mask: Mask, pattern: Pattern) -> int:
+    if mask.values is not None:
+        values = mask.values()
+        if values.numel() != masks.popcount(mask.packed) or not values.isfinite().all():
+            raise SubmodelError(f"{model}: {matrix}: its own weights are not one finite number for every kept weight")
     kept = masks.row_popcounts(mask.packed)
     expected = mask.cols - pattern.removed(mask.cols)
     wrong = np.argwhere(kept != expected)

@@ -6,10 +6,10 @@ With calibration on one domain's text this is the method of the paper that submo
 import torch
 
 from submodel.prune.method import Method, by_score
-from submodel.prune.statistics import SquaredNorm
+from submodel.prune.statistics import Gram, SquaredNorm
 
 
-def score(weight: torch.Tensor, inputs: SquaredNorm) -> torch.Tensor:
+def score(weight: torch.Tensor, inputs: SquaredNorm | Gram) -> torch.Tensor:
     """|W_ij| * sqrt(sum over tokens of x_j^2)."""
     return weight.abs() * inputs.sum_squares.to(weight.device, torch.float32).sqrt()
 

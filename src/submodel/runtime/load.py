@@ -33,6 +33,14 @@ class Loaded:
         return self.base.tokenizer
 
     @property
+    def digest(self) -> str | None:
+        """What tells a sub-model from others of its base: the digest of its masks, and of own weights if it has any."""
+        if self.manifest is None:
+            return None
+        own = self.manifest.get("weights")
+        return self.manifest["masks"]["sha256"] + (f"+{own['sha256']}" if own else "")
+
+    @property
     def name(self) -> str:
         """The sub-model's name, or "dense" for the base."""
         return self.manifest["name"] if self.manifest else "dense"
@@ -102,7 +110,7 @@ def open_store_base(
 
 
 def apply_masks(model: PreTrainedModel, masks: Masks) -> None:
-    """Set the weights that a mask drops to zero, in place.
+    """Set the weights that a mask drops to zero, and the others to the sub-model's own if it has any, in place.
 
     Raises SubmodelError when a matrix is missing or has another shape.
     """
@@ -113,4 +121,4 @@ def apply_masks(model: PreTrainedModel, masks: Masks) -> None:
         if weight is None or tuple(weight.shape) != shape:
             have = "none" if weight is None else tuple(weight.shape)
             raise SubmodelError(f"the masks have {name} with shape {shape}, the model has {have}: another base")
-        weight.data.mul_(torch.from_numpy(mask.unpack()).to(weight.device))
+        mask.apply_to(weight.data)

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,25 @@ from submodel.stream.observe import Found, Make, Merged, Observer, Statistic
 from submodel.stream.record import Call, Recorder
 from submodel.workers import Workers
 
-Decide = Callable[[str, str, torch.Tensor, list[Statistic | None] | None], torch.Tensor]
-"""Domain, matrix name, its weight as stored, its statistics (one, or one per expert) -> bool mask, True = kept."""
 
-Keep = Callable[[int, dict[str, dict[str, torch.Tensor]]], None]
-"""Block index, domain -> matrix name -> mask: called once a block, before the walk counts it as done."""
+@dataclass(frozen=True)
+class Pruned:
+    """A matrix, or some rows of it, after pruning.
+
+    Attributes:
+        keep: bool mask, True = kept.
+        weight: the new weights, of the mask's shape and 0 where dropped; None where the kept weights are unchanged.
+    """
+
+    keep: torch.Tensor
+    weight: torch.Tensor | None = None
+
+
+Decide = Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]
+"""Domain, matrix name, its weight as stored, its statistics (one, or one per expert) -> what is left of it."""
+
+Keep = Callable[[int, dict[str, dict[str, Pruned]]], None]
+"""Block index, domain -> matrix name -> what is left: called once a block, before the walk counts it as done."""
 
 _BATCH_TOKENS = 512
 
@@ -60,8 +75,8 @@ def walk(
         base: the model; its weights are read block by block.
         domains: token samples, all with different names.
         make: an empty statistic for an input of so many columns; None runs no block and decides on weights alone.
-        decide: the pruning method: weight and statistics -> mask.
-        keep: takes a block's masks.
+        decide: the pruning method: weight and statistics -> mask, and new weights if it makes any.
+        keep: takes a block's pruned matrices.
         work: a folder for hidden states and the journal; the caller removes it in the end.
         dtype: of the arithmetic; masks are decided on the weights as stored.
         device: where blocks run.
@@ -100,15 +115,15 @@ def walk(
             weights = {m.name: m.weight for m in matrices_of(stored.get_submodule(name), name)}
             block.to(device)
             matrices = matrices_of(block, name)
-            masks: dict[str, dict[str, torch.Tensor]] = {}
+            pruned: dict[str, dict[str, Pruned]] = {}
             if make is None:
-                masks = {d.name: {n: decide(d.name, n, w, None) for n, w in weights.items()} for d in domains}
+                pruned = {d.name: {n: decide(d.name, n, w, None) for n, w in weights.items()} for d in domains}
             for plan in plans:
                 assert make is not None
                 found = _observe(plan, index, block, matrices, make, device, workers, tell)
-                masks[plan.name] = _decide(plan.name, matrices, weights, found, decide, workers)
-                _run_pruned(plan, index, block, matrices, masks[plan.name], device, workers, tell)
-            keep(index, masks)
+                pruned[plan.name] = _decide(plan.name, matrices, weights, found, decide, workers)
+                _run_pruned(plan, index, block, matrices, pruned[plan.name], device, workers, tell)
+            keep(index, pruned)
             _write_journal(work, index + 1, plans)
             tell.block()
             block.to_empty(device="meta")
@@ -248,12 +263,12 @@ def _decide(
     found: Found,
     decide: Decide,
     workers: Workers,
-) -> dict[str, torch.Tensor]:
-    def one(matrix: Matrix) -> torch.Tensor:
+) -> dict[str, Pruned]:
+    def one(matrix: Matrix) -> Pruned:
         experts = matrix.weight.shape[0] if matrix.weight.dim() == 3 else 1
         return decide(domain, matrix.name, weights[matrix.name], [found.get((matrix.name, e)) for e in range(experts)])
 
-    return {m.name: mask for m, mask in zip(matrices, workers.map(one, matrices), strict=True)}
+    return {m.name: left for m, left in zip(matrices, workers.map(one, matrices), strict=True)}
 
 
 def _run_pruned(
@@ -261,7 +276,7 @@ def _run_pruned(
     index: int,
     block: nn.Module,
     matrices: list[Matrix],
-    masks: dict[str, torch.Tensor],
+    pruned: dict[str, Pruned],
     device: str,
     workers: Workers,
     tell: _Counter,
@@ -274,7 +289,11 @@ def _run_pruned(
 
     dense = {m.name: m.weight.data for m in matrices}
     for matrix in matrices:
-        matrix.weight.data = matrix.weight.data * masks[matrix.name].to(device)
+        left = pruned[matrix.name]
+        if left.weight is None:
+            matrix.weight.data = matrix.weight.data * left.keep.to(device)
+        else:
+            matrix.weight.data = left.weight.to(device, matrix.weight.dtype)
     workers.map(run, range(len(plan.batches)))
     for matrix in matrices:
         matrix.weight.data = dense[matrix.name]

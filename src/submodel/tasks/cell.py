@@ -95,7 +95,7 @@ class Cell:
         return Row(
             model=loaded.base.reference,
             submodel=loaded.name,
-            masks=loaded.manifest["masks"]["sha256"] if loaded.manifest else None,
+            masks=loaded.digest,
             weights=loaded.base.sha256,
             task=self.task.name,
             data=data,

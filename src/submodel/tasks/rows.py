@@ -18,7 +18,7 @@ class Row:
     """One result.
 
     Attributes:
-        model: the base's reference; `submodel`: its name, or "dense"; `masks`: the mask digest, or None.
+        model: the base's reference; `submodel`: its name, or "dense"; `masks`: `Loaded.digest`, or None.
         weights: the SHA-256 of the base's weights.
         task, metric: what was measured; `data`: name, split, rows and digest of what it was measured on.
         value, low, high: the value and its 95% confidence interval.

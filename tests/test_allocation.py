@@ -1,0 +1,204 @@
+"""Sparsity spread over blocks: OWL as published, an exact total, every rule in the walk, after a kill, verified."""
+
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from submodel.calibration import Samples
+from submodel.compare import split_name
+from submodel.errors import SubmodelError
+from submodel.models import Base, blocks_of, matrices_of, open_base
+from submodel.prune import wanda
+from submodel.prune.allocation import ALLOCATIONS, outliers, relative_error, spread
+from submodel.prune.extract import extract
+from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.statistics import Gram, SquaredNorm
+from submodel.prune.verify import verify
+from submodel.store import Store, write_json
+from tests import published, tiny
+
+RULES = [name for name, rule in ALLOCATIONS.items() if rule is not None]
+DOMAINS = [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(4, 24, seed=1))]
+
+
+def _removed(sparsities: list[float], shapes: list[list[tuple[int, int]]]) -> int:
+    return sum(rows * int(cols * s) for s, block in zip(sparsities, shapes, strict=True) for rows, cols in block)
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.03, 0.5, 0.7, 0.97])
+@pytest.mark.parametrize("blocks", [1, 2, 9])
+def test_the_total_is_exact_to_a_step_of_a_block(sparsity: float, blocks: int):
+    rng = np.random.default_rng(blocks)
+    shapes = [[(40, 36), (12, 36), (36, 53 + 7 * (k % 3))] for k in range(blocks)]
+    found = spread(list(rng.random(blocks)), shapes, sparsity)
+    asked = _removed([sparsity] * blocks, shapes)
+    assert asked - 52 < _removed(found, shapes) <= asked
+    assert all(0 <= s < 1 for s in found)
+    if blocks > 2 and sparsity in (0.5, 0.7):
+        assert max(found) - min(found) == pytest.approx(0.16, abs=1e-6)
+
+
+def test_equal_scores_are_uniform():
+    assert spread([0.3] * 3, [[(4, 8)]] * 3, 0.5) == pytest.approx([0.5] * 3, abs=0.125)
+    assert _removed(spread([0.3] * 3, [[(4, 8)]] * 3, 0.5), [[(4, 8)]] * 3) == 3 * 16
+
+
+def test_owl_is_the_published_algorithm():
+    """Scores of a dense run of the whole model, the authors' ratios, ours in exact numbers up to the row grain."""
+    model = tiny.build("llama")
+    layers: list[list[torch.Tensor]] = []
+    ours, shapes = [], []
+    _, blocks = blocks_of(model)
+    for block in blocks:
+        for weight in block.parameters():
+            if weight.dim() == 2:
+                weight.data *= torch.rand(()) * 3 * torch.rand_like(weight) ** 4  # outliers, unlike from block to block
+    norms: dict[str, SquaredNorm] = {}
+    for index, block in enumerate(blocks):
+        for matrix in matrices_of(block, str(index)):
+            norms[matrix.name] = norm = SquaredNorm(matrix.weight.shape[1], torch.device("cpu"))
+            matrix.module.register_forward_pre_hook(
+                lambda _, a, norm=norm: norm.update(a[0].reshape(-1, a[0].shape[-1]))
+            )
+    with torch.no_grad():
+        model(DOMAINS[0].ids)
+    for index, block in enumerate(blocks):
+        matrices = matrices_of(block, str(index))
+        layers.append([wanda.score(m.weight.detach(), norms[m.name]) for m in matrices])
+        ours.append(outliers([(m.weight.detach(), norms[m.name]) for m in matrices]))
+        shapes.append([(m.weight.shape[0], m.weight.shape[1]) for m in matrices])
+    theirs = published.owl(layers, 0.7)
+    assert max(theirs) - min(theirs) == pytest.approx(0.16)
+    assert spread(ours, shapes, 0.7) == pytest.approx(theirs, abs=1 / 36)
+
+
+def test_the_relative_error_of_a_matrix():
+    generator = torch.Generator().manual_seed(0)
+    weight, inputs = torch.randn(9, 20, generator=generator), torch.randn(50, 20, generator=generator)
+    gram = Gram(20, torch.device("cpu"))
+    gram.update(inputs)
+    keep = keep_mask(weight.abs() * inputs.square().sum(0).sqrt(), Pattern(0.5))
+    dense, lost = weight @ inputs.T, (weight * ~keep) @ inputs.T
+    found = relative_error(weight, gram, Pattern(0.5))
+    assert found == pytest.approx(float(lost.square().sum() / dense.square().sum()), rel=1e-4)
+    assert relative_error(torch.zeros(2, 20), gram, Pattern(0.5)) == 0
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", *tiny.MIXTURES])
+@pytest.mark.parametrize("rule", RULES)
+def test_blocks_differ_and_rows_are_exact(rule: str, family: str, tmp_path: Path):
+    base = open_base(str(tiny.save(family, tmp_path / "model")))
+    told: list[tuple[int, int]] = []
+    for run in ("one", "two"):
+        extract(
+            base,
+            DOMAINS,
+            tmp_path / run,
+            pattern=Pattern(0.6),
+            allocation=rule,
+            dtype=torch.float32,
+            progress=lambda done, total: told.append((done, total)),
+        )
+    assert told[-1][0] == told[-1][1] and len({total for _, total in told}) == 1
+    store = Store(tmp_path / "one")
+    verify(store.path)
+    for name in "de":
+        manifest = store.manifest(name)
+        assert manifest == {**Store(tmp_path / "two").manifest(name), **_moments(manifest)}
+        sparsities, shapes = manifest["block_sparsity"], [[] for _ in manifest["block_sparsity"]]
+        assert manifest["allocation"] == rule and len(set(sparsities)) > 1
+        for matrix, entry in manifest["matrices"].items():
+            *rows, cols = entry["shape"]
+            block = split_name(matrix)[0]
+            shapes[block].append((int(np.prod(rows)), cols))
+            assert entry["sparsity"] == pytest.approx(int(cols * sparsities[block]) / cols)
+        assert 0 <= _removed([0.6] * len(shapes), shapes) - _removed(sparsities, shapes) < 1300
+    assert store.manifest("d")["block_sparsity"] != store.manifest("e")["block_sparsity"]
+
+
+def _moments(manifest: dict) -> dict:
+    return {key: manifest[key] for key in ("created", "seconds")}
+
+
+@pytest.mark.parametrize("method", ["magnitude", "sparsegpt", "ria+reconstruct"])
+def test_any_method(method: str, llama: Path, tmp_path: Path):
+    extract(open_base(str(llama)), DOMAINS, tmp_path / "s", method=method, allocation="owl", dtype=torch.float32)
+    verify(tmp_path / "s")
+    sparsities = {e["sparsity"] for e in Store(tmp_path / "s").manifest("d")["matrices"].values()}
+    assert len(sparsities) > 2
+
+
+def test_uniform_is_as_without(llama: Path, tmp_path: Path):
+    base = open_base(str(llama))
+    extract(base, DOMAINS, tmp_path / "s", dtype=torch.float32)
+    again = extract(base, DOMAINS, tmp_path / "s", dtype=torch.float32, allocation="uniform")
+    assert again.already == ["d", "e"] and "block_sparsity" not in again.manifests["d"]
+    with pytest.raises(SubmodelError, match="another recipe"):
+        extract(base, DOMAINS, tmp_path / "s", dtype=torch.float32, allocation="owl")
+
+
+@pytest.mark.parametrize("files", [2, 4, 7, 8, 9, 10, 13])
+def test_interrupted_in_either_pass_and_started_again(files: int, llama: Path, tmp_path: Path, monkeypatch):
+    """It stops after so many: store.json, scores and journal of 3 blocks, the allocation, masks and journal of 3."""
+    base, replace, replaced = open_base(str(llama)), os.replace, 0
+    run = partial(extract, base, DOMAINS, allocation="owl", dtype=torch.float32, batch_tokens=48)
+    run(out=tmp_path / "whole")
+
+    def interrupted(*names):
+        nonlocal replaced
+        replaced += 1
+        if replaced > files:
+            raise KeyboardInterrupt
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(out=tmp_path / "store")
+    monkeypatch.undo()
+    read: list[str] = []
+    fill = Base.fill
+
+    def counting(self, model, wanted, targets):
+        read.extend(target.split(".")[2] for target in targets.values() if "q_proj" in target and wanted(target))
+        return fill(self, model, wanted, targets)
+
+    monkeypatch.setattr(Base, "fill", counting)
+    again = run(out=tmp_path / "store")
+    assert again.resumed_blocks == max(0, files - 8) // 2
+    # blocks that are left of the dense pass and of the last one, and block 0 once a pass to learn what it returns
+    dense = 3 - min(3, (files - 1) // 2)
+    passes = [dense, 3 - again.resumed_blocks] if files < 8 else [3 - again.resumed_blocks]
+    assert len(read) == sum(left + (left < 3) for left in passes)
+    assert _content(tmp_path / "store") == _content(tmp_path / "whole")
+    assert not (tmp_path / "store/work").exists()
+
+
+def _content(store: Path) -> list[object]:
+    manifests = [Store(store).manifest(name) for name in "de"]
+    return [(m["masks"]["sha256"], m["block_sparsity"]) for m in manifests]
+
+
+def test_what_does_not_fit_is_refused(llama: Path, tmp_path: Path):
+    base = open_base(str(llama))
+    with pytest.raises(SubmodelError, match="did you mean 'owl'"):
+        extract(base, DOMAINS, tmp_path / "s", allocation="owls")
+    with pytest.raises(SubmodelError, match="2:4 removes as much of every block"):
+        extract(base, DOMAINS, tmp_path / "s", allocation="owl", pattern=Pattern(0.5, 2, 4))
+    empty = Samples("m", torch.empty(0, 0, dtype=torch.int64))
+    with pytest.raises(SubmodelError, match="needs text"):
+        extract(base, [empty], tmp_path / "s", method="magnitude", allocation="owl")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_row_of_another_blocks_sparsity_is_found(llama: Path, tmp_path: Path):
+    base = open_base(str(llama))
+    extract(base, DOMAINS[:1], tmp_path / "s", allocation="error", dtype=torch.float32)
+    file = tmp_path / "s/submodels/d/manifest.json"
+    manifest = Store(tmp_path / "s").manifest("d")
+    write_json(file, {**manifest, "block_sparsity": manifest["block_sparsity"][::-1]})
+    with pytest.raises(SubmodelError, match="keeps"):
+        verify(tmp_path / "s")
