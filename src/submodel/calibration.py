@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,13 +82,15 @@ class Samples:
     """Token samples of one domain: `ids` int64 (samples, seq_len).
 
     `lengths`, if there, says how many tokens of each sample are real; the rest is padding, which is never
-    computed. Packed samples have no padding and no lengths.
+    computed. Packed samples have no padding and no lengths. `openings`, if there, int64 (count,), are tokens that
+    each open a sequence of their own (see `with_openings`).
     """
 
     name: str
     ids: torch.Tensor
     provenance: Provenance | None = None
     lengths: tuple[int, ...] | None = None
+    openings: torch.Tensor | None = None
 
 
 def parse_spec(spec: str) -> tuple[Path, str | None]:
@@ -214,6 +216,25 @@ def load_samples(
         column=column,
         split=split if path.is_dir() else "all",
     )
+
+
+def with_openings(samples: Samples, count: int, vocabulary: int) -> Samples:
+    """Add sequences of one token, as what a sequence may open with.
+
+    Many models park attention on the first token, whose hidden state some early block makes huge, whatever the token
+    is. Calibration text shows as many first tokens as it has samples; a model pruned by it may fail on any other. The
+    first position sees nothing but its own token, so one-token sequences show it completely.
+
+    Args:
+        samples: packed samples.
+        count: how many tokens: the most frequent ones of the samples, then others at random (seed 0).
+        vocabulary: tokens are below this.
+    """
+    tokens, uses = samples.ids.unique(return_counts=True)
+    found = tokens[uses.argsort(descending=True, stable=True)]
+    others = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0))
+    others = others[~torch.isin(others, found)]
+    return replace(samples, openings=torch.cat([found, others])[:count])
 
 
 def _tokenise(tokenizer: Any, text: str) -> list[int]:

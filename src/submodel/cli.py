@@ -65,6 +65,7 @@ def _extract(args: argparse.Namespace) -> None:
             method=args.method,
             pattern=pattern,
             allocation=args.allocation,
+            openings=args.openings,
             dtype=getattr(torch, args.dtype) if args.dtype else None,
             device=args.device,
             batch_tokens=args.batch_tokens,
@@ -416,6 +417,12 @@ def parser() -> argparse.ArgumentParser:
         "--allocation",
         default="uniform",
         help="sparsity of each block: uniform, or from a pass over the dense model owl or error (default: uniform)",
+    )
+    p.add_argument(
+        "--openings",
+        type=int,
+        metavar="N",
+        help="one-token samples beside the text, as what a sequence may open with (default: swaps 4096, others none)",
     )
     p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")

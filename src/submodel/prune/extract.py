@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 
 from submodel import masks, store
-from submodel.calibration import Samples
+from submodel.calibration import Samples, with_openings
 from submodel.compare import split_name
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base
@@ -64,6 +64,7 @@ def extract(
     method: str = "wanda",
     pattern: Pattern | None = None,
     allocation: str = "uniform",
+    openings: int | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
@@ -78,6 +79,7 @@ def extract(
         method: a key of METHODS.
         pattern: what to remove; half of every row if None.
         allocation: a key of ALLOCATIONS: how the sparsity is spread over blocks.
+        openings: one-token samples beside each domain's text; the method's own number if None.
         dtype: of the arithmetic; bfloat16 where the processor has it, else float32.
         device: where blocks run.
         batch_tokens: about how many tokens run at once in one worker (a core).
@@ -94,6 +96,7 @@ def extract(
         raise unknown_name("method", method, METHODS)
     pattern = pattern or Pattern(0.5)
     check_allocation(allocation, pattern, domains)
+    openings = METHODS[method].openings if openings is None else openings
     passes = 1 if ALLOCATIONS[allocation] is None else 2
     names = [domain.name for domain in domains]
     for name in names:
@@ -107,17 +110,19 @@ def extract(
     try:
         target = store.open_or_create(out, identity)
         with target.lock():
-            settings = (method, pattern, allocation, dtype, device, batch_tokens)
+            settings = (method, pattern, allocation, openings, dtype, device, batch_tokens)
             recipes = {d.name: _recipe(d, base, *settings) for d in domains}
             missing = [d for d in domains if not _is_there(target, d.name, recipes[d.name]["key"])]
             resumed = 0
             if missing:
                 work = _Work(target, {d.name: recipes[d.name]["key"] for d in missing})
                 folder = work.folder.name
-                run = partial(walk, base, missing, dtype=dtype, device=device, batch_tokens=batch_tokens)
-                first = partial(run, progress=lambda done, total: progress(done, passes * total))
+                run = partial(walk, base, dtype=dtype, device=device, batch_tokens=batch_tokens)
+                first = partial(run, missing, progress=lambda done, total: progress(done, passes * total))
                 patterns = allocate(allocation, base, missing, pattern, work.folder, first)
+                vocabulary = base.config.get_text_config().vocab_size
                 resumed = run(
+                    [with_openings(d, openings, vocabulary) for d in missing] if openings else missing,
                     make=METHODS[method].statistic,
                     decide=_decider(METHODS[method], patterns, work),
                     keep=work.keep,
@@ -263,6 +268,7 @@ def _recipe(
     method: str,
     pattern: Pattern,
     allocation: str,
+    openings: int,
     dtype: torch.dtype,
     device: str,
     batch_tokens: int,
@@ -275,6 +281,7 @@ def _recipe(
         "pattern": str(pattern),
         "group": "row",
         **({} if allocation == "uniform" else {"allocation": allocation}),
+        **({"openings": openings} if openings else {}),
         "base_sha256": base.sha256,
         "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
         "dtype": str(dtype).removeprefix("torch."),

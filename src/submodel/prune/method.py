@@ -23,12 +23,14 @@ class Method:
         statistic: makes an empty statistic of an input (see `statistics`), or None when only weights matter.
         decide: rows -> mask, or mask and new weights; rows are decided on their own, so a matrix may come in parts.
         prepare: whole weight as stored and the statistic of its inputs -> what `decide` gets; called once a matrix.
+        openings: one-token samples that it wants beside the text (see `calibration.with_openings`).
     """
 
     about: str
     statistic: Make | None
     decide: Decide
     prepare: Callable[[torch.Tensor, Any], Any] = lambda weight, inputs: inputs
+    openings: int = 0
 
     def prune(self, rows: torch.Tensor, prepared: Any, pattern: Pattern) -> Pruned:
         """`decide`, with a bare mask made Pruned."""

@@ -92,4 +92,6 @@ def reconstructed(method: Method) -> Method:
         keep = method.prune(weight, own, pattern).keep
         return Pruned(keep, refit(weight, keep, gram, ridge=ridge))
 
-    return Method(f"{method.about}; the kept weights fitted by least squares", Gram, decide, prepare)
+    gram = method.statistic if isinstance(method.statistic, type) and issubclass(method.statistic, Gram) else Gram
+    about = f"{method.about}; the kept weights fitted by least squares"
+    return Method(about, gram, decide, prepare, method.openings)

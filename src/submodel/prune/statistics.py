@@ -2,6 +2,8 @@
 
 import torch
 
+OPENINGS_SHARE = 0.1  # of the squared sum over text; 0.1 was tried first and settled the matter (dev/LOG.md)
+_CLIP = 4.0  # times the median norm
 _CHUNK_ROWS = 128  # the float32 copy of a chunk stays in the second-level cache
 
 
@@ -28,6 +30,10 @@ class SquaredNorm:
         self.sum_squares += other.sum_squares
         self.tokens += other.tokens
 
+    def add_openings(self, other: "SquaredNorm") -> None:
+        """Let one-token samples have their share in the sum."""
+        self.sum_squares += _scale(self, other) * other.sum_squares
+
 
 class Gram:
     """The Gram matrix of the inputs: sum over tokens of x x^T; its diagonal is SquaredNorm's sum.
@@ -48,11 +54,38 @@ class Gram:
 
     def update(self, inputs: torch.Tensor) -> None:
         """Take in (tokens, cols) of any float dtype."""
-        values = inputs.float()
+        self._add(inputs.float())
+
+    def _add(self, values: torch.Tensor) -> None:
         self.products.addmm_(values.T, values)
-        self.tokens += inputs.shape[0]
+        self.tokens += values.shape[0]
 
     def merge(self, other: "Gram") -> None:
         """Add what another one has seen."""
         self.products += other.products
         self.tokens += other.tokens
+
+    def add_openings(self, other: "Gram") -> None:
+        """Let one-token samples have their share in the sum."""
+        self.products.add_(other.products, alpha=_scale(self, other))
+
+
+class ClippedGram(Gram):
+    """A Gram matrix in which no token counts for more than one of 4 times its batch's median norm.
+
+    A few massive activations (arXiv 2402.17762) would else be all that the matrix of some inputs describes.
+    """
+
+    def update(self, inputs: torch.Tensor) -> None:
+        """Take in one batch, (tokens, cols) of any float dtype."""
+        values = inputs.to(torch.float32, copy=True)
+        norms = values.norm(dim=1, keepdim=True)
+        limit = _CLIP * norms.median()
+        values *= torch.where(norms > limit, limit / norms, 1)
+        self._add(values)
+
+
+def _scale(text: SquaredNorm | Gram, openings: SquaredNorm | Gram) -> float:
+    """What makes the sum over openings the agreed share of the sum over text."""
+    whole = float(openings.sum_squares.sum())
+    return OPENINGS_SHARE * float(text.sum_squares.sum()) / whole if whole else 0.0

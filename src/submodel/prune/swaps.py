@@ -16,7 +16,7 @@ import torch
 
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern, keep_mask
-from submodel.prune.statistics import Gram
+from submodel.prune.statistics import ClippedGram, Gram
 
 _CANDIDATES = 8
 _ROUNDS = 60
@@ -184,4 +184,6 @@ def _lowest(costs: torch.Tensor, count: int) -> torch.Tensor:
     return costs.topk(min(count, costs.shape[1]), dim=1, largest=False).indices
 
 
-SWAPS = Method("exchanges from Wanda's mask that lower the output error (arXiv 2512.10922)", Gram, decide)
+SWAPS = Method(
+    "exchanges from Wanda's mask that lower the output error (arXiv 2512.10922)", ClippedGram, decide, openings=4096
+)

@@ -21,11 +21,16 @@ from submodel.stream.record import Call, _Stop
 
 
 class Statistic(Protocol):
-    """What a pruning method gathers of one input: `update` gets (tokens, cols), never a padding token."""
+    """What a pruning method gathers of one input: `update` gets (tokens, cols), never a padding token.
+
+    `add_openings` takes in what was gathered of one-token samples, for the methods that ask for them.
+    """
 
     def update(self, inputs: torch.Tensor) -> None: ...
 
     def merge(self, other: Self) -> None: ...
+
+    def add_openings(self, other: Self) -> None: ...
 
 
 Make = Callable[[int, torch.device], Statistic]

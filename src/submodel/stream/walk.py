@@ -94,14 +94,15 @@ def walk(
         prefix, blocks = blocks_of(model)
         targets = base.targets(model)
         plans = [_Domain(d, model, work / d.name, dtype, batch_tokens, stack) for d in domains] if make else []
-        start = _read_journal(work, plans)
-        _record(base, model, prefix, blocks, targets, plans, device, fresh=start == 0)
+        parts = [part for plan in plans for part in plan.parts]
+        start = _read_journal(work, parts)
+        _record(base, model, prefix, blocks, targets, parts, device, fresh=start == 0)
         if start:
             blocks[0].to_empty(device="meta")
         # masks are decided on the stored weights: read apart when the arithmetic has another dtype
         stored = model if base.dtype == dtype else base.skeleton(base.dtype)
         workers = stack.enter_context(Workers(device))
-        tell = _Counter(progress, len(blocks), sum(2 * plan.tokens for plan in plans), start)
+        tell = _Counter(progress, len(blocks), sum(2 * part.tokens for part in parts), start)
         for index in range(start, len(blocks)):
             name = f"{prefix}.{index}"
             block = blocks[index]
@@ -120,11 +121,16 @@ def walk(
                 pruned = {d.name: {n: decide(d.name, n, w, None) for n, w in weights.items()} for d in domains}
             for plan in plans:
                 assert make is not None
-                found = _observe(plan, index, block, matrices, make, device, workers, tell)
+                found, *openings = [
+                    _observe(part, index, block, matrices, make, device, workers, tell) for part in plan.parts
+                ]
+                for other in openings:
+                    _weigh_in(found, other)
                 pruned[plan.name] = _decide(plan.name, matrices, weights, found, decide, workers)
-                _run_pruned(plan, index, block, matrices, pruned[plan.name], device, workers, tell)
+                for part in plan.parts:
+                    _run_pruned(part, index, block, matrices, pruned[plan.name], device, workers, tell)
             keep(index, pruned)
-            _write_journal(work, index + 1, plans)
+            _write_journal(work, index + 1, parts)
             tell.block()
             block.to_empty(device="meta")
             if stored is not model:
@@ -133,7 +139,10 @@ def walk(
 
 
 class _Domain:
-    """One domain in the walk: its samples in batches, its hidden states, the recorded calls of its batches."""
+    """One domain in the walk: its samples in batches, its hidden states, the recorded calls of its batches.
+
+    `parts` are itself and, if its samples have openings, these as a domain of one-token samples.
+    """
 
     def __init__(
         self, samples: Samples, model: Any, folder: Path, dtype: torch.dtype, batch_tokens: int, stack: ExitStack
@@ -147,6 +156,10 @@ class _Domain:
         step = max(1, batch_tokens // seq_len) if samples.lengths is None else 1
         self.batches = [(at, min(at + step, count)) for at in range(0, count, step)]
         self.calls: list[list[Call]] = []
+        self.parts = [self]
+        if samples.openings is not None:
+            alone = Samples(f"{samples.name} openings", samples.openings[:, None])
+            self.parts.append(_Domain(alone, model, folder / "openings", dtype, batch_tokens, stack))
 
     def read(self, block: int, start: int, stop: int) -> torch.Tensor:
         hidden = self.hidden.read(block, start, stop)
@@ -254,6 +267,12 @@ def _observe(
     with Observer(matrices, make) as observer:
         workers.map(lambda batch: merged.add(batch, lambda: run(batch)), range(len(plan.batches)))
     return merged.whole
+
+
+def _weigh_in(found: Found, openings: Found) -> None:
+    """Add the statistics of one-token samples to those of the text; shared ones once."""
+    for statistic, other in {id(found[key]): (found[key], openings[key]) for key in found if key in openings}.values():
+        statistic.add_openings(other)
 
 
 def _decide(
