@@ -1,0 +1,63 @@
+"""The native kernels (csrc/): found, loaded through ctypes once, and given tensors' own memory.
+
+The interpreter lock is released while they run. Without the library (no compiler at install time) everything that
+uses it has a slower torch twin, and the user is told once.
+"""
+
+import ctypes
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+LIBRARY = Path(__file__).parent / "kernels.so"
+
+
+class Matrix(ctypes.Structure):
+    """`sm_matrix` of csrc/submodel.h."""
+
+    _fields_ = [
+        ("format", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+        ("mask", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+    ]
+
+
+def open_library(file: Path) -> Any:
+    """Load a build of csrc/. Raises OSError when it is not there."""
+    found = ctypes.CDLL(str(file))
+    number, pointer, matrix = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(Matrix)
+    for name, result, arguments in [
+        ("sm_kernels", ctypes.c_char_p, []),
+        ("sm_starts", number, [number, pointer, number, number, pointer]),
+        ("sm_pack", None, [matrix, pointer, number]),
+        ("sm_unpack", None, [matrix, number, number, pointer, number]),
+        ("sm_matmul", None, [matrix, pointer, number, pointer, number]),
+    ]:
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+@cache
+def library() -> Any:
+    """The loaded library, or None; then one warning says what to do."""
+    try:
+        return open_library(LIBRARY)
+    except OSError as error:
+        warnings.warn(
+            f"the native kernels are not there ({error}): packed models run slowly; "
+            "install a C++ compiler and submodel again",
+            stacklevel=2,
+        )
+        return None
+
+
+def instruction_set() -> str:
+    """What the kernels run on: "avx512", "avx2", "reference" (plain C++) or "torch" (no library)."""
+    found = library()
+    return found.sm_kernels().decode() if found else "torch"
