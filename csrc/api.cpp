@@ -137,13 +137,15 @@ void sm_unpack(const sm_matrix* m, int64_t first, int64_t last, uint16_t* out, i
   });
 }
 
-void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, uint16_t* y, int64_t threads) {
+void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint16_t* bias, uint16_t* y,
+               int64_t threads) {
   std::unique_ptr<float[]> values(new float[count * m->cols]), found(new float[count * m->rows]);
   for (int64_t i = 0; i < count * m->cols; i++) values[i] = from_bf16(x[i]);
   Input input(values.get(), count, m->cols, true);
   float* out = found.get();
   multiply(&m, &out, 1, input, threads);
-  for (int64_t i = 0; i < count * m->rows; i++) y[i] = to_bf16(out[i]);
+  for (int64_t b = 0; b < count; b++, y += m->rows, out += m->rows)
+    for (int64_t row = 0; row < m->rows; row++) y[row] = to_bf16(bias ? out[row] + from_bf16(bias[row]) : out[row]);
 }
 
 }

@@ -58,4 +58,4 @@ def build(out: Path = LIBRARY, extra: tuple[str, ...] = (), driver: Path | None 
 
 
 if __name__ == "__main__":
-    print(build(*map(Path, sys.argv[1:2])))
+    print(build(Path(sys.argv[1]) if len(sys.argv) > 1 else LIBRARY))

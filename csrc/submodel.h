@@ -30,7 +30,8 @@ void sm_pack(const sm_matrix* m, const uint16_t* dense, int64_t threads);
 // Rows [first, last) as bfloat16 [last - first][cols], dropped weights 0.
 void sm_unpack(const sm_matrix* m, int64_t first, int64_t last, uint16_t* out, int64_t threads);
 
-// y [count][rows] = x [count][cols] times the matrix transposed, both bfloat16.
-void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, uint16_t* y, int64_t threads);
+// y [count][rows] = x [count][cols] times the matrix transposed, plus bias [rows] if any; all bfloat16.
+void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint16_t* bias, uint16_t* y,
+               int64_t threads);
 
 }

@@ -34,7 +34,7 @@ static int check(int64_t format, int64_t rows, int64_t cols, int64_t count, int6
   if (format == SM_DENSE_BF16) __builtin_memcpy(values.get(), dense.data(), size_t(size));
   else sm_pack(&m, dense.data(), threads);
   sm_unpack(&m, 0, rows, out.data(), threads);
-  sm_matmul(&m, x.data(), count, y.data(), threads);
+  sm_matmul(&m, x.data(), count, nullptr, y.data(), threads);
   for (int64_t b = 0; b < count; b++)
     for (int64_t row = 0; row < rows; row++) {
       double sum = 0, size_of_sum = 0;

@@ -119,6 +119,16 @@ def test_sizes():
         assert pack(weights, mask, name).size_bytes <= most * weights.nbytes
 
 
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("count", [1, 12])
+def test_bias(name: str, count: int, kernels: str):
+    weights, mask, _ = _example(1030, 70)
+    matrix = pack(weights, mask, name)
+    x, bias = torch.randn(count, 70).to(torch.bfloat16), torch.randn(1030).to(torch.bfloat16)
+    sum_of_both = multiply(matrix, x).float() + bias.float()
+    assert torch.allclose(multiply(matrix, x, bias).float(), sum_of_both, rtol=0.02, atol=0.02)
+
+
 def test_threads_do_not_change_the_result():
     weights, mask, _ = _example(1000, 200)
     x = torch.randn(2, 200).to(torch.bfloat16)
@@ -142,7 +152,7 @@ def test_a_damaged_matrix_is_refused(kernels: str):
     for name in FORMATS:
         matrix = pack(weights, mask, name)
         parts = {**matrix.tensors}
-        damaged = [{**parts, "values": parts["values"][:-SLACK]}, {**parts, "values": parts["values"][:-1]}]
+        damaged = [{**parts, "values": parts["values"][:-n]} for n in (1, 2, SLACK)]
         for part in ("mask", "starts", "scales"):
             if part in parts:
                 damaged += [{k: v for k, v in parts.items() if k != part}, {**parts, part: parts[part][:-1]}]

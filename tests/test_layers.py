@@ -12,8 +12,8 @@ LAYERS = [
     ["weights", "masks", "workers"],
     ["models", "calibration"],
     ["stream", "store"],
-    ["compare", "runtime", "export"],
-    ["prune", "tasks"],
+    ["compare", "runtime"],
+    ["export", "prune", "tasks"],
     ["report"],
     ["cli"],
 ]

@@ -36,7 +36,7 @@ def open_library(file: Path) -> Any:
         ("sm_starts", number, [number, pointer, number, number, pointer]),
         ("sm_pack", None, [matrix, pointer, number]),
         ("sm_unpack", None, [matrix, number, number, pointer, number]),
-        ("sm_matmul", None, [matrix, pointer, number, pointer, number]),
+        ("sm_matmul", None, [matrix, pointer, number, pointer, pointer, number]),
     ]:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments

@@ -63,7 +63,7 @@ class Packed:
         format: a key of FORMATS.
         rows, cols: its shape unpacked.
         mask: int64 (rows, ceil(cols / 64)), or None.
-        values: uint8 (bytes of all values, and slack).
+        values: uint8 (bytes of all values, and slack unless all are there).
         starts: int64 (ceil(rows / BLOCK) + 1), or None.
         scales: bfloat16 (rows, ceil(cols / 64)), or None.
     """
@@ -101,7 +101,7 @@ class Packed:
     def check(self) -> None:
         """Raises SubmodelError unless every read of the kernels stays within the tensors."""
         form, words = FORMATS[self.format], -(-self.cols // 64)
-        wanted = {"values": (torch.uint8, self.values.shape)}
+        wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"values": (torch.uint8, self.values.shape)}
         if form.masked:
             wanted |= {
                 "mask": (torch.int64, (self.rows, words)),
@@ -117,10 +117,10 @@ class Packed:
         )
         if whole and self.mask is not None and self.starts is not None:
             end, starts = _starts(self.mask, self.cols, form)
-            whole = end >= 0 and torch.equal(starts, self.starts)
-        else:
-            end = self.rows * (2 * self.cols if form.bits == 16 else 64 * words)
-        if not whole or self.values.numel() < end + SLACK:
+            whole = end >= 0 and torch.equal(starts, self.starts) and self.values.numel() == end + SLACK
+        elif whole:
+            whole = self.values.numel() == self.rows * (2 * self.cols if form.bits == 16 else 64 * words)
+        if not whole:
             raise SubmodelError(f"a packed matrix of {self.rows} x {self.cols} in {self.format} is damaged")
 
 
@@ -141,18 +141,17 @@ def pack(dense: torch.Tensor, mask: Mask | None, name: str) -> Packed:
     rows, cols = weights.shape
     words = -(-cols // 64)
     if name == "dense":
-        values = torch.zeros(2 * rows * cols + SLACK, dtype=torch.uint8)
-        values[:-SLACK] = weights.reshape(-1).view(torch.uint8)
-        return Packed(name, rows, cols, values)
+        return Packed(name, rows, cols, weights.view(-1).view(torch.uint8))
     bits = starts = None
-    end = rows * 64 * words
     if form.masked:
         assert mask is not None
         bits = mask_words(mask)
         end, starts = _starts(bits, cols, form)
+        values = torch.empty(end + SLACK, dtype=torch.uint8)
+        values[end:] = 0
+    else:
+        values = torch.empty(rows * 64 * words, dtype=torch.uint8)
     scales = torch.empty(rows, words, dtype=torch.bfloat16) if form.bits < 16 else None
-    values = torch.empty(end + SLACK, dtype=torch.uint8)
-    values[end:] = 0
     packed = Packed(name, rows, cols, values, bits, starts, scales)
     library = native.library()
     if library:
@@ -166,7 +165,7 @@ def unpack(packed: Packed, first: int = 0, last: int | None = None) -> torch.Ten
     """Rows [first, last) as bfloat16 (last - first, cols), dropped weights 0; first is a multiple of BLOCK."""
     last = packed.rows if last is None else last
     if packed.format == "dense":
-        return packed.values[:-SLACK].view(torch.bfloat16).view(packed.rows, packed.cols)[first:last]
+        return packed.values.view(torch.bfloat16).view(packed.rows, packed.cols)[first:last]
     library = native.library()
     if not library:
         return _unpack(packed)[first:last]
@@ -175,8 +174,8 @@ def unpack(packed: Packed, first: int = 0, last: int | None = None) -> torch.Ten
     return out
 
 
-def multiply(packed: Packed, x: torch.Tensor) -> torch.Tensor:
-    """x (..., cols) times the matrix transposed: bfloat16 (..., rows).
+def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x (..., cols) times the matrix transposed, plus bias (rows): bfloat16 (..., rows).
 
     Few rows of x go through the format's own kernel, which reads the packed weights once; for more the weights are
     unpacked panel by panel and multiplied by torch, whose cost they share.
@@ -186,14 +185,16 @@ def multiply(packed: Packed, x: torch.Tensor) -> torch.Tensor:
     if library and len(flat) <= _FEW:
         y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
         threads = torch.get_num_threads()
-        library.sm_matmul(ctypes.byref(packed.native), flat.data_ptr(), len(flat), y.data_ptr(), threads)
+        at = None if bias is None else bias.data_ptr()
+        library.sm_matmul(ctypes.byref(packed.native), flat.data_ptr(), len(flat), at, y.data_ptr(), threads)
     elif packed.format == "dense" or not library:
-        y = functional.linear(flat, unpack(packed))
+        y = functional.linear(flat, unpack(packed), bias)
     else:
         y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
         for first in range(0, packed.rows, _PANEL):
             last = min(first + _PANEL, packed.rows)
-            y[:, first:last] = functional.linear(flat, unpack(packed, first, last))
+            part = None if bias is None else bias[first:last]
+            y[:, first:last] = functional.linear(flat, unpack(packed, first, last), part)
     return y.view(*x.shape[:-1], packed.rows)
 
 
@@ -266,7 +267,7 @@ def _pack(packed: Packed, dense: torch.Tensor) -> None:
             packed.values[at : at + size] = values | functional.pad(right, (0, size - len(right))) << 4
             at += size
     else:
-        packed.values[:-SLACK] = steps[bits]
+        packed.values[: int(bits.sum())] = steps[bits]
 
 
 def _unpack(packed: Packed) -> torch.Tensor:
@@ -286,6 +287,6 @@ def _unpack(packed: Packed) -> torch.Tensor:
             row[half:][kept[half:]] = (packed.values[at : at + right] >> 4).float() - 8
             at += max(left, right)
     else:
-        steps[bits] = packed.values[:-SLACK].float() - 128
+        steps[bits] = packed.values[: int(bits.sum())].float() - 128
     dense = steps.view(packed.rows, -1, 64) * packed.scales.float()[..., None]
     return dense.view(packed.rows, -1)[:, : packed.cols].to(torch.bfloat16).contiguous()

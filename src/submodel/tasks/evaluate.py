@@ -66,6 +66,7 @@ def evaluate(
             base=base,
             trust_remote_code=trust_remote_code,
             opened=opened,
+            weight_format=settings.weight_format,
         )
         for task in tasks:
             for row in TASKS[task.name](Cell(task, loaded, settings, out, done, progress, say, shared)):

@@ -1,0 +1,98 @@
+"""Build a model whose matrices are packed, block by block: the dense model is never in memory beside it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import GenerationConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from submodel.errors import SubmodelError
+from submodel.models import Base, blocks_of, matrices_of
+from submodel.runtime.linear import PackedEmbedding, PackedExperts, PackedLinear
+from submodel.runtime.packed import FORMATS, Packed, format_named, pack
+from submodel.store import Mask, Masks
+
+
+def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
+    """The model in bfloat16 with every matrix of its blocks, and the output head, packed.
+
+    Args:
+        base: the base model.
+        masks: of a sub-model; none for the base itself, whose matrices go into the format's dense counterpart.
+        name: a key of FORMATS. The output head has no mask; beside 8 and 4 bits it is in 8 bits.
+
+    Raises SubmodelError for an unknown format or masks of another base.
+    """
+    rest = format_named(name).rest
+    model = base.skeleton(torch.bfloat16)
+    targets = base.targets(model)
+    prefix, blocks = blocks_of(model)
+    left = dict.fromkeys(masks)
+    base.fill(model, lambda target: not target.startswith(f"{prefix}."), targets)
+    model.tie_weights()
+    for index, block in enumerate(blocks):
+        at = f"{prefix}.{index}"
+        base.fill(model, lambda target, at=at: target.startswith(f"{at}."), targets)
+        for matrix in matrices_of(block, at):
+            place(model, matrix.name, _pack(matrix.weight, masks.get(matrix.name), matrix.name, name))
+            left.pop(matrix.name, None)
+    if left:
+        raise SubmodelError(f"the masks have {next(iter(left))}, which the model does not pack: another base")
+    pack_head(model, rest)
+    read_generation_config(model, base)
+    return model
+
+
+def _pack(weight: torch.Tensor, mask: Mask | None, matrix: str, name: str) -> list[Packed]:
+    if mask is not None and tuple(weight.shape) != (shape := (*mask.packed.shape[:-1], mask.cols)):
+        raise SubmodelError(f"the masks have {matrix} with shape {shape}, the model has {tuple(weight.shape)}")
+    if weight.dim() == 2:
+        return [pack(weight, mask, name)]
+    experts: list[Any] = [None] * len(weight) if mask is None else [Mask(np.asarray(m), mask.cols) for m in mask.packed]
+    return [pack(w, m, name) for w, m in zip(weight, experts, strict=True)]
+
+
+def place(model: nn.Module, parameter: str, packed: list[Packed]) -> None:
+    """Put packed matrices where a parameter is: a linear's weight, or the slices of a 3-D one."""
+    path, _, attribute = parameter.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, nn.Linear):
+        model.set_submodule(path, PackedLinear(packed[0], module.bias))
+    else:
+        delattr(module, attribute)
+        setattr(module, attribute, PackedExperts(packed))
+
+
+def pack_head(model: PreTrainedModel, name: str) -> None:
+    """Pack the output head; a plain embedding that is tied to it reads from the same 8-bit matrix."""
+    head: Any = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return
+    embedding: Any = model.get_input_embeddings()
+    tied = embedding.weight is head.weight
+    packed = pack(head.weight, None, name)
+    place(model, f"{name_of(model, head)}.weight", [packed])
+    if tied and FORMATS[packed.format].bits == 8 and type(embedding) is nn.Embedding:
+        model.set_submodule(name_of(model, embedding), PackedEmbedding(packed))
+
+
+def name_of(model: nn.Module, module: nn.Module) -> str:
+    """A module's name in the model."""
+    return next(name for name, other in model.named_modules() if other is module)
+
+
+def read_generation_config(model: PreTrainedModel, base: Base) -> None:
+    if (base.path / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(base.path)
+
+
+def packed_of(model: nn.Module) -> Iterator[tuple[str, list[Packed]]]:
+    """Every packed parameter of a model, by name; a tied embedding is not named."""
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear):
+            yield f"{name}.weight", [module.packed]
+        elif isinstance(module, PackedExperts):
+            yield name, module.packed
