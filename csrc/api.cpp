@@ -36,8 +36,6 @@ Kernels choose() {
   return chosen;
 }
 
-const Kernels kernels = choose();
-
 // rows of one piece of work: whole blocks, about 64 KiB of weights
 int64_t piece_rows(const sm_matrix& m) {
   static const int64_t bits[SM_FORMATS] = {16, 9, 9, 6, 4};
@@ -48,6 +46,8 @@ int64_t piece_rows(const sm_matrix& m) {
 int64_t pieces(int64_t rows, int64_t piece) { return (rows + piece - 1) / piece; }
 
 }  // namespace
+
+const Kernels kernels = choose();
 
 Input::Input(const float* x, int64_t count, int64_t cols, bool rounded)
     : words((cols + 63) / 64), padded(new float[count * words * 64]) {

@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "plain.h"
 
 namespace {
 
@@ -274,4 +275,6 @@ const Kernels avx2_kernels = {
     {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>},
     {},  // packing, done once a model, is the reference's
     {nullptr, unpack, unpack, unpack, unpack},
+    activate,
+    attend,
 };

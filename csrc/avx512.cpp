@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "plain.h"
 
 namespace {
 
@@ -329,4 +330,6 @@ const Kernels avx512_kernels = {
     {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>},
     {nullptr, pack, pack, pack, pack},
     {nullptr, unpack, unpack, unpack, unpack},
+    activate,
+    attend,
 };

@@ -14,8 +14,9 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LIBRARY = HERE.parent / "src" / "submodel" / "runtime" / "kernels.so"
-COMMON = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility-inlines-hidden", "-fno-math-errno", "-Wall"]
-PLAIN = ["api.cpp", "pool.cpp", "reference.cpp"]
+COMMON = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility-inlines-hidden", "-fno-math-errno"]
+COMMON += ["-fopenmp-simd", "-Wall"]  # vectors only, no OpenMP library
+PLAIN = ["api.cpp", "engine.cpp", "pool.cpp", "reference.cpp"]
 X86 = {
     "avx2.cpp": ["-mavx2", "-mfma", "-mpopcnt"],
     "avx512.cpp": [f"-mavx512{x}" for x in ("f", "bw", "vl", "dq", "vbmi", "vbmi2", "vnni", "bf16")]

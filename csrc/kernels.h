@@ -23,6 +23,10 @@ struct Kernels {
                               int64_t stride);
   void (*pack[SM_FORMATS])(const sm_matrix& m, const uint16_t* dense, int64_t first, int64_t last);
   void (*unpack[SM_FORMATS])(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out);
+  // of plain.h
+  void (*activate)(float* gate, const float* up, int64_t count, int64_t gelu);
+  void (*attend)(const float* q, const uint16_t* keys, const uint16_t* values, int64_t length, int64_t size,
+                 int64_t group, float* scores, float* row, float* out);
 };
 
 extern const Kernels reference_kernels;

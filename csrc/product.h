@@ -19,5 +19,8 @@ struct Input {
   Activations activations = {};
 };
 
+// The chosen instruction set.
+extern const Kernels kernels;
+
 // y[i] [count of x][rows of matrices[i]], at most 8 matrices
 void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, Input& x, int64_t threads);

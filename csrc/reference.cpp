@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "kernels.h"
+#include "plain.h"
 
 namespace {
 
@@ -119,4 +120,6 @@ const Kernels reference_kernels = {
     {product, product, product, product, product},
     {nullptr, pack, pack, pack, pack},
     {unpack, unpack, unpack, unpack, unpack},
+    activate,
+    attend,
 };

@@ -34,4 +34,36 @@ void sm_unpack(const sm_matrix* m, int64_t first, int64_t last, uint16_t* out, i
 void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint16_t* bias, uint16_t* y,
                int64_t threads);
 
+// One linear layer; no bias if null.
+struct sm_linear {
+  const sm_matrix* matrix;
+  const float* bias;  // [rows]
+};
+
+// A block of the LLaMA kind: x += o(attention(norm(x))), x += down(activation(gate) * up of norm(x)).
+struct sm_block {
+  sm_linear q, k, v, o, gate, up, down;
+  const float *attention_norm, *mlp_norm;  // [hidden]
+  const float *q_norm, *k_norm;            // [head_size], of each head, or null
+  int64_t window;                          // columns that are attended to, 0 = all
+};
+
+struct sm_model {
+  int64_t blocks, hidden, heads, key_heads, head_size, intermediate, gelu;
+  float epsilon, scale;  // of the norms; of the products of queries and keys
+  const sm_block* block;
+  const float* norm;  // [hidden]
+  const sm_matrix* head;
+};
+
+// One token of each of `count` sequences.
+//   x [count][hidden]: their embeddings; overwritten.
+//   cosine, sine [count][head_size]: of the rotation at their positions.
+//   keys, values [blocks]: bfloat16 [rows >= count][key_heads][columns][head_size]; sequence r has its tokens in the
+//   columns [starts[r], end), and column `end` is written.
+//   logits [count][head's rows].
+void sm_step(const sm_model* m, int64_t count, float* x, const float* cosine, const float* sine, uint16_t* const* keys,
+             uint16_t* const* values, int64_t columns, const int64_t* starts, int64_t end, float* logits,
+             int64_t threads);
+
 }

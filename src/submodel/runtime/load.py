@@ -1,6 +1,7 @@
 """Open anything that names a model, for running: a base (directory, hub id, .gguf) or `STORE@NAME`."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers.modeling_utils import PreTrainedModel
 from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
 from submodel.runtime.checkpoint import is_packed, open_packed
+from submodel.runtime.engine import Engine, engine_of
 from submodel.runtime.packed import format_named
 from submodel.runtime.place import load_packed
 from submodel.store import Masks, Store, split_reference
@@ -41,6 +43,11 @@ class Loaded:
     def name(self) -> str:
         """The sub-model's name, or "dense" for the base."""
         return self.manifest["name"] if self.manifest else "dense"
+
+    @cached_property
+    def engine(self) -> Engine | None:
+        """What decodes a packed model natively, if its family is known."""
+        return engine_of(self.model) if self.weight_format else None
 
 
 def load(

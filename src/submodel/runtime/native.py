@@ -27,6 +27,42 @@ class Matrix(ctypes.Structure):
     ]
 
 
+class Linear(ctypes.Structure):
+    """`sm_linear`."""
+
+    _fields_ = [("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p)]
+
+
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
+
+
+class Block(ctypes.Structure):
+    """`sm_block`."""
+
+    _fields_ = [
+        *((name, Linear) for name in LINEARS),
+        *((name, ctypes.c_void_p) for name in NORMS),
+        ("window", ctypes.c_int64),
+    ]
+
+
+SIZES = ("blocks", "hidden", "heads", "key_heads", "head_size", "intermediate", "gelu")
+
+
+class Model(ctypes.Structure):
+    """`sm_model`."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in SIZES),
+        ("epsilon", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("block", ctypes.POINTER(Block)),
+        ("norm", ctypes.c_void_p),
+        ("head", ctypes.POINTER(Matrix)),
+    ]
+
+
 def open_library(file: Path) -> Any:
     """Load a build of csrc/. Raises OSError when it is not there."""
     found = ctypes.CDLL(str(file))
@@ -37,6 +73,7 @@ def open_library(file: Path) -> Any:
         ("sm_pack", None, [matrix, pointer, number]),
         ("sm_unpack", None, [matrix, number, number, pointer, number]),
         ("sm_matmul", None, [matrix, pointer, number, pointer, pointer, number]),
+        ("sm_step", None, [ctypes.POINTER(Model), number, *[pointer] * 5, number, pointer, number, pointer, number]),
     ]:
         function = getattr(found, name)
         function.restype, function.argtypes = result, arguments
