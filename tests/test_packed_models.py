@@ -144,7 +144,7 @@ def test_a_forged_digest_does_not_help(tmp_path: Path):
     _export(store_of(tmp_path, "llama"), tmp_path / "out", "packed-int8")
     weights, about = tmp_path / "out/packed.safetensors", tmp_path / "out/packed.json"
     document = json.loads(about.read_text())
-    matrix = next(iter(document["matrices"]))
+    matrix = next(name for name, entry in document["matrices"].items() if entry["format"] == "int8")
     source = Safetensors([weights])
     tensors = {name: source.get(name) for name in source.names}
     for part, change in {

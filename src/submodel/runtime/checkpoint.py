@@ -15,7 +15,6 @@ from transformers.modeling_utils import PreTrainedModel
 
 from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
-from submodel.runtime.linear import PackedEmbedding, PackedLinear
 from submodel.runtime.packed import FORMATS, Packed
 from submodel.runtime.place import pack_head, packed_of, place, read_generation_config
 from submodel.store import write_json
@@ -38,23 +37,25 @@ def save_packed(model: PreTrainedModel, form: str, manifest: dict[str, Any] | No
     """
     tensors = {name: tensor.detach() for name, tensor in _own_tensors(model)}
     matrices: dict[str, Any] = {}
-    own = {tensor.data_ptr() for tensor in tensors.values()}
+    written = {tensor.data_ptr(): name for name, tensor in tensors.items()}
+    same: dict[str, str] = {}
     for name, parts in packed_of(model):
-        if parts[0].values.data_ptr() in own:  # a dense head tied to the embedding
+        if (values := parts[0].values.data_ptr()) in written:  # tied
+            same[name] = written[values]
             continue
+        written[values] = name
         experts = [len(parts)] if len(parts) > 1 or not name.endswith(".weight") else []
         matrices[name] = {"format": parts[0].format, "shape": [*experts, parts[0].rows, parts[0].cols]}
         for at, packed in zip(_names(name, matrices[name]["shape"]), parts, strict=True):
             tensors |= {f"{at}.{part}": tensor for part, tensor in packed.tensors.items()}
     write_tensors(folder / _WEIGHTS, tensors)
-    embeddings = [name for name, module in model.named_modules() if isinstance(module, PackedEmbedding)]
     document = {
         "kind": _KIND,
         "format": FORMAT,
         "weights": form.removeprefix("packed-"),
         "sha256": Safetensors([folder / _WEIGHTS]).sha256(),
         "matrices": matrices,
-        "embedding": embeddings[0] if embeddings else None,
+        "same": same,
         "submodel": {key: value for key, value in manifest.items() if key != "matrices"} if manifest else None,
     }
     write_json(folder / "packed.json", document)
@@ -93,11 +94,10 @@ def _build(base: Base, source: Safetensors, document: dict[str, Any]) -> PreTrai
         if entry["format"] not in FORMATS or tuple(entry["shape"]) != expected:
             raise SubmodelError(f"{base.reference}: {name} is not that of the model: export it again")
         place(model, name, [_matrix(source, at, entry) for at in _names(name, entry["shape"])])
-    if document["embedding"] is not None:
-        head: Any = model.get_output_embeddings()
-        if not isinstance(head, PackedLinear) or head.packed.format != "dense-int8":
-            raise SubmodelError(f"{base.reference}: its embedding has no 8-bit output head: export it again")
-        model.set_submodule(document["embedding"], PackedEmbedding(head.packed))
+    placed = dict(packed_of(model))
+    for name, other in document["same"].items():
+        if other in placed and tuple(model.get_parameter(name).shape) == (placed[other][0].rows, placed[other][0].cols):
+            place(model, name, placed[other])
     for name, tensor in _own_tensors(model):
         own = source.mapped(name)
         if own.shape != tensor.shape or own.dtype != tensor.dtype:

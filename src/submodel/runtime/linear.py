@@ -48,10 +48,12 @@ class PackedExperts(nn.Module):
 
 
 class PackedEmbedding(nn.Module):
-    """`nn.Embedding` over an 8-bit matrix, so that an embedding tied to the output head takes no memory of its own."""
+    """`nn.Embedding` over an 8-bit matrix; one tied to the output head takes no memory of its own."""
 
     def __init__(self, packed: Packed):
         super().__init__()
+        if packed.format != "dense-int8":
+            raise ValueError(f"an embedding in {packed.format}: only dense-int8 has rows to look up")
         self.packed = packed
         self.num_embeddings, self.embedding_dim = packed.rows, packed.cols
 

@@ -22,7 +22,7 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
     Args:
         base: the base model.
         masks: of a sub-model; none for the base itself, whose matrices go into the format's dense counterpart.
-        name: a key of FORMATS. The output head has no mask; beside 8 and 4 bits it is in 8 bits.
+        name: a key of FORMATS. Output head and embedding have no mask; beside 8 and 4 bits they are in 8 bits.
 
     Raises SubmodelError for an unknown format or masks of another base.
     """
@@ -59,7 +59,9 @@ def place(model: nn.Module, parameter: str, packed: list[Packed]) -> None:
     """Put packed matrices where a parameter is: a linear's weight, or the slices of a 3-D one."""
     path, _, attribute = parameter.rpartition(".")
     module = model.get_submodule(path)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Embedding):
+        model.set_submodule(path, PackedEmbedding(packed[0]))
+    elif isinstance(module, nn.Linear):
         model.set_submodule(path, PackedLinear(packed[0], module.bias))
     else:
         delattr(module, attribute)
@@ -67,16 +69,18 @@ def place(model: nn.Module, parameter: str, packed: list[Packed]) -> None:
 
 
 def pack_head(model: PreTrainedModel, name: str) -> None:
-    """Pack the output head; a plain embedding that is tied to it reads from the same 8-bit matrix."""
+    """Pack the output head and, in 8 bits, a plain embedding; two with the same weights are one matrix."""
     head: Any = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        return
     embedding: Any = model.get_input_embeddings()
-    tied = embedding.weight is head.weight
-    packed = pack(head.weight, None, name)
-    place(model, f"{name_of(model, head)}.weight", [packed])
-    if tied and FORMATS[packed.format].bits == 8 and type(embedding) is nn.Embedding:
-        model.set_submodule(name_of(model, embedding), PackedEmbedding(packed))
+    weight = embedding.weight
+    packed = None
+    if isinstance(head, nn.Linear):
+        packed = pack(head.weight, None, name)
+        place(model, f"{name_of(model, head)}.weight", [packed])
+        if weight is not head.weight and not torch.equal(weight, head.weight):
+            packed = None
+    if FORMATS[name].bits == 8 and type(embedding) is nn.Embedding:
+        model.set_submodule(name_of(model, embedding), PackedEmbedding(packed or pack(weight, None, name)))
 
 
 def name_of(model: nn.Module, module: nn.Module) -> str:
@@ -90,9 +94,9 @@ def read_generation_config(model: PreTrainedModel, base: Base) -> None:
 
 
 def packed_of(model: nn.Module) -> Iterator[tuple[str, list[Packed]]]:
-    """Every packed parameter of a model, by name; a tied embedding is not named."""
+    """Every packed parameter of a model, by name."""
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear):
+        if isinstance(module, PackedLinear | PackedEmbedding):
             yield f"{name}.weight", [module.packed]
         elif isinstance(module, PackedExperts):
             yield name, module.packed
