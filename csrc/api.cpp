@@ -1,14 +1,36 @@
 // Which instruction set is used, and the work shared out among threads.
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include <memory>
+#include <vector>
 
 #include "kernels.h"
 #include "pool.h"
 #include "product.h"
 
 namespace {
+
+constexpr int64_t SEVERAL = 4;  // rows of x from which `several` is faster than one product after another
+
+#if defined(__x86_64__)
+// Tiles of bfloat16 are there, and the kernel lets this process use them.
+bool has_amx() {
+#if defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (~d & (1u << 22 | 1u << 24))) return false;
+  const long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 Kernels choose() {
   const Kernels* best = &reference_kernels;
@@ -29,6 +51,12 @@ Kernels choose() {
   }
 #endif
   Kernels chosen = *best;
+#if defined(__x86_64__)
+  if (best == &avx512_kernels && (!wanted || strcmp(wanted, "avx512") != 0) && has_amx()) {
+    chosen.name = "amx";
+    chosen.several = amx_product;
+  }
+#endif
   for (int f = 0; f < SM_FORMATS; f++) {
     if (!chosen.pack[f]) chosen.pack[f] = reference_kernels.pack[f];
     if (!chosen.unpack[f]) chosen.unpack[f] = reference_kernels.unpack[f];
@@ -84,10 +112,26 @@ void Input::prepare(int64_t format) {
   activations.init = init.get();
 }
 
+void Input::prepare_tiles() {
+  if (activations.tiles) return;
+  const int64_t count = activations.count, steps = words * 2, groups = (count + 15) / 16;
+  tiles.reset(new uint16_t[groups * steps * 512]());
+  for (int64_t b = 0; b < count; b++)
+    for (int64_t pair = 0; pair < words * 32; pair++) {
+      uint16_t* to = tiles.get() + ((b / 16) * steps + pair / 16) * 512 + (pair % 16) * 32 + (b % 16) * 2;
+      const float* from = padded.get() + b * words * 64 + 2 * pair;
+      to[0] = to_bf16(from[0]);
+      to[1] = to_bf16(from[1]);
+    }
+  activations.tiles = tiles.get();
+}
+
 void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, Input& x, int64_t threads) {
+  const bool several = kernels.several && x.activations.count >= SEVERAL;
   int64_t first[8], piece[8], total = 0;
   for (int64_t i = 0; i < count; i++) {
-    x.prepare(matrices[i]->format);
+    if (several) x.prepare_tiles();
+    else x.prepare(matrices[i]->format);
     piece[i] = piece_rows(*matrices[i]);
     first[i] = total;
     total += pieces(matrices[i]->rows, piece[i]);
@@ -98,7 +142,12 @@ void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, 
     const sm_matrix& m = *matrices[i];
     int64_t from = (index - first[i]) * piece[i];
     int64_t to = from + piece[i] < m.rows ? from + piece[i] : m.rows;
-    kernels.product[m.format](m, x.activations, from, to, y[i], m.rows);
+    if (!several) return kernels.product[m.format](m, x.activations, from, to, y[i], m.rows);
+    // kept by each thread: a fresh one would cost more, in page faults, than unpacking
+    static thread_local std::vector<uint16_t> scratch;
+    if (int64_t(scratch.size()) < scratch_of(m)) scratch.resize(size_t(scratch_of(m)));
+    uint16_t* aligned = scratch.data() + (-reinterpret_cast<uintptr_t>(scratch.data()) % 64) / 2;
+    kernels.several(kernels, m, x.activations, from, to, y[i], m.rows, aligned);
   });
 }
 

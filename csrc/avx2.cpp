@@ -275,6 +275,7 @@ const Kernels avx2_kernels = {
     {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>},
     {},  // packing, done once a model, is the reference's
     {nullptr, unpack, unpack, unpack, unpack},
+    nullptr,
     activate,
     attend,
 };

@@ -277,8 +277,9 @@ inline void store_scaled(__m512i bytes, int32_t offset, uint16_t scale, uint16_t
     __m512i v = _mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, 0));
     bytes = _mm512_shuffle_i64x2(bytes, bytes, 0b00111001);
     __m512 f = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(v, zero)), s);
-    _mm256_mask_storeu_epi16(out + 16 * i, __mmask16(kept(columns - 16 * i)),
-                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(f)));
+    __m256i rounded = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(f));
+    if (columns >= 64) _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16 * i), rounded);
+    else _mm256_mask_storeu_epi16(out + 16 * i, __mmask16(kept(columns - 16 * i)), rounded);
   }
 }
 
@@ -330,6 +331,7 @@ const Kernels avx512_kernels = {
     {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>},
     {nullptr, pack, pack, pack, pack},
     {nullptr, unpack, unpack, unpack, unpack},
+    nullptr,
     activate,
     attend,
 };

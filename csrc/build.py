@@ -21,6 +21,7 @@ X86 = {
     "avx2.cpp": ["-mavx2", "-mfma", "-mpopcnt"],
     "avx512.cpp": [f"-mavx512{x}" for x in ("f", "bw", "vl", "dq", "vbmi", "vbmi2", "vnni", "bf16")]
     + ["-mavx2", "-mfma", "-mpopcnt", "-Wno-uninitialized", "-Wno-maybe-uninitialized"],  # of gcc 12's own headers
+    "amx.cpp": ["-mamx-tile", "-mamx-bf16"],
 }
 
 

@@ -12,6 +12,7 @@ struct Activations {
   const int8_t* q;       // [count][words * 64]: x / scale of each lane of 4 columns, rounded
   const float* scale;    // [count][words][16]
   const int32_t* init;   // [count][words][16]: -offset times the lane's sum of q
+  const uint16_t* tiles; // bfloat16 [ceil(count / 16)][words * 2][16][16][2]: 16 rows of x, pairs of columns together
 };
 
 struct Kernels {
@@ -23,6 +24,9 @@ struct Kernels {
                               int64_t stride);
   void (*pack[SM_FORMATS])(const sm_matrix& m, const uint16_t* dense, int64_t first, int64_t last);
   void (*unpack[SM_FORMATS])(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out);
+  // product of any format for several rows of x, or null; scratch has room for scratch_of(m) numbers
+  void (*several)(const Kernels& kernels, const sm_matrix& m, const Activations& x, int64_t first, int64_t last,
+                  float* y, int64_t stride, uint16_t* scratch);
   // of plain.h
   void (*activate)(float* gate, const float* up, int64_t count, int64_t gelu);
   void (*attend)(const float* q, const uint16_t* keys, const uint16_t* values, int64_t length, int64_t size,
@@ -32,6 +36,8 @@ struct Kernels {
 extern const Kernels reference_kernels;
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx512_kernels;
+void amx_product(const Kernels& kernels, const sm_matrix& m, const Activations& x, int64_t first, int64_t last,
+                 float* y, int64_t stride, uint16_t* scratch);
 #endif
 
 namespace {
@@ -39,6 +45,8 @@ namespace {
 constexpr float LEAST = 1e-30f;  // activations that are all smaller count as zeros
 
 inline int64_t words_of(const sm_matrix& m) { return (m.cols + 63) / 64; }
+
+inline int64_t scratch_of(const sm_matrix& m) { return SM_BLOCK * m.cols + 96; }  // a tile reads on, and alignment
 
 inline int32_t offset_of(int64_t format) { return format == SM_INT4 ? 8 : 128; }
 

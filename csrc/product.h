@@ -9,11 +9,12 @@ struct Input {
   // x [count][cols]; `rounded` if its values are bfloat16 already
   Input(const float* x, int64_t count, int64_t cols, bool rounded);
   void prepare(int64_t format);
+  void prepare_tiles();
 
   int64_t words;
   int32_t prepared_offset = 0;
   std::unique_ptr<float[]> padded, scale;
-  std::unique_ptr<uint16_t[]> bf16;
+  std::unique_ptr<uint16_t[]> bf16, tiles;
   std::unique_ptr<int8_t[]> q;
   std::unique_ptr<int32_t[]> init;
   Activations activations = {};

@@ -120,6 +120,7 @@ const Kernels reference_kernels = {
     {product, product, product, product, product},
     {nullptr, pack, pack, pack, pack},
     {unpack, unpack, unpack, unpack, unpack},
+    nullptr,
     activate,
     attend,
 };

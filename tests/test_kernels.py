@@ -17,7 +17,7 @@ from submodel.runtime import native, packed
 from submodel.runtime.packed import BLOCK, FORMATS, SLACK, Packed, multiply, pack, unpack
 from submodel.store import Mask
 
-SETS = ("torch", "reference", "avx2", "avx512")
+SETS = ("torch", "reference", "avx2", "avx512", "amx")
 SHAPES = ((1, 1), (1, 64), (17, 63), (33, 65), (50, 128), (40, 130), (130, 896), (257, 385), (16, 576))
 
 # relative to the norms of row and input: rounding of outputs to bfloat16, and of inputs to 8 bits a lane of 4 columns

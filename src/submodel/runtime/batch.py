@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from submodel.runtime.engine import MOST_ROWS
 from submodel.runtime.load import Loaded
 from submodel.runtime.sample import pick
 from submodel.runtime.slots import Slots
@@ -323,7 +322,7 @@ def step(loaded: Loaded, slots: Slots, last: list[int]) -> torch.Tensor:
     device = loaded.model.device
     ids = torch.tensor(last, device=device)[:, None]
     positions = torch.tensor([[slots.end - start] for start in slots.starts], device=device)
-    if loaded.engine and len(last) <= MOST_ROWS:
+    if loaded.engine and len(last) <= loaded.engine.most_rows:
         logits = loaded.engine.step(ids, positions, slots)
     else:
         logits = _forward(loaded.model, ids, slots.mask(1).to(device), positions, slots)

@@ -16,7 +16,7 @@ from submodel.runtime.slots import Slots
 
 FAMILIES = ("gemma", "llama", "mistral", "qwen2", "qwen3")
 _ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1}
-MOST_ROWS = 16  # sequences from which unpacking for torch's product is faster
+_MOST_ROWS = {"amx": 64}  # more sequences are faster through torch's product of unpacked panels; else 16
 
 
 class Engine:
@@ -24,10 +24,12 @@ class Engine:
 
     Attributes:
         vocabulary: how many logits a token gets.
+        most_rows: sequences that it is good for; more are faster through the model.
     """
 
     def __init__(self, model: Any, plan: native.Model, vocabulary: int, held: list[Any]):
         self.vocabulary = vocabulary
+        self.most_rows = _MOST_ROWS.get(native.instruction_set(), 16)
         self._plan = plan
         self._held = held  # what the plan points to
         self._embed, self._rotary = model.get_input_embeddings(), model.model.rotary_emb

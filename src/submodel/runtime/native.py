@@ -95,6 +95,6 @@ def library() -> Any:
 
 
 def instruction_set() -> str:
-    """What the kernels run on: "avx512", "avx2", "reference" (plain C++) or "torch" (no library)."""
+    """What the kernels run on: "amx", "avx512", "avx2", "reference" (plain C++) or "torch" (no library)."""
     found = library()
     return found.sm_kernels().decode() if found else "torch"

@@ -5,6 +5,7 @@ missing the torch twins at the end of this file do the same, bit for bit but for
 """
 
 import ctypes
+import threading
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -161,15 +162,20 @@ def pack(dense: torch.Tensor, mask: Mask | None, name: str) -> Packed:
     return packed
 
 
-def unpack(packed: Packed, first: int = 0, last: int | None = None) -> torch.Tensor:
-    """Rows [first, last) as bfloat16 (last - first, cols), dropped weights 0; first is a multiple of BLOCK."""
+def unpack(packed: Packed, first: int = 0, last: int | None = None, room: torch.Tensor | None = None) -> torch.Tensor:
+    """Rows [first, last) as bfloat16 (last - first, cols), dropped weights 0; first is a multiple of BLOCK.
+
+    The result lies in `room`, if that is given: bfloat16, at least as many numbers.
+    """
     last = packed.rows if last is None else last
     if packed.format == "dense":
         return packed.values.view(torch.bfloat16).view(packed.rows, packed.cols)[first:last]
     library = native.library()
     if not library:
         return _unpack(packed)[first:last]
-    out = torch.empty(last - first, packed.cols, dtype=torch.bfloat16)
+    size = (last - first) * packed.cols
+    room = torch.empty(size, dtype=torch.bfloat16) if room is None else room
+    out = room[:size].view(last - first, packed.cols)
     library.sm_unpack(ctypes.byref(packed.native), first, last, out.data_ptr(), torch.get_num_threads())
     return out
 
@@ -191,11 +197,22 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
         y = functional.linear(flat, unpack(packed), bias)
     else:
         y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
+        panel = _panel(packed.cols)
         for first in range(0, packed.rows, _PANEL):
             last = min(first + _PANEL, packed.rows)
             part = None if bias is None else bias[first:last]
-            y[:, first:last] = functional.linear(flat, unpack(packed, first, last), part)
+            y[:, first:last] = functional.linear(flat, unpack(packed, first, last, panel), part)
     return y.view(*x.shape[:-1], packed.rows)
+
+
+_rooms = threading.local()
+
+
+def _panel(cols: int) -> torch.Tensor:
+    """The calling thread's room for a panel: a new one each time would cost more, in page faults, than unpacking."""
+    if getattr(_rooms, "panel", torch.empty(0)).numel() < _PANEL * cols:
+        _rooms.panel = torch.empty(_PANEL * cols, dtype=torch.bfloat16)
+    return _rooms.panel
 
 
 def mask_words(mask: Mask) -> torch.Tensor:
