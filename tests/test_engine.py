@@ -11,7 +11,7 @@ from submodel.runtime.batch import prefill, step
 from submodel.runtime.engine import FAMILIES
 from submodel.runtime.slots import Slots
 from tests import tiny
-from tests.test_packed_models import store_of
+from tests.test_packed_models import export, store_of
 
 _TINY = {"gemma", "llama", "mistral", "qwen2", "qwen3"}
 
@@ -97,3 +97,15 @@ def test_other_families_take_the_models_way(tmp_path: Path):
     loaded = load(store_of(tmp_path, "gpt_neox"), weight_format="int8")
     assert loaded.engine is None
     assert generate(loaded, "some text", max_tokens=5)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_bf16_loses_nothing(family: str, tmp_path: Path):
+    """Greedy text of the packed sub-model is that of the dense model with zeros in place, token for token."""
+    reference = store_of(tmp_path, family)
+    export(reference, tmp_path / "zeros", "hf")
+    packed, zeros = load(reference, weight_format="bf16"), load(str(tmp_path / "zeros"), weight_format="dense")
+    prompts = [tuple(tiny.ids(1, 1 + 3 * i, seed=i)[0].tolist()) for i in range(12)]
+    requests = [Request(str(i), prompt, 20) for i, prompt in enumerate(prompts)]
+    for slots in (1, 5):
+        assert _tokens(packed, requests, slots=slots) == _tokens(zeros, requests, slots=slots)

@@ -104,6 +104,16 @@ def test_masks_share_one_grid(name: str):
     assert torch.equal(a[both], b[both])
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bf16_is_dense_with_zeros(shape: tuple[int, int], kernels: str):
+    """Bit for bit: the packed product makes the sums of the dense one in the same order."""
+    weights, mask, keep = _example(*shape)
+    packed_weights, zeros = pack(weights, mask, "bf16"), pack(weights * keep, None, "dense")
+    for count in (1, 3, 8):
+        x = torch.randn(count, shape[1], generator=torch.Generator().manual_seed(count)).to(torch.bfloat16)
+        assert torch.equal(multiply(packed_weights, x), multiply(zeros, x))
+
+
 @pytest.mark.parametrize("tokens", [9, 64])
 @pytest.mark.parametrize("shape", [(896, 896), (2500, 300)])
 def test_prefill_is_dense_with_zeros(shape: tuple[int, int], tokens: int):

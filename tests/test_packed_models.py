@@ -86,7 +86,7 @@ def test_refusals(tmp_path: Path):
         load(reference, weight_format="int8", dtype=torch.float32)
 
 
-def _export(reference: str, out: Path, form: str) -> None:
+def export(reference: str, out: Path, form: str) -> None:
     store, _, name = reference.rpartition("@")
     opened = Store(Path(store))
     export_directory(open_store_base(opened), opened.masks(name), out, form, opened.manifest(name))
@@ -96,7 +96,7 @@ def _export(reference: str, out: Path, form: str) -> None:
 @pytest.mark.parametrize("name", ["bf16", "int8", "int4"])
 def test_a_checkpoint_is_the_model(family: str, name: str, tmp_path: Path):
     reference = store_of(tmp_path, family)
-    _export(reference, tmp_path / "out", f"packed-{name}")
+    export(reference, tmp_path / "out", f"packed-{name}")
     packed, opened = load(reference, weight_format=name), load(str(tmp_path / "out"))
     assert opened.name == "half" and opened.weight_format == name
     assert opened.manifest and opened.manifest["masks"] == packed.manifest["masks"]  # type: ignore[index]
@@ -109,7 +109,7 @@ def test_an_opened_checkpoint_lies_in_the_file(tmp_path: Path):
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("needs Linux")
-    _export(store_of(tmp_path, "llama"), tmp_path / "out", "packed-int8")
+    export(store_of(tmp_path, "llama"), tmp_path / "out", "packed-int8")
     model = load(str(tmp_path / "out")).model
     lines = [line.split() for line in maps.read_text().splitlines() if "out/packed.safetensors" in line]
     ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
@@ -121,7 +121,7 @@ def test_an_opened_checkpoint_lies_in_the_file(tmp_path: Path):
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path):
     """Cut anywhere, or with any byte changed: one line, and no kernel sees it."""
-    _export(store_of(tmp_path, "llama"), tmp_path / "out", "packed-int4")
+    export(store_of(tmp_path, "llama"), tmp_path / "out", "packed-int4")
     rng = np.random.default_rng(0)
     for name in ("packed.safetensors", "packed.json"):
         file = tmp_path / "out" / name
@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path):
 
 def test_a_forged_digest_does_not_help(tmp_path: Path):
     """A file whose digest fits but whose parts do not fit each other is refused before it is used."""
-    _export(store_of(tmp_path, "llama"), tmp_path / "out", "packed-int8")
+    export(store_of(tmp_path, "llama"), tmp_path / "out", "packed-int8")
     weights, about = tmp_path / "out/packed.safetensors", tmp_path / "out/packed.json"
     document = json.loads(about.read_text())
     matrix = next(name for name, entry in document["matrices"].items() if entry["format"] == "int8")
