@@ -114,8 +114,8 @@ def test_bf16_is_dense_with_zeros(shape: tuple[int, int], kernels: str):
         assert torch.equal(multiply(packed_weights, x), multiply(zeros, x))
 
 
-@pytest.mark.parametrize("tokens", [9, 64])
-@pytest.mark.parametrize("shape", [(896, 896), (2500, 300)])
+@pytest.mark.parametrize("tokens", [9, 64, 512])
+@pytest.mark.parametrize("shape", [(896, 896), (2500, 300), (1536, 576)])
 def test_prefill_is_dense_with_zeros(shape: tuple[int, int], tokens: int):
     weights, mask, keep = _example(*shape)
     x = torch.randn(tokens, shape[1]).to(torch.bfloat16)

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from submodel.errors import SubmodelError, unknown_name
-from submodel.runtime import native
+from submodel.runtime import native, pages
 from submodel.store import Mask
 
 BLOCK = 16  # rows between two entries of `starts`
@@ -148,11 +148,11 @@ def pack(dense: torch.Tensor, mask: Mask | None, name: str) -> Packed:
         assert mask is not None
         bits = mask_words(mask)
         end, starts = _starts(bits, cols, form)
-        values = torch.empty(end + SLACK, dtype=torch.uint8)
+        values = pages.empty(end + SLACK)
         values[end:] = 0
     else:
-        values = torch.empty(rows * 64 * words, dtype=torch.uint8)
-    scales = torch.empty(rows, words, dtype=torch.bfloat16) if form.bits < 16 else None
+        values = pages.empty(rows * 64 * words)
+    scales = pages.empty(2 * rows * words).view(torch.bfloat16).view(rows, words) if form.bits < 16 else None
     packed = Packed(name, rows, cols, values, bits, starts, scales)
     library = native.library()
     if library:
@@ -184,7 +184,8 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
     """x (..., cols) times the matrix transposed, plus bias (rows): bfloat16 (..., rows).
 
     Few rows of x go through the format's own kernel, which reads the packed weights once; for more the weights are
-    unpacked panel by panel and multiplied by torch, whose cost they share.
+    unpacked and multiplied by torch, whose cost they share: in panels, but bf16 as a whole, since torch may sum the
+    products of a panel in another order than those of the matrix.
     """
     flat = x.reshape(-1, packed.cols).to(torch.bfloat16).contiguous()
     library = native.library()
@@ -197,9 +198,10 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
         y = functional.linear(flat, unpack(packed), bias)
     else:
         y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
-        panel = _panel(packed.cols)
-        for first in range(0, packed.rows, _PANEL):
-            last = min(first + _PANEL, packed.rows)
+        size = packed.rows if packed.format == "bf16" else min(_PANEL, packed.rows)
+        panel = _panel(size * packed.cols)
+        for first in range(0, packed.rows, size):
+            last = min(first + size, packed.rows)
             part = None if bias is None else bias[first:last]
             y[:, first:last] = functional.linear(flat, unpack(packed, first, last, panel), part)
     return y.view(*x.shape[:-1], packed.rows)
@@ -208,19 +210,21 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
 _rooms = threading.local()
 
 
-def _panel(cols: int) -> torch.Tensor:
+def _panel(size: int) -> torch.Tensor:
     """The calling thread's room for a panel: a new one each time would cost more, in page faults, than unpacking."""
-    if getattr(_rooms, "panel", torch.empty(0)).numel() < _PANEL * cols:
-        _rooms.panel = torch.empty(_PANEL * cols, dtype=torch.bfloat16)
+    if getattr(_rooms, "panel", torch.empty(0)).numel() < size:
+        _rooms.panel = torch.empty(size, dtype=torch.bfloat16)
     return _rooms.panel
 
 
 def mask_words(mask: Mask) -> torch.Tensor:
     """A stored mask, its rows padded with zeros to whole words: int64 (rows, ceil(cols / 64))."""
     rows, width = mask.packed.shape
-    padded = np.zeros((rows, -(-mask.cols // 64) * 8), dtype=np.uint8)
-    padded[:, :width] = mask.packed
-    return torch.from_numpy(padded.view(np.int64))
+    words = -(-mask.cols // 64)
+    padded = pages.empty(rows * words * 8).view(rows, words * 8)
+    padded[:, width:] = 0
+    padded[:, :width] = torch.from_numpy(np.ascontiguousarray(mask.packed))
+    return padded.view(torch.int64)
 
 
 def _starts(mask: torch.Tensor, cols: int, form: Format) -> tuple[int, torch.Tensor]:
