@@ -17,14 +17,13 @@ from submodel.runtime import native, packed
 from submodel.runtime.packed import BLOCK, FORMATS, SLACK, Packed, multiply, pack, unpack
 from submodel.store import Mask
 
-SETS = ("torch", "reference", "avx2", "avx512", "amx")
 SHAPES = ((1, 1), (1, 64), (17, 63), (33, 65), (50, 128), (40, 130), (130, 896), (257, 385), (16, 576))
 
 # relative to the norms of row and input: rounding of outputs to bfloat16, and of inputs to 8 bits a lane of 4 columns
 TOLERANCE = {"dense": 0.004, "bf16": 0.004, "dense-int8": 0.008, "int8": 0.008, "int4": 0.008}
 
 
-@pytest.fixture(params=SETS)
+@pytest.fixture(params=native.SETS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The kernels of one instruction set, or a skip."""
     name: str = request.param
@@ -190,13 +189,37 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch):
         assert native.instruction_set() == "torch"
 
 
+def test_the_set_can_be_chosen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(native, "library", native.library.__wrapped__)
+    monkeypatch.setenv("SUBMODEL_KERNELS", "torch")
+    assert native.instruction_set() == "torch"
+    monkeypatch.setenv("SUBMODEL_KERNELS", "avx3")
+    with pytest.raises(SubmodelError, match="unknown SUBMODEL_KERNELS 'avx3'"):
+        native.instruction_set()
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    weights, mask, _ = _example(2000, 128)
+    matrix, x = pack(weights, mask, "int8"), torch.ones(1, 128, dtype=torch.bfloat16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        expected = multiply(matrix, x)
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if torch.equal(multiply(matrix, x), expected) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_under_sanitizers(tmp_path: Path):
     """Nothing is read or written out of bounds, misaligned or undefined, on any instruction set."""
     if compiler() is None:
         pytest.skip("no C++ compiler")
     flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     program = build(tmp_path / "driver", flags, Path(__file__).parent / "kernels_driver.cpp")
-    for name in SETS[1:]:
+    for name in native.SETS[1:]:
         done = subprocess.run(
             [program], env={**os.environ, "SUBMODEL_KERNELS": name}, capture_output=True, text=True, timeout=300
         )

@@ -78,6 +78,19 @@ def test_a_tied_embedding_reads_the_8_bit_head(tmp_path: Path):
     assert torch.allclose(embedding(ids).float(), dense.get_input_embeddings()(ids).float(), atol=0.02, rtol=0.02)
 
 
+def test_equal_embedding_and_head_are_kept_once(tmp_path: Path):
+    """Some checkpoints hold a tied matrix twice."""
+    folder = tiny.save("qwen2", tmp_path / "twice", torch.bfloat16)
+    source = Safetensors([folder / "model.safetensors"])
+    tensors = {name: source.get(name) for name in source.names}
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    dense: Any = load(str(folder), weight_format="dense").model
+    assert dense.lm_head.packed.values.data_ptr() == dense.model.embed_tokens.weight.data_ptr()
+    small: Any = load(str(folder), weight_format="int8").model
+    assert small.lm_head.packed is small.model.embed_tokens.packed
+
+
 def test_refusals(tmp_path: Path):
     reference = store_of(tmp_path, "llama")
     with pytest.raises(SubmodelError, match="unknown weight format 'int9'"):

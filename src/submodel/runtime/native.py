@@ -5,10 +5,16 @@ uses it has a slower torch twin, and the user is told once.
 """
 
 import ctypes
+import os
 import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from submodel.errors import SubmodelError, unknown_name
+
+SETS = ("torch", "reference", "avx2", "avx512", "amx")
+"""What SUBMODEL_KERNELS may name: the torch twins, plain C++, and instruction sets, the better the later."""
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 
@@ -82,9 +88,22 @@ def open_library(file: Path) -> Any:
 
 @cache
 def library() -> Any:
-    """The loaded library, or None; then one warning says what to do."""
+    """The loaded library, or None; then one warning says what to do, unless SUBMODEL_KERNELS=torch asks for it.
+
+    Raises SubmodelError when SUBMODEL_KERNELS names a set that does not exist or this processor does not have.
+    """
+    wanted = os.environ.get("SUBMODEL_KERNELS")
+    if wanted is not None and wanted not in SETS:
+        raise unknown_name("SUBMODEL_KERNELS", wanted, SETS)
+    if wanted == "torch":
+        return None
     try:
-        return open_library(LIBRARY)
+        found = open_library(LIBRARY)
+        if wanted is not None and found.sm_kernels().decode() != wanted:
+            raise SubmodelError(
+                f"SUBMODEL_KERNELS={wanted}: this processor has no more than {found.sm_kernels().decode()}"
+            )
+        return found
     except OSError as error:
         warnings.warn(
             f"the native kernels are not there ({error}): packed models run slowly; "

@@ -74,10 +74,12 @@ def pack_head(model: PreTrainedModel, name: str) -> None:
     embedding: Any = model.get_input_embeddings()
     weight = embedding.weight
     packed = None
+    if isinstance(head, nn.Linear) and weight is not head.weight and torch.equal(weight, head.weight):
+        weight = embedding.weight = head.weight
     if isinstance(head, nn.Linear):
         packed = pack(head.weight, None, name)
         place(model, f"{name_of(model, head)}.weight", [packed])
-        if weight is not head.weight and not torch.equal(weight, head.weight):
+        if weight is not head.weight:
             packed = None
     if FORMATS[name].bits == 8 and type(embedding) is nn.Embedding:
         model.set_submodule(name_of(model, embedding), PackedEmbedding(packed or pack(weight, None, name)))
