@@ -45,7 +45,7 @@ def main() -> None:
         sizes[form] = (memory_bytes("VmRSS") - before) / MIB
     prompt = next(iter(models.values())).tokenizer(_PROMPT)["input_ids"]
     room = len(prompt) + _STEPS * args.rounds + 1
-    state = {form: [*prefill(loaded, prompt, room)] for form, loaded in models.items()}
+    state = {form: prefill(loaded, prompt, room) for form, loaded in models.items()}
     times: dict[str, list[float]] = {form: [] for form in models}
     for _ in range(args.rounds):
         for form, loaded in models.items():
@@ -54,7 +54,7 @@ def main() -> None:
                 start = time.perf_counter()
                 logits = step(loaded, slots, [int(logits.argmax())])
                 times[form].append(time.perf_counter() - start)
-            state[form][1] = logits
+            state[form] = slots, logits
     print(f"{native.instruction_set()}, {args.threads} threads, {args.reference}")
     print(f"{'':14}{'ms':>8}{'q1':>8}{'q3':>8}{'tok/s':>8}{'x':>7}{'MiB':>8}")
     eager = statistics.median(times["transformers"])
