@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 .PHONY: demo test check bench model clean
 
-$(BIN)/.done: pyproject.toml constraints.txt
+$(BIN)/.done: pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'

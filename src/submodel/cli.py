@@ -170,9 +170,9 @@ def _export(args: argparse.Namespace) -> None:
     if parts is None:
         raise SubmodelError(f"{args.model}: give STORE@NAME")
     store = Store(parts[0])
-    masks = store.masks(parts[1])
-    export_directory(open_store_base(store, args.base, args.trust_remote_code), masks, Path(args.out), args.format)
-    _print(args, {"out": args.out}, [f"{args.out}: {args.model} as a Hugging Face directory"])
+    base = open_store_base(store, args.base, args.trust_remote_code)
+    export_directory(base, store.masks(parts[1]), Path(args.out), args.format, store.manifest(parts[1]))
+    _print(args, {"out": args.out}, [f"{args.out}: {args.model} as {args.format}"])
 
 
 def _eval(args: argparse.Namespace) -> None:
@@ -201,6 +201,7 @@ def _eval(args: argparse.Namespace) -> None:
         slots=args.slots,
         unsafe_code=args.unsafe_code,
         wordnet=_directory(args.wordnet),
+        weight_format=args.format,
     )
     out = Path(args.out)
     already: dict[str, Row] = {}
@@ -311,7 +312,13 @@ def _compare(args: argparse.Namespace) -> None:
 def _generate(args: argparse.Namespace) -> None:
     from submodel.runtime import generate, load
 
-    loaded = load(args.model, device=args.device, base=args.base, trust_remote_code=args.trust_remote_code)
+    loaded = load(
+        args.model,
+        device=args.device,
+        base=args.base,
+        trust_remote_code=args.trust_remote_code,
+        weight_format=args.format,
+    )
     show: Callable[[str], Any] = (lambda text: None) if args.json else _flush
     text = generate(
         loaded,
@@ -393,6 +400,9 @@ def parser() -> argparse.ArgumentParser:
         if moved:
             p.add_argument("--base", help="where the store's base is now, if it has moved")
 
+    def packs(p: argparse.ArgumentParser) -> None:
+        p.add_argument("--format", help="pack the weights: bf16, int8, int4, dense or dense-int8 (default: as stored)")
+
     p = verb("extract", _extract, "derive one sub-model per domain in one walk over the base")
     p.add_argument("model", metavar="MODEL", help="Hugging Face directory, hub id or .gguf file")
     p.add_argument("--out", required=True, metavar="STORE", help="the store; made if it is not there")
@@ -443,10 +453,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("store", metavar="STORE")
     p.add_argument("--base", help="where the store's base is now, if it has moved")
 
-    p = verb("export", _export, "write a sub-model as a plain Hugging Face directory")
+    p = verb("export", _export, "write a sub-model as a plain Hugging Face directory, or packed")
     p.add_argument("model", metavar="STORE@NAME")
     p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--format", default="hf", help="hf (default)")
+    p.add_argument("--format", default="hf", help="hf (default), packed-bf16, packed-int8 or packed-int4")
     runs_model(p)
 
     p = verb("eval", _eval, "measure models on tasks; cells that are already in the file are skipped")
@@ -474,6 +484,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--wordnet", metavar="DIR", help="WordNet's dictionary files (default: where Debian puts them)")
     p.add_argument("--seed", type=int, default=0, help="of the choice of text and of sampling (default: 0)")
     p.add_argument("--dtype", choices=_DTYPES, help="of weights and arithmetic (default: as stored)")
+    packs(p)
     runs_model(p)
 
     p = verb("report", _report, "print the table of a file of rows")
@@ -506,6 +517,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--top-p", type=float, default=1.0, help="nucleus to sample from (default: 1)")
     p.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     p.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    packs(p)
     runs_model(p)
     return top
 

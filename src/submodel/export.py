@@ -1,31 +1,37 @@
-"""Export a sub-model to a plain Hugging Face directory: zeros and own weights in place, the rest as in the base."""
+"""Export a sub-model: a plain Hugging Face directory, zeros and own weights in place, or packed."""
 
 import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, to_checkpoint
+from submodel.runtime.checkpoint import save_packed
+from submodel.runtime.place import load_packed
 from submodel.store import Mask, Masks
 from submodel.weights import write_tensors
 
-FORMATS = ("hf",)
+FORMATS = ("hf", "packed-bf16", "packed-int8", "packed-int4")
 _SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 _SHARD_BYTES = 5_000_000_000
 
 
-def export_directory(base: Base, masks: Masks, out: Path, form: str = "hf") -> None:
-    """Write the sub-model so that `AutoModelForCausalLM.from_pretrained` loads it.
+def export_directory(
+    base: Base, masks: Masks, out: Path, form: str = "hf", manifest: dict[str, Any] | None = None
+) -> None:
+    """Write the sub-model so that `AutoModelForCausalLM.from_pretrained` loads it, or packed, for `runtime.load`.
 
     Args:
         base: the base model.
         masks: the sub-model's masks.
         out: a directory that does not exist yet.
         form: a member of FORMATS.
+        manifest: the sub-model's recipe, which goes into a packed directory.
 
     Shards, dtype, tokenizer and chat template are those of the base (a GGUF base gives bfloat16 shards and a
     config of its own making). One shard is in memory at a time.
@@ -41,6 +47,11 @@ def export_directory(base: Base, masks: Masks, out: Path, form: str = "hf") -> N
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
+        if form != "hf":
+            _write_side_files(base, partial)
+            save_packed(load_packed(base, masks, form.removeprefix("packed-")), form, manifest, partial)
+            os.replace(partial, out)
+            return
         tensors = {name: _mask_or_weight(mask, base.dtype) for name, mask in masks.items()}
         pruned = to_checkpoint(base, base.skeleton(base.dtype), tensors)
         if base.path.is_dir():
@@ -54,10 +65,25 @@ def export_directory(base: Base, masks: Masks, out: Path, form: str = "hf") -> N
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _write_side_files(base: Base, out: Path) -> None:
+    """Everything but the weights and their index."""
+    if base.path.is_dir():
+        for pattern in _SIDE_FILES:
+            for file in base.path.glob(pattern):
+                if not file.name.endswith(".index.json"):
+                    shutil.copyfile(file, out / file.name)
+        return
+    config = base.config
+    config.dtype = base.dtype
+    config.architectures = [type(base.skeleton(base.dtype)).__name__]
+    config.save_pretrained(out)
+    base.tokenizer.save_pretrained(out)
+
+
 def _copy_shards(base: Base, pruned: dict[str, torch.Tensor], out: Path) -> None:
-    for pattern in _SIDE_FILES:
-        for file in base.path.glob(pattern):
-            shutil.copyfile(file, out / file.name)
+    _write_side_files(base, out)
+    for file in base.path.glob("*.index.json"):
+        shutil.copyfile(file, out / file.name)
     for file in sorted(base.path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as shard:
             tensors = {name: _pruned(base.source.get(name), pruned.get(name)) for name in shard.keys()}
@@ -65,11 +91,7 @@ def _copy_shards(base: Base, pruned: dict[str, torch.Tensor], out: Path) -> None
 
 
 def _write_shards(base: Base, pruned: dict[str, torch.Tensor], out: Path) -> None:
-    config = base.config
-    config.dtype = base.dtype
-    config.architectures = [type(base.skeleton(base.dtype)).__name__]
-    config.save_pretrained(out)
-    base.tokenizer.save_pretrained(out)
+    _write_side_files(base, out)
     groups: list[list[str]] = [[]]
     size = 0
     for name in base.source.names:

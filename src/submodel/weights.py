@@ -1,7 +1,7 @@
 """The tensors of a checkpoint, read one at a time by name: safetensors shards or one GGUF file.
 
-Nothing is mapped into memory and nothing is unpickled: a tensor is read when asked for and is gone when its
-last reference goes, so that a walk over a checkpoint of any size holds only what it works on. Both sources
+Nothing is unpickled and, unless asked for, nothing is mapped into memory: a tensor is read when asked for and is gone
+when its last reference goes, so that a walk over a checkpoint of any size holds only what it works on. Both sources
 give the checkpoint's identity: one SHA-256 over the bytes of every tensor as stored, in the order of the
 names, which does not depend on how the checkpoint is cut into shards.
 
@@ -11,6 +11,8 @@ Formats: https://huggingface.co/docs/safetensors and https://github.com/ggml-org
 import errno
 import hashlib
 import json
+import math
+import mmap
 import os
 import shutil
 import struct
@@ -31,6 +33,7 @@ from submodel.errors import SubmodelError
 FLOATS = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
 """safetensors' names of the dtypes that weights are pruned in."""
 
+_MAPPED = {**FLOATS, "I64": torch.int64, "U8": torch.uint8}
 _CHUNK = 1 << 22
 _HEADER_LIMIT = 100_000_000  # the limit of the reference implementation
 
@@ -90,6 +93,7 @@ class Safetensors:
         for file in files:
             self._spans.update(_read_header(file))
         self._open: dict[Path, Any] = {}
+        self._maps: dict[Path, mmap.mmap] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,6 +112,20 @@ class Safetensors:
             return self._opened(span.file).get_tensor(name)
         except SafetensorError as error:
             raise SubmodelError(f"{span.file}: cannot read {name} ({error}): fetch the file again") from error
+
+    def mapped(self, name: str) -> torch.Tensor:
+        """A tensor in the file's own pages, read when they are touched; writes do not reach the file."""
+        span = self._spans[name]
+        dtype = _MAPPED.get(span.dtype)
+        if dtype is None or span.start % dtype.itemsize:
+            return self.get(name)
+        count = math.prod(span.shape)
+        if span.end - span.start != count * dtype.itemsize or not count:
+            raise SubmodelError(f"{span.file}: {name} is damaged: fetch the file again")
+        if span.file not in self._maps:
+            with open(span.file, "rb") as f:
+                self._maps[span.file] = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
+        return torch.frombuffer(self._maps[span.file], dtype=dtype, count=count, offset=span.start).view(span.shape)
 
     def _opened(self, file: Path) -> Any:
         if file not in self._open:

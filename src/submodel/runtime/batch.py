@@ -242,7 +242,7 @@ def _join(parts: list[tuple[Slots, list[_Sequence]]], layers: int) -> tuple[Slot
 def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
     """Work off the shared queue, longest prompt first, in `rows` slots."""
     model, text, waiting = loaded.model, _Text(loaded.tokenizer), crew.waiting
-    ends = _end_tokens(loaded)
+    ends = end_tokens(loaded)
     slots = Slots(_layers(model), rows, _longest(waiting) + _SLACK)
     live: list[_Sequence] = []
     ready: deque[_Prefilled] = deque()
@@ -278,12 +278,7 @@ def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
         crew.use_cores()
         if not live:
             continue
-        slots.prepare(1)
-        ids = torch.tensor([[s.tokens[-1]] for s in live], device=model.device)
-        mask = slots.mask(1).to(model.device)
-        positions = torch.tensor([[slots.end - start] for start in slots.starts], device=model.device)
-        logits = _forward(model, ids, mask, positions, slots)
-        slots.advance(1)
+        logits = step(loaded, slots, [s.tokens[-1] for s in live])
         for sequence, token in zip(live, _next(logits, live), strict=True):
             sequence.tokens.append(token)
         for row in reversed(range(len(live))):
@@ -321,6 +316,28 @@ def _prefill(model: Any, waiting: deque[Request], free: int) -> list[_Prefilled]
     return [_Prefilled(r, slots, i, logits[i], deque(range(len(r.seeds)))) for i, r in enumerate(taken)]
 
 
+def step(loaded: Loaded, slots: Slots, last: list[int]) -> torch.Tensor:
+    """Logits (rows, vocabulary) that follow the last token of every live row."""
+    slots.prepare(1)
+    device = loaded.model.device
+    ids = torch.tensor(last, device=device)[:, None]
+    positions = torch.tensor([[slots.end - start] for start in slots.starts], device=device)
+    if loaded.engine and len(last) <= loaded.engine.most_rows:
+        logits = loaded.engine.step(ids, positions, slots)
+    else:
+        logits = _forward(loaded.model, ids, slots.mask(1).to(device), positions, slots)
+    slots.advance(1)
+    return logits
+
+
+def prefill(loaded: Loaded, prompt: list[int], columns: int) -> tuple[Slots, torch.Tensor]:
+    """One prompt in a cache of its own with room for `columns` tokens, and its logits (1, vocabulary)."""
+    [found] = _prefill(loaded.model, deque([Request("", tuple(prompt), 1)]), 1)
+    slots = Slots(_layers(loaded.model), 1, columns + 1)
+    slots.add(found.slots, found.row)
+    return slots, found.logits[None]
+
+
 def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, slots: Slots) -> torch.Tensor:
     """Logits (rows, vocabulary) of each row's last token."""
     options: dict[str, Any] = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
@@ -352,7 +369,7 @@ def _finish(sequence: _Sequence, text: _Text, ends: frozenset[int]) -> Continuat
     return Continuation(request.key, sequence.sample, written, tuple(sequence.tokens), finish)
 
 
-def _end_tokens(loaded: Loaded) -> frozenset[int]:
+def end_tokens(loaded: Loaded) -> frozenset[int]:
     """Token ids that end a text, by the model's generation settings and by its tokenizer."""
     ends: set[int] = set()
     for given in (loaded.model.generation_config, loaded.model.config, loaded.tokenizer):

@@ -1,4 +1,4 @@
-"""Text from a model, streamed as it comes, with transformers' own decoding loop and KV cache."""
+"""Text from a model, streamed as it comes: with the native engine, or with transformers' own decoding loop."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+from submodel.runtime.batch import end_tokens, prefill, step
 from submodel.runtime.load import Loaded
+from submodel.runtime.sample import pick
 
 
 class _Stream(TextStreamer):
@@ -51,6 +53,8 @@ def generate(
     else:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     ids = ids.to(loaded.model.device)
+    if loaded.engine:
+        return _decode(loaded, ids[0].tolist(), max_tokens, temperature, top_p, seed, _Stream(tokenizer, write))
     torch.manual_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
     with torch.inference_mode():
@@ -63,3 +67,22 @@ def generate(
             **sampling,
         )
     return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+@torch.inference_mode()
+def _decode(
+    loaded: Loaded, prompt: list[int], max_tokens: int, temperature: float, top_p: float, seed: int, stream: _Stream
+) -> str:
+    generator = torch.Generator().manual_seed(seed)
+    ends, tokens = end_tokens(loaded), []
+    slots, logits = prefill(loaded, prompt, len(prompt) + max_tokens)
+    stream.put(torch.tensor(prompt))  # skipped
+    while True:
+        token = pick(logits[0], temperature, top_p, 0, generator) if temperature else int(logits[0].argmax())
+        tokens.append(token)
+        stream.put(torch.tensor([token]))
+        if token in ends or len(tokens) == max_tokens:
+            break
+        logits = step(loaded, slots, [token])
+    stream.end()
+    return loaded.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -1,6 +1,7 @@
 """Open anything that names a model, for running: a base (directory, hub id, .gguf) or `STORE@NAME`."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
+from submodel.runtime.checkpoint import is_packed, open_packed
+from submodel.runtime.engine import Engine, engine_of
+from submodel.runtime.packed import format_named
+from submodel.runtime.place import load_packed
 from submodel.store import Masks, Store, split_reference
 
 
@@ -21,12 +26,14 @@ class Loaded:
         base: the opened base.
         model: with the sub-model's zeros in place.
         manifest: the sub-model's recipe, or None for the base itself.
+        weight_format: how its matrices are kept, a key of FORMATS; None as torch tensors.
     """
 
     reference: str
     base: Base
     model: PreTrainedModel
     manifest: dict[str, Any] | None
+    weight_format: str | None = None
 
     @property
     def tokenizer(self) -> Any:
@@ -45,6 +52,11 @@ class Loaded:
         """The sub-model's name, or "dense" for the base."""
         return self.manifest["name"] if self.manifest else "dense"
 
+    @cached_property
+    def engine(self) -> Engine | None:
+        """What decodes a packed model natively, if its family is known."""
+        return engine_of(self.model) if self.weight_format else None
+
 
 def load(
     reference: str,
@@ -54,32 +66,48 @@ def load(
     base: str | None = None,
     trust_remote_code: bool = False,
     opened: dict[str, Base] | None = None,
+    weight_format: str | None = None,
 ) -> Loaded:
     """Open a model for running.
 
     Args:
-        reference: a Hugging Face directory, a hub id, a .gguf file or `STORE@NAME`.
+        reference: a Hugging Face directory, a hub id, a .gguf file, `STORE@NAME` or a packed directory.
         dtype: of the weights; as stored if None.
         device: where to put it.
         base: where the store's base is now, if it has moved.
         trust_remote_code: let code that is shipped with the model run.
         opened: bases that are open already, by reference; one that is opened here is put there too.
+        weight_format: pack the matrices (a key of FORMATS); the model then computes in bfloat16, on the CPU.
 
     Raises:
-        SubmodelError: nothing there, or the base is not the one that the store was made from.
+        SubmodelError: nothing there, the base is not the one that the store was made from, or a packed model on
+            another device or in another dtype.
     """
+    if is_packed(reference):
+        if device != "cpu" or dtype not in (None, torch.bfloat16) or weight_format is not None:
+            raise SubmodelError(f"{reference}: packed already, in bfloat16 on the cpu: give no device, dtype or format")
+        return Loaded(reference, *open_packed(reference, trust_remote_code))
+    if weight_format is not None:
+        format_named(weight_format)
+        if device != "cpu" or dtype not in (None, torch.bfloat16):
+            raise SubmodelError(f"format {weight_format}: packed models compute in bfloat16 on the cpu: give neither")
     opened = {} if opened is None else opened
     parts = split_reference(reference)
+    masks: Masks = {}
+    manifest = None
     if parts is None:
         if reference not in opened:
             opened[reference] = open_base(reference, trust_remote_code)
-        return Loaded(reference, opened[reference], opened[reference].load(dtype, device), None)
-    store = Store(parts[0])
-    masks = store.masks(parts[1])
-    own = open_store_base(store, base, trust_remote_code, opened)
+        own = opened[reference]
+    else:
+        store = Store(parts[0])
+        masks, manifest = store.masks(parts[1]), store.manifest(parts[1])
+        own = open_store_base(store, base, trust_remote_code, opened)
+    if weight_format is not None:
+        return Loaded(reference, own, load_packed(own, masks, weight_format), manifest, weight_format)
     model = own.load(dtype, device)
     apply_masks(model, masks)
-    return Loaded(reference, own, model, store.manifest(parts[1]))
+    return Loaded(reference, own, model, manifest)
 
 
 def open_store_base(

@@ -34,6 +34,7 @@ class Settings:
         slots: sequences decoded side by side on each core; as many as memory allows if None.
         unsafe_code: run model-written programs even where nothing isolates them.
         wordnet: directory of WordNet's dictionary files.
+        weight_format: how the matrices are kept in memory (see `runtime.packed`); as torch tensors if None.
     """
 
     tokens: int = 50_000
@@ -52,6 +53,7 @@ class Settings:
     slots: int | None = None
     unsafe_code: bool = False
     wordnet: Path | None = None
+    weight_format: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Cell:
     def row(self, metric: str, data: dict[str, Any], settings: dict[str, Any]) -> Row:
         """The row to fill: everything but the measurement."""
         loaded = self.loaded
+        kept = {"format": loaded.weight_format} if loaded.weight_format else {}
         return Row(
             model=loaded.base.reference,
             submodel=loaded.name,
@@ -104,7 +107,7 @@ class Cell:
             low=float("nan"),
             high=float("nan"),
             n=0,
-            settings={**settings, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
+            settings={**settings, **kept, "dtype": str(loaded.model.dtype).removeprefix("torch.")},
             versions=versions(),
             machine=machine(),
             seconds=0.0,

@@ -78,6 +78,7 @@ def evaluate(
             base=base,
             trust_remote_code=trust_remote_code,
             opened=opened,
+            weight_format=settings.weight_format,
         )
         for task in tasks:
             cell = Cell(

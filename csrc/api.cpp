@@ -1,0 +1,202 @@
+// Which instruction set is used, and the work shared out among threads.
+#include <stdlib.h>
+#include <string.h>
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+#include "product.h"
+
+namespace {
+
+// rows of x from which `several` is faster than one product after another: unpacking must pay
+bool many(int64_t format, int64_t count) {
+  return kernels.several && count >= (format == SM_DENSE_BF16 || format == SM_BF16 ? 5 : 9);
+}
+
+#if defined(__x86_64__)
+// Tiles of bfloat16 are there, and the kernel lets this process use them.
+bool has_amx() {
+#if defined(__linux__)
+  unsigned a, b, c, d;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (~d & (1u << 22 | 1u << 24))) return false;
+  const long request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return false;
+#endif
+}
+#endif
+
+Kernels choose() {
+  const Kernels* best = &reference_kernels;
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  const Kernels* known[] = {&avx2_kernels, &avx512_kernels};
+  const bool has[] = {
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt"),
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi2") &&
+          __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"),
+  };
+  const char* wanted = getenv("SUBMODEL_KERNELS");
+  for (int i = 0; i < 2; i++) {
+    if (!has[i] || (wanted && strcmp(wanted, "reference") == 0)) break;
+    best = known[i];
+    if (wanted && strcmp(wanted, best->name) == 0) break;
+  }
+#endif
+  Kernels chosen = *best;
+#if defined(__x86_64__)
+  if (best == &avx512_kernels && (!wanted || strcmp(wanted, "avx512") != 0) && has_amx()) {
+    chosen.name = "amx";
+    chosen.several = amx_product;
+  }
+#endif
+  for (int f = 0; f < SM_FORMATS; f++) {
+    if (!chosen.pack[f]) chosen.pack[f] = reference_kernels.pack[f];
+    if (!chosen.unpack[f]) chosen.unpack[f] = reference_kernels.unpack[f];
+  }
+  return chosen;
+}
+
+// rows of one piece of work: whole blocks, about 64 KiB of weights
+int64_t piece_rows(const sm_matrix& m) {
+  static const int64_t bits[SM_FORMATS] = {16, 9, 9, 6, 4};
+  int64_t blocks = (int64_t(1) << 19) / (bits[m.format] * (m.cols + 1) * SM_BLOCK);
+  return (blocks < 1 ? 1 : blocks) * SM_BLOCK;
+}
+
+int64_t pieces(int64_t rows, int64_t piece) { return (rows + piece - 1) / piece; }
+
+}  // namespace
+
+const Kernels kernels = choose();
+
+Input::Input(const float* x, int64_t count, int64_t cols, bool rounded)
+    : words((cols + 63) / 64), padded(new float[count * words * 64]) {
+  for (int64_t b = 0; b < count; b++) {
+    float* to = padded.get() + b * words * 64;
+    for (int64_t c = 0; c < cols; c++) to[c] = rounded ? x[b * cols + c] : from_bf16(to_bf16(x[b * cols + c]));
+    for (int64_t c = cols; c < words * 64; c++) to[c] = 0;
+  }
+  activations.count = count;
+  activations.words = words;
+  activations.f32 = padded.get();
+}
+
+void Input::prepare(int64_t format) {
+  const int64_t rows = activations.count;
+  if (format == SM_DENSE_BF16 || format == SM_BF16) {
+    if (activations.bf16) return;
+    bf16.reset(new uint16_t[rows * words * 64]);
+    for (int64_t i = 0; i < rows * words * 64; i++) bf16[i] = uint16_t(float_bits(padded[i]) >> 16);
+    activations.bf16 = bf16.get();
+    return;
+  }
+  const int32_t offset = offset_of(format);
+  if (activations.q && offset == prepared_offset) return;
+  prepared_offset = offset;
+  q.reset(new int8_t[rows * words * 64]);
+  scale.reset(new float[rows * words * 16]);
+  init.reset(new int32_t[rows * words * 16]);
+  for (int64_t b = 0; b < rows; b++)
+    kernels.quantise(padded.get() + b * words * 64, words, offset, q.get() + b * words * 64,
+                     scale.get() + b * words * 16, init.get() + b * words * 16);
+  activations.q = q.get();
+  activations.scale = scale.get();
+  activations.init = init.get();
+}
+
+void Input::prepare_tiles() {
+  if (activations.tiles) return;
+  const int64_t count = activations.count, steps = words * 2, groups = (count + 15) / 16;
+  tiles.reset(new uint16_t[groups * steps * 512]());
+  for (int64_t b = 0; b < count; b++)
+    for (int64_t pair = 0; pair < words * 32; pair++) {
+      uint16_t* to = tiles.get() + ((b / 16) * steps + pair / 16) * 512 + (pair % 16) * 32 + (b % 16) * 2;
+      const float* from = padded.get() + b * words * 64 + 2 * pair;
+      to[0] = to_bf16(from[0]);
+      to[1] = to_bf16(from[1]);
+    }
+  activations.tiles = tiles.get();
+}
+
+void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, Input& x, int64_t threads) {
+  int64_t first[8], piece[8], total = 0;
+  for (int64_t i = 0; i < count; i++) {
+    if (many(matrices[i]->format, x.activations.count)) x.prepare_tiles();
+    else x.prepare(matrices[i]->format);
+    piece[i] = piece_rows(*matrices[i]);
+    first[i] = total;
+    total += pieces(matrices[i]->rows, piece[i]);
+  }
+  parallel(threads, total, [&](int64_t index) {
+    int64_t i = count - 1;
+    while (index < first[i]) i--;
+    const sm_matrix& m = *matrices[i];
+    int64_t from = (index - first[i]) * piece[i];
+    int64_t to = from + piece[i] < m.rows ? from + piece[i] : m.rows;
+    if (!many(m.format, x.activations.count)) return kernels.product[m.format](m, x.activations, from, to, y[i], m.rows);
+    // kept by each thread: a fresh one would cost more, in page faults, than unpacking
+    static thread_local std::vector<uint16_t> scratch;
+    if (int64_t(scratch.size()) < scratch_of(m)) scratch.resize(size_t(scratch_of(m)));
+    uint16_t* aligned = scratch.data() + (-reinterpret_cast<uintptr_t>(scratch.data()) % 64) / 2;
+    kernels.several(kernels, m, x.activations, from, to, y[i], m.rows, aligned);
+  });
+}
+
+extern "C" {
+
+const char* sm_kernels() { return kernels.name; }
+
+int64_t sm_starts(int64_t format, const uint64_t* mask, int64_t rows, int64_t cols, int64_t* starts) {
+  int64_t words = (cols + 63) / 64, half = (words + 1) / 2, at = 0;
+  uint64_t beyond = cols % 64 ? ~0ull << cols % 64 : 0;
+  for (int64_t row = 0; row < rows; row++, mask += words) {
+    if (row % SM_BLOCK == 0) starts[row / SM_BLOCK] = at;
+    int64_t left = 0, right = 0;
+    for (int64_t w = 0; w < half; w++) left += __builtin_popcountll(load64(mask + w));
+    for (int64_t w = half; w < words; w++) right += __builtin_popcountll(load64(mask + w));
+    if (words && load64(mask + words - 1) & beyond) return -1;
+    at += format == SM_INT4 ? (left > right ? left : right) : (left + right) * (format == SM_BF16 ? 2 : 1);
+  }
+  starts[pieces(rows, SM_BLOCK)] = at;
+  return at;
+}
+
+void sm_pack(const sm_matrix* m, const uint16_t* dense, int64_t threads) {
+  int64_t piece = piece_rows(*m);
+  parallel(threads, pieces(m->rows, piece), [&](int64_t i) {
+    int64_t to = (i + 1) * piece < m->rows ? (i + 1) * piece : m->rows;
+    kernels.pack[m->format](*m, dense, i * piece, to);
+  });
+}
+
+void sm_unpack(const sm_matrix* m, int64_t first, int64_t last, uint16_t* out, int64_t threads) {
+  int64_t piece = piece_rows(*m);
+  parallel(threads, pieces(last - first, piece), [&](int64_t i) {
+    int64_t from = first + i * piece, to = from + piece < last ? from + piece : last;
+    kernels.unpack[m->format](*m, from, to, out + i * piece * m->cols);
+  });
+}
+
+void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint16_t* bias, uint16_t* y,
+               int64_t threads) {
+  std::unique_ptr<float[]> values(new float[count * m->cols]), found(new float[count * m->rows]);
+  for (int64_t i = 0; i < count * m->cols; i++) values[i] = from_bf16(x[i]);
+  Input input(values.get(), count, m->cols, true);
+  float* out = found.get();
+  multiply(&m, &out, 1, input, threads);
+  for (int64_t b = 0; b < count; b++, y += m->rows, out += m->rows)
+    for (int64_t row = 0; row < m->rows; row++) y[row] = to_bf16(bias ? out[row] + from_bf16(bias[row]) : out[row]);
+}
+
+}

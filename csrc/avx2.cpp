@@ -1,0 +1,287 @@
+// AVX2 and FMA. Expansion is a byte shuffle, eight weights at a time, with a table row for each mask byte.
+#include <immintrin.h>
+
+#include "kernels.h"
+#include "plain.h"
+
+namespace {
+
+constexpr int AHEAD = 4096;
+constexpr int TILE = 4;
+
+// where each of 8 columns finds its value among the survivors, 0x80 = dropped
+struct Expansion {
+  alignas(16) uint8_t bytes[256][8], halves[256][16];
+  constexpr Expansion() : bytes(), halves() {
+    for (int mask = 0; mask < 256; mask++) {
+      int next = 0;
+      for (int j = 0; j < 8; j++) {
+        bool here = mask >> j & 1;
+        bytes[mask][j] = uint8_t(here ? next : 0x80);
+        halves[mask][2 * j] = uint8_t(here ? 2 * next : 0x80);
+        halves[mask][2 * j + 1] = uint8_t(here ? 2 * next + 1 : 0x80);
+        next += here;
+      }
+    }
+  }
+};
+constexpr Expansion TABLE;
+
+inline void fetch(const void* p) { _mm_prefetch(static_cast<const char*>(p) + AHEAD, _MM_HINT_T0); }
+inline __m128i load8(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
+inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline __m256 floats(__m128i bf16) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bf16), 16)); }
+
+inline float sum_of(__m256 v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+
+// to nearest, ties to even
+inline __m128i to_halves(__m256 v) {
+  __m256i bits = _mm256_castps_si256(v);
+  __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  bits = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd), 16);
+  return _mm_packus_epi32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+}
+
+void quantise(const float* x, int64_t words, int32_t offset, int8_t* q, float* scale, int32_t* init) {
+  const __m128 sign = _mm_set1_ps(-0.0f);
+  for (int64_t lane = 0; lane < words * 16; lane++) {
+    __m128 v = _mm_loadu_ps(x + 4 * lane);
+    __m128 a = _mm_andnot_ps(sign, v);
+    a = _mm_max_ps(a, _mm_movehl_ps(a, a));
+    float largest = _mm_cvtss_f32(_mm_max_ss(a, _mm_shuffle_ps(a, a, 1)));
+    float up = largest > LEAST ? 127.0f / largest : 0.0f;
+    __m128i steps = _mm_cvtps_epi32(_mm_mul_ps(v, _mm_set1_ps(up)));
+    __m128i packed = _mm_packs_epi16(_mm_packs_epi32(steps, steps), _mm_setzero_si128());
+    int32_t four = _mm_cvtsi128_si32(packed);
+    __builtin_memcpy(q + 4 * lane, &four, 4);
+    scale[lane] = largest / 127.0f;
+    init[lane] = -offset * (q[4 * lane] + q[4 * lane + 1] + q[4 * lane + 2] + q[4 * lane + 3]);
+  }
+}
+
+// 32 columns of packed bytes, made signed by `flip`, dropped ones 0
+inline __m256i expand(const uint8_t* p, uint32_t mask, __m128i low, int shift, int8_t offset) {
+  __m128i part[4];
+  const __m128i zero = _mm_set1_epi8(offset);
+  for (int i = 0; i < 4; i++) {
+    __m128i v = load8(p);
+    if (shift >= 0) v = _mm_and_si128(_mm_srl_epi16(v, _mm_cvtsi32_si128(shift)), low);
+    part[i] = _mm_shuffle_epi8(_mm_sub_epi8(v, zero), load8(TABLE.bytes[mask >> 8 * i & 255]));
+    p += _mm_popcnt_u32(mask >> 8 * i & 255);
+  }
+  return _mm256_set_m128i(_mm_unpacklo_epi64(part[2], part[3]), _mm_unpacklo_epi64(part[0], part[1]));
+}
+
+// 32 signed weights times N rows of activations; a lane of 4 columns a 32-bit sum, exact
+template <int N>
+inline void add_bytes(__m256* sum, __m256i weights, float scale, const Activations& x, int64_t b, int64_t column) {
+  const __m256i size = _mm256_abs_epi8(weights), ones = _mm256_set1_epi16(1);
+  const __m256 s = _mm256_set1_ps(scale);
+  for (int i = 0; i < N; i++) {
+    int64_t at = (b + i) * x.words * 64 + column;
+    __m256i signed_q = _mm256_sign_epi8(load256(x.q + at), weights);
+    __m256i dot = _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_q), ones);
+    __m256 both = _mm256_mul_ps(s, _mm256_loadu_ps(x.scale + at / 4));
+    sum[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), both, sum[i]);
+  }
+}
+
+template <int N>
+inline void add_floats(__m256* sum, __m128i weights, const Activations& x, int64_t b, int64_t column) {
+  const __m256 v = floats(weights);
+  for (int i = 0; i < N; i++)
+    sum[i] = _mm256_fmadd_ps(v, _mm256_loadu_ps(x.f32 + (b + i) * x.words * 64 + column), sum[i]);
+}
+
+template <template <int> class Row>
+void product(const sm_matrix& m, const Activations& x, int64_t first, int64_t last, float* y, int64_t stride) {
+  const uint8_t* p = m.values;
+  if (m.starts) p += m.starts[first / SM_BLOCK];
+  else p += first * (m.format == SM_DENSE_BF16 ? 2 * m.cols : 64 * x.words);
+  for (int64_t row = first; row < last; row++) {
+    const uint8_t* next = p;
+    for (int64_t b = 0; b < x.count; b += TILE) {
+      float* out = y + b * stride + row;
+      switch (x.count - b < TILE ? x.count - b : TILE) {
+        case 1: next = Row<1>::run(m, x, row, b, p, out, stride); break;
+        case 2: next = Row<2>::run(m, x, row, b, p, out, stride); break;
+        case 3: next = Row<3>::run(m, x, row, b, p, out, stride); break;
+        default: next = Row<4>::run(m, x, row, b, p, out, stride);
+      }
+    }
+    p = next;
+  }
+}
+
+template <int N>
+inline void finish(const __m256* even, const __m256* odd, float* y, int64_t stride) {
+  for (int i = 0; i < N; i++) y[i * stride] = sum_of(_mm256_add_ps(even[i], odd[i]));
+}
+
+template <int N>
+struct DenseBf16 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t, int64_t b, const uint8_t* p, float* y,
+                            int64_t stride) {
+    __m256 even[N] = {}, odd[N] = {};
+    int64_t c = 0;
+    for (; c + 16 <= m.cols; c += 16, p += 32) {
+      fetch(p);
+      add_floats<N>(even, load128(p), x, b, c);
+      add_floats<N>(odd, load128(p + 16), x, b, c + 8);
+    }
+    for (; c < m.cols; c += 8) {
+      // the sums that the packed kernel makes, in its order: zeros in place give the very same result
+      int64_t left = m.cols - c < 8 ? m.cols - c : 8;
+      alignas(16) uint16_t tail[8] = {};
+      __builtin_memcpy(tail, p, size_t(2 * left));
+      add_floats<N>(c % 16 ? odd : even, load128(tail), x, b, c);
+      p += 2 * left;
+    }
+    finish<N>(even, odd, y, stride);
+    return p;
+  }
+};
+
+template <int N>
+struct SparseBf16 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
+                            float* y, int64_t stride) {
+    __m256 even[N] = {}, odd[N] = {};
+    const uint64_t* mask = m.mask + row * x.words;
+    for (int64_t w = 0; w < x.words; w++) {
+      uint64_t bits = load64(mask + w);
+      fetch(p);
+      for (int j = 0; j < 64; j += 16, bits >>= 16) {
+        add_floats<N>(even, _mm_shuffle_epi8(load128(p), load128(TABLE.halves[bits & 255])), x, b, 64 * w + j);
+        p += 2 * _mm_popcnt_u32(bits & 255);
+        add_floats<N>(odd, _mm_shuffle_epi8(load128(p), load128(TABLE.halves[bits >> 8 & 255])), x, b, 64 * w + j + 8);
+        p += 2 * _mm_popcnt_u32(bits >> 8 & 255);
+      }
+    }
+    finish<N>(even, odd, y, stride);
+    return p;
+  }
+};
+
+template <int N>
+struct DenseInt8 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
+                            float* y, int64_t stride) {
+    __m256 even[N] = {}, odd[N] = {};
+    const __m256i flip = _mm256_set1_epi8(-128);
+    for (int64_t w = 0; w < x.words; w++, p += 64) {
+      fetch(p);
+      float scale = from_bf16(m.scales[row * x.words + w]);
+      add_bytes<N>(even, _mm256_xor_si256(load256(p), flip), scale, x, b, 64 * w);
+      add_bytes<N>(odd, _mm256_xor_si256(load256(p + 32), flip), scale, x, b, 64 * w + 32);
+    }
+    finish<N>(even, odd, y, stride);
+    return p;
+  }
+};
+
+template <int N>
+struct SparseInt8 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
+                            float* y, int64_t stride) {
+    __m256 even[N] = {}, odd[N] = {};
+    const uint64_t* mask = m.mask + row * x.words;
+    const __m128i all = _mm_set1_epi8(-1);
+    for (int64_t w = 0; w < x.words; w++) {
+      uint64_t bits = load64(mask + w);
+      fetch(p);
+      float scale = from_bf16(m.scales[row * x.words + w]);
+      add_bytes<N>(even, expand(p, uint32_t(bits), all, -1, -128), scale, x, b, 64 * w);
+      p += _mm_popcnt_u32(uint32_t(bits));
+      add_bytes<N>(odd, expand(p, uint32_t(bits >> 32), all, -1, -128), scale, x, b, 64 * w + 32);
+      p += _mm_popcnt_u32(uint32_t(bits >> 32));
+    }
+    finish<N>(even, odd, y, stride);
+    return p;
+  }
+};
+
+template <int N>
+struct SparseInt4 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
+                            float* y, int64_t stride) {
+    __m256 even[N] = {}, odd[N] = {};
+    const uint64_t* mask = m.mask + row * x.words;
+    const __m128i low = _mm_set1_epi8(15);
+    const int64_t half = (x.words + 1) / 2;
+    const uint8_t *end[2] = {p, p};
+    for (int side = 0; side < 2; side++) {
+      const uint8_t* at = p;
+      for (int64_t w = side ? half : 0; w < (side ? x.words : half); w++) {
+        uint64_t bits = load64(mask + w);
+        fetch(at);
+        float scale = from_bf16(m.scales[row * x.words + w]);
+        add_bytes<N>(even, expand(at, uint32_t(bits), low, 4 * side, 8), scale, x, b, 64 * w);
+        at += _mm_popcnt_u32(uint32_t(bits));
+        add_bytes<N>(odd, expand(at, uint32_t(bits >> 32), low, 4 * side, 8), scale, x, b, 64 * w + 32);
+        at += _mm_popcnt_u32(uint32_t(bits >> 32));
+      }
+      end[side] = at;
+    }
+    finish<N>(even, odd, y, stride);
+    return end[0] > end[1] ? end[0] : end[1];
+  }
+};
+
+inline void store_halves(uint16_t* out, __m128i v, int64_t columns) {
+  if (columns >= 8) _mm_storeu_si128(reinterpret_cast<__m128i*>(out), v);
+  else {
+    alignas(16) uint16_t buffer[8];
+    _mm_store_si128(reinterpret_cast<__m128i*>(buffer), v);
+    for (int64_t i = 0; i < columns; i++) out[i] = buffer[i];
+  }
+}
+
+void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
+  const int64_t words = words_of(m), half = (words + 1) / 2;
+  const int8_t offset = int8_t(offset_of(m.format));
+  const __m128i low = _mm_set1_epi8(15);
+  const uint8_t* p = m.values + (m.starts ? m.starts[first / SM_BLOCK] : first * words * 64);
+  for (int64_t row = first; row < last; row++, out += m.cols) {
+    const uint8_t *left = p, *right = p;
+    for (int64_t w = 0; w < words; w++) {
+      uint64_t bits = m.mask ? load64(m.mask + row * words + w) : ~0ull;
+      const uint8_t*& at = m.format != SM_INT4 ? p : w < half ? left : right;
+      for (int64_t j = 64 * w; j < 64 * w + 64; j += 8, bits >>= 8) {
+        int count = _mm_popcnt_u32(bits & 255);
+        if (m.format == SM_BF16) {
+          if (j < m.cols) store_halves(out + j, _mm_shuffle_epi8(load128(at), load128(TABLE.halves[bits & 255])), m.cols - j);
+          at += 2 * count;
+          continue;
+        }
+        __m128i v = load8(at);
+        at += count;
+        if (j >= m.cols) continue;
+        if (m.format == SM_INT4) v = _mm_and_si128(w < half ? v : _mm_srli_epi16(v, 4), low);
+        v = _mm_shuffle_epi8(_mm_sub_epi8(v, _mm_set1_epi8(offset)), load8(TABLE.bytes[bits & 255]));
+        __m256 f = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v));
+        f = _mm256_mul_ps(f, _mm256_set1_ps(from_bf16(m.scales[row * words + w])));
+        store_halves(out + j, to_halves(f), m.cols - j);
+      }
+    }
+    if (m.format == SM_INT4) p = left > right ? left : right;
+  }
+}
+
+}  // namespace
+
+const Kernels avx2_kernels = {
+    "avx2",
+    quantise,
+    {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>},
+    {},  // packing, done once a model, is the reference's
+    {nullptr, unpack, unpack, unpack, unpack},
+    nullptr,
+    activate,
+    attend,
+};

@@ -1,0 +1,122 @@
+"""A whole token in one native call, for packed models of the LLaMA kind; others take a step through `transformers`.
+
+The engine reads the very matrices that the model's own layers hold, and writes the same cache (`slots`), so prefill
+through the model and decoding through the engine take turns freely.
+"""
+
+import ctypes
+from typing import Any
+
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from submodel.runtime import native
+from submodel.runtime.linear import PackedLinear
+from submodel.runtime.slots import Slots
+
+FAMILIES = ("gemma", "llama", "mistral", "qwen2", "qwen3")
+_ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1}
+_MOST_ROWS = {"amx": 64}  # more sequences are faster through torch's product of unpacked panels; else 16
+
+
+class Engine:
+    """Decodes with a packed model. Make it with `engine_of`.
+
+    Attributes:
+        vocabulary: how many logits a token gets.
+        most_rows: sequences that it is good for; more are faster through the model.
+    """
+
+    def __init__(self, model: Any, plan: native.Model, vocabulary: int, held: list[Any]):
+        self.vocabulary = vocabulary
+        self.most_rows = _MOST_ROWS.get(native.instruction_set(), 16)
+        self._plan = plan
+        self._held = held  # what the plan points to
+        self._embed, self._rotary = model.get_input_embeddings(), model.model.rotary_emb
+
+    def step(self, ids: torch.Tensor, positions: torch.Tensor, slots: Slots) -> torch.Tensor:
+        """Write one token of every live row into the cache; the caller advances it.
+
+        Args:
+            ids, positions: int64 (rows, 1).
+            slots: of at least `rows` sequences, with room for a column.
+
+        Returns:
+            float32 logits (rows, vocabulary).
+        """
+        embedded = self._embed(ids)
+        x = embedded[:, 0].float().contiguous()
+        cosine, sine = (t[:, 0].float().contiguous() for t in self._rotary(embedded.float(), positions))
+        layers: Any = slots.cache.layers
+        pointers = ctypes.c_void_p * len(layers)
+        keys = pointers(*(layer.keys.data_ptr() for layer in layers))
+        values = pointers(*(layer.values.data_ptr() for layer in layers))
+        starts = (ctypes.c_int64 * len(ids))(*slots.starts)
+        logits = torch.empty(len(ids), self.vocabulary)
+        native.library().sm_step(
+            ctypes.byref(self._plan),
+            len(ids),
+            x.data_ptr(),
+            cosine.data_ptr(),
+            sine.data_ptr(),
+            keys,
+            values,
+            slots.columns,
+            starts,
+            slots.end,
+            logits.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return logits
+
+
+def engine_of(model: PreTrainedModel) -> Engine | None:
+    """The engine for a packed model, or None where there is none: another family, or no native kernels."""
+    config: Any = model.config
+    head: Any = model.get_output_embeddings()
+    known = config.model_type in FAMILIES and isinstance(head, PackedLinear) and head.bias is None
+    if not known or config.hidden_act not in _ACTIVATIONS or not native.library():
+        return None
+    held: list[Any] = []
+
+    def floats(tensor: torch.Tensor | None, plus: float = 0.0) -> int | None:
+        if tensor is None:
+            return None
+        held.append(tensor.detach().float().contiguous() + plus)
+        return held[-1].data_ptr()
+
+    def linear(module: PackedLinear) -> native.Linear:
+        return native.Linear(ctypes.pointer(module.packed.native), floats(module.bias))
+
+    own: Any = model.model
+    plus = 1.0 if config.model_type == "gemma" else 0.0  # its norms are weighted by 1 + weight
+    blocks = (native.Block * len(own.layers))()
+    for i, layer in enumerate(own.layers):
+        attention, mlp = layer.self_attn, layer.mlp
+        modules = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+        modules += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+        if not all(isinstance(module, PackedLinear) for module in modules):
+            return None
+        norms = [layer.input_layernorm, layer.post_attention_layernorm]
+        norms += [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        mistral = config.sliding_window if config.model_type == "mistral" else None
+        window = mistral or getattr(attention, "sliding_window", None) or 0
+        weights = [None if norm is None else floats(norm.weight, plus) for norm in norms]
+        blocks[i] = native.Block(*map(linear, modules), *weights, window)
+    first = own.layers[0].self_attn
+    plan = native.Model(
+        len(own.layers),
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        first.head_dim,
+        config.intermediate_size,
+        _ACTIVATIONS[config.hidden_act],
+        config.rms_norm_eps,
+        first.scaling,
+        blocks,
+        floats(own.norm.weight, plus),
+        ctypes.pointer(head.packed.native),
+    )
+    held += [blocks, model]
+    return Engine(model, plan, head.packed.rows, held)

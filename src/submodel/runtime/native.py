@@ -1,0 +1,119 @@
+"""The native kernels (csrc/): found, loaded through ctypes once, and given tensors' own memory.
+
+The interpreter lock is released while they run. Without the library (no compiler at install time) everything that
+uses it has a slower torch twin, and the user is told once.
+"""
+
+import ctypes
+import os
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from submodel.errors import SubmodelError, unknown_name
+
+SETS = ("torch", "reference", "avx2", "avx512", "amx")
+"""What SUBMODEL_KERNELS may name: the torch twins, plain C++, and instruction sets, the better the later."""
+
+LIBRARY = Path(__file__).parent / "kernels.so"
+
+
+class Matrix(ctypes.Structure):
+    """`sm_matrix` of csrc/submodel.h."""
+
+    _fields_ = [
+        ("format", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("cols", ctypes.c_int64),
+        ("mask", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+    ]
+
+
+class Linear(ctypes.Structure):
+    """`sm_linear`."""
+
+    _fields_ = [("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p)]
+
+
+LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
+
+
+class Block(ctypes.Structure):
+    """`sm_block`."""
+
+    _fields_ = [
+        *((name, Linear) for name in LINEARS),
+        *((name, ctypes.c_void_p) for name in NORMS),
+        ("window", ctypes.c_int64),
+    ]
+
+
+SIZES = ("blocks", "hidden", "heads", "key_heads", "head_size", "intermediate", "gelu")
+
+
+class Model(ctypes.Structure):
+    """`sm_model`."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in SIZES),
+        ("epsilon", ctypes.c_float),
+        ("scale", ctypes.c_float),
+        ("block", ctypes.POINTER(Block)),
+        ("norm", ctypes.c_void_p),
+        ("head", ctypes.POINTER(Matrix)),
+    ]
+
+
+def open_library(file: Path) -> Any:
+    """Load a build of csrc/. Raises OSError when it is not there."""
+    found = ctypes.CDLL(str(file))
+    number, pointer, matrix = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(Matrix)
+    for name, result, arguments in [
+        ("sm_kernels", ctypes.c_char_p, []),
+        ("sm_starts", number, [number, pointer, number, number, pointer]),
+        ("sm_pack", None, [matrix, pointer, number]),
+        ("sm_unpack", None, [matrix, number, number, pointer, number]),
+        ("sm_matmul", None, [matrix, pointer, number, pointer, pointer, number]),
+        ("sm_step", None, [ctypes.POINTER(Model), number, *[pointer] * 5, number, pointer, number, pointer, number]),
+    ]:
+        function = getattr(found, name)
+        function.restype, function.argtypes = result, arguments
+    return found
+
+
+@cache
+def library() -> Any:
+    """The loaded library, or None; then one warning says what to do, unless SUBMODEL_KERNELS=torch asks for it.
+
+    Raises SubmodelError when SUBMODEL_KERNELS names a set that does not exist or this processor does not have.
+    """
+    wanted = os.environ.get("SUBMODEL_KERNELS")
+    if wanted is not None and wanted not in SETS:
+        raise unknown_name("SUBMODEL_KERNELS", wanted, SETS)
+    if wanted == "torch":
+        return None
+    try:
+        found = open_library(LIBRARY)
+        if wanted is not None and found.sm_kernels().decode() != wanted:
+            raise SubmodelError(
+                f"SUBMODEL_KERNELS={wanted}: this processor has no more than {found.sm_kernels().decode()}"
+            )
+        return found
+    except OSError as error:
+        warnings.warn(
+            f"the native kernels are not there ({error}): packed models run slowly; "
+            "install a C++ compiler and submodel again",
+            stacklevel=2,
+        )
+        return None
+
+
+def instruction_set() -> str:
+    """What the kernels run on: "amx", "avx512", "avx2", "reference" (plain C++) or "torch" (no library)."""
+    found = library()
+    return found.sm_kernels().decode() if found else "torch"
