@@ -199,4 +199,14 @@ void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint1
     for (int64_t row = 0; row < m->rows; row++) y[row] = to_bf16(bias ? out[row] + from_bf16(bias[row]) : out[row]);
 }
 
+void sm_exchange(const float* w, const float* gram, const float* diagonal, int64_t rows, int64_t cols, int64_t group,
+                 int64_t rounds, float least, float* pull, uint8_t* keep, int64_t threads) {
+  parallel(threads, rows, [&](int64_t row) {
+    static thread_local std::vector<float> room;
+    if (int64_t(room.size()) < 2 * cols) room.resize(size_t(2 * cols));
+    const int64_t at = row * cols;
+    kernels.exchange(w + at, gram, diagonal, cols, group, rounds, least, pull + at, keep + at, room.data());
+  });
+}
+
 }

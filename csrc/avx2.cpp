@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "exchange.h"
 #include "plain.h"
 
 namespace {
@@ -284,4 +285,5 @@ const Kernels avx2_kernels = {
     nullptr,
     activate,
     attend,
+    exchange,
 };

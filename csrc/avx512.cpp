@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "exchange.h"
 #include "plain.h"
 
 namespace {
@@ -335,4 +336,5 @@ const Kernels avx512_kernels = {
     nullptr,
     activate,
     attend,
+    exchange,
 };

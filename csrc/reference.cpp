@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "kernels.h"
+#include "exchange.h"
 #include "plain.h"
 
 namespace {
@@ -123,4 +124,5 @@ const Kernels reference_kernels = {
     nullptr,
     activate,
     attend,
+    exchange,
 };

@@ -6,10 +6,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from submodel.runtime import native
 from tests import tiny
 
 
@@ -42,3 +45,21 @@ def data_dir() -> Path:
     if not given.is_dir():
         pytest.skip(f"no data sets at {given}: name their directory in SUBMODEL_TEST_DATA")
     return given
+
+
+@pytest.fixture(params=native.SETS)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The kernels of one instruction set, or a skip."""
+    name: str = request.param
+    opened: Any = None
+    if name != "torch":
+        if not native.LIBRARY.is_file():
+            pytest.skip("no native kernels: run python csrc/build.py")
+        # chosen when a library is loaded, and one path is loaded once
+        copy = shutil.copy(native.LIBRARY, tmp_path / f"{name}.so")
+        monkeypatch.setenv("SUBMODEL_KERNELS", name)
+        opened = native.open_library(Path(copy))
+        if opened.sm_kernels().decode() != name:
+            pytest.skip(f"this processor has no {name}")
+    monkeypatch.setattr(native, "library", lambda: opened)
+    return name

@@ -1,10 +1,8 @@
 """Every format on every instruction set of this machine against float64, the torch twins and the sanitizers."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,24 +19,6 @@ SHAPES = ((1, 1), (1, 64), (17, 63), (33, 65), (50, 128), (40, 130), (130, 896),
 
 # relative to the norms of row and input: rounding of outputs to bfloat16, and of inputs to 8 bits a lane of 4 columns
 TOLERANCE = {"dense": 0.004, "bf16": 0.004, "dense-int8": 0.008, "int8": 0.008, "int4": 0.008}
-
-
-@pytest.fixture(params=native.SETS)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The kernels of one instruction set, or a skip."""
-    name: str = request.param
-    opened: Any = None
-    if name != "torch":
-        if not native.LIBRARY.is_file():
-            pytest.skip("no native kernels: run python csrc/build.py")
-        # chosen when a library is loaded, and one path is loaded once
-        copy = shutil.copy(native.LIBRARY, tmp_path / f"{name}.so")
-        monkeypatch.setenv("SUBMODEL_KERNELS", name)
-        opened = native.open_library(Path(copy))
-        if opened.sm_kernels().decode() != name:
-            pytest.skip(f"this processor has no {name}")
-    monkeypatch.setattr(native, "library", lambda: opened)
-    return name
 
 
 def _example(rows: int, cols: int, seed: int = 0) -> tuple[torch.Tensor, Mask, torch.Tensor]:

@@ -9,6 +9,8 @@ import torch
 from submodel.prune.select import Pattern, keep_mask, parse_pattern
 from submodel.prune.swaps import exchange
 
+pytestmark = pytest.mark.usefixtures("kernels")  # all of it for the torch twin and for every instruction set
+
 
 def _case(rows: int, cols: int, tokens: int = 64, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """A weight, correlated inputs, and their Gram matrix."""

@@ -17,6 +17,7 @@ import torch
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.statistics import ClippedGram, Gram
+from submodel.runtime import native
 
 _CANDIDATES = 8
 _ROUNDS = 60
@@ -64,9 +65,35 @@ def exchange(
     if start is None:
         start = keep_mask(weight.abs() * diagonal.clamp(min=0).sqrt(), pattern)
     keep = start.clone()
-    rows = torch.arange(len(weight), device=weight.device)  # those that may still gain
-    part, pull = weight, _pull(weight, keep, gram)
+    pull = _pull(weight, keep, gram)
     before = (pull * weight).masked_fill(keep, 0).sum(1)
+    library = native.library() if weight.device.type == "cpu" else None
+    if library and candidates == _CANDIDATES:
+        tensors = [t.contiguous() for t in (weight, gram, diagonal)]
+        library.sm_exchange(
+            *(t.data_ptr() for t in tensors),
+            *(*weight.shape, pattern.m, rounds, _LEAST, pull.data_ptr(), keep.data_ptr(), torch.get_num_threads()),
+        )
+    else:
+        _exchange(weight, gram, pattern, keep, pull, rounds, candidates)
+    after = (_pull(weight, keep, gram) * weight).masked_fill(keep, 0).sum(1)
+    worse = after > before  # rounding, near a fixed point
+    keep[worse], after[worse] = start[worse], before[worse]
+    return Exchanged(keep, before, after)
+
+
+def _exchange(
+    weight: torch.Tensor,
+    gram: torch.Tensor,
+    pattern: Pattern,
+    keep: torch.Tensor,
+    pull: torch.Tensor,
+    rounds: int,
+    candidates: int,
+) -> None:
+    """The twin of csrc/exchange.h for any device: changes `keep`."""
+    diagonal = gram.diagonal()
+    rows, part = torch.arange(len(weight), device=weight.device), weight  # those that may still gain
     for turn in range(1, rounds + 1):
         kept = keep[rows]
         least = _LEAST * (pull * part).masked_fill(kept, 0).sum(1)
@@ -81,7 +108,7 @@ def exchange(
         gained = pairs.made[:, 0] if pairs.made.shape[1] else torch.zeros(len(rows), dtype=torch.bool)
         rows, part, pull, pairs = rows[gained], part[gained], pull[gained], pairs.rows(gained)
         if not len(rows):
-            break
+            return
         for made, out, back in zip(pairs.made.T, pairs.out.T, pairs.back.T, strict=True):
             keep[rows[made], out[made]] = False
             keep[rows[made], back[made]] = True
@@ -89,10 +116,6 @@ def exchange(
             pull += change * made[:, None]
         if turn % _RENEW == 0:
             pull = _pull(part, keep[rows], gram)
-    after = (_pull(weight, keep, gram) * weight).masked_fill(keep, 0).sum(1)
-    worse = after > before  # rounding, near a fixed point
-    keep[worse], after[worse] = start[worse], before[worse]
-    return Exchanged(keep, before, after)
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ class _Domain:
         step = max(1, batch_tokens // seq_len) if samples.lengths is None else 1
         self.batches = [(at, min(at + step, count)) for at in range(0, count, step)]
         self.calls: list[list[Call]] = []
-        self.parts = [self]
+        self.parts: list[_Domain] = [self]
         if samples.openings is not None:
             alone = Samples(f"{samples.name} openings", samples.openings[:, None])
             self.parts.append(_Domain(alone, model, folder / "openings", dtype, batch_tokens, stack))
