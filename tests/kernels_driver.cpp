@@ -1,4 +1,5 @@
-// Packs, unpacks and multiplies matrices of odd shapes in buffers of exactly the promised size, for the sanitizers.
+// Packs, unpacks and multiplies matrices of odd shapes in buffers of exactly the promised size, for the sanitizers,
+// and exchanges weights of rows.
 // Prints the name of the kernels; exit status 1 if a product is wrong.
 #include <math.h>
 #include <stdio.h>
@@ -52,6 +53,44 @@ static int check(int64_t format, int64_t rows, int64_t cols, int64_t count, int6
   return 0;
 }
 
+// Exchanges keep as many weights of every row (and group) and never raise its error.
+static int check_exchange(int64_t rows, int64_t cols, int64_t group, int64_t threads) {
+  std::normal_distribution<float> normal;
+  std::vector<float> w(rows * cols), x(cols * 20), gram(cols * cols), diagonal(cols), pull(rows * cols);
+  for (auto& v : w) v = normal(random_bits);
+  for (auto& v : x) v = normal(random_bits);
+  for (int64_t i = 0; i < cols; i++)
+    for (int64_t j = 0; j < cols; j++)
+      for (int64_t t = 0; t < 20; t++) gram[i * cols + j] += x[i * 20 + t] * x[j * 20 + t];
+  for (int64_t i = 0; i < cols; i++) diagonal[i] = gram[i * cols + i];
+  std::vector<uint8_t> keep(rows * cols);
+  for (int64_t k = 0; k < rows * cols; k++) keep[k] = k % cols % 2;
+  auto error = [&](int64_t row, bool fill) {
+    double sum = 0;
+    for (int64_t i = 0; i < cols; i++) {
+      double slope = 0;
+      for (int64_t j = 0; j < cols; j++)
+        if (!keep[row * cols + j]) slope += double(w[row * cols + j]) * gram[i * cols + j];
+      if (fill) pull[row * cols + i] = float(slope);
+      if (!keep[row * cols + i]) sum += w[row * cols + i] * slope;
+    }
+    return sum;
+  };
+  std::vector<double> before(rows);
+  for (int64_t row = 0; row < rows; row++) before[row] = error(row, true);
+  sm_exchange(w.data(), gram.data(), diagonal.data(), rows, cols, group, 50, 1e-6f, pull.data(), keep.data(), threads);
+  for (int64_t row = 0; row < rows; row++) {
+    int64_t kept = 0;
+    for (int64_t i = 0; i < cols; i++) {
+      kept += keep[row * cols + i];
+      if (group && i % group == group - 1 && kept != (i + 1) / 2) return fprintf(stderr, "a group has another count\n"), 1;
+    }
+    if (kept != cols / 2) return fprintf(stderr, "a row has another count\n"), 1;
+    if (error(row, false) > before[row] * 1.0001 + 1e-4) return fprintf(stderr, "an error rose\n"), 1;
+  }
+  return 0;
+}
+
 int main() {
   puts(sm_kernels());
   const int64_t shapes[][2] = {{1, 1}, {1, 64}, {3, 63}, {16, 65}, {17, 127}, {33, 129}, {50, 200}, {4, 896}, {130, 321}};
@@ -60,4 +99,10 @@ int main() {
       for (int64_t count : {1, 2, 7, 18})
         for (int64_t threads : {1, 3})
           if (check(format, shape[0], shape[1], count, threads)) return 1;
+  for (int64_t cols : {1, 2, 5, 16, 67, 200})
+    for (int64_t threads : {1, 3}) {
+      if (check_exchange(7, cols, 0, threads)) return 1;
+      for (int64_t group : {2, 4, 8})
+        if (cols % group == 0 && check_exchange(7, cols, group, threads)) return 1;
+    }
 }

@@ -19,6 +19,8 @@ from submodel.prune.sparsegpt import SPARSEGPT
 from submodel.prune.statistics import Gram
 from submodel.prune.verify import verify
 from submodel.runtime import load
+from submodel.runtime.packed import unpack
+from submodel.runtime.place import packed_of
 from submodel.store import FORMAT, FORMAT_REWRITTEN, Store
 from tests import tiny
 from tests.test_cli import extract_options, run
@@ -75,6 +77,20 @@ def test_experts_without_tokens_keep_their_values(family: str, tmp_path: Path):
     export_directory(base, store.masks("d"), tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", experts_implementation="eager")
     assert torch.equal(plain(SAMPLES.ids).logits, ours(SAMPLES.ids).logits)
+
+
+@pytest.mark.parametrize("family", ["llama", *tiny.MIXTURES])
+def test_packed_holds_the_new_weights(family: str, tmp_path: Path):
+    base = open_base(str(tiny.save(family, tmp_path / "model", torch.bfloat16)))
+    extract(base, [SAMPLES], tmp_path / "store", method="wanda+reconstruct")
+    reference = f"{tmp_path / 'store'}@d"
+    plain = load(reference).model
+    packed = dict(packed_of(load(reference, weight_format="bf16").model))
+    for name in Store(tmp_path / "store").masks("d"):
+        weight = plain.get_parameter(name)
+        experts = weight if weight.dim() == 3 else weight[None]
+        for expert, held in zip(experts, packed[name], strict=True):
+            assert torch.equal(unpack(held), expert)
 
 
 def test_the_next_block_sees_what_the_new_weights_give(llama: Path, tmp_path: Path):

@@ -138,6 +138,12 @@ def digest_of_values(entries: Mapping[str, dict[str, Any]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def digest_of_submodel(manifest: Mapping[str, Any]) -> str:
+    """What tells a sub-model from others of its base: the digest of its masks, and of own weights if it has any."""
+    own = manifest.get("weights")
+    return manifest["masks"]["sha256"] + (f"+{own['sha256']}" if own else "")
+
+
 class Store:
     """An opened store.
 

@@ -14,7 +14,7 @@ from submodel.runtime.checkpoint import is_packed, open_packed
 from submodel.runtime.engine import Engine, engine_of
 from submodel.runtime.packed import format_named
 from submodel.runtime.place import load_packed
-from submodel.store import Masks, Store, split_reference
+from submodel.store import Masks, Store, digest_of_submodel, split_reference
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,7 @@ class Loaded:
     @property
     def digest(self) -> str | None:
         """What tells a sub-model from others of its base: the digest of its masks, and of own weights if it has any."""
-        if self.manifest is None:
-            return None
-        own = self.manifest.get("weights")
-        return self.manifest["masks"]["sha256"] + (f"+{own['sha256']}" if own else "")
+        return None if self.manifest is None else digest_of_submodel(self.manifest)
 
     @property
     def name(self) -> str:

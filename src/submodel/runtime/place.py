@@ -50,7 +50,7 @@ def _pack(weight: torch.Tensor, mask: Mask | None, matrix: str, name: str) -> li
     if mask is not None and tuple(weight.shape) != (shape := (*mask.packed.shape[:-1], mask.cols)):
         raise SubmodelError(f"the masks have {matrix} with shape {shape}, the model has {tuple(weight.shape)}")
     if mask is not None and mask.values is not None:
-        weight = mask.apply_to(weight)
+        weight = mask.apply_to(weight.detach())
     if weight.dim() == 2:
         return [pack(weight, mask, name)]
     experts: list[Any] = [None] * len(weight) if mask is None else [Mask(np.asarray(m), mask.cols) for m in mask.packed]

@@ -18,7 +18,7 @@ from typing import Any
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.report import EXTRACTION
-from submodel.store import Store, write_json
+from submodel.store import Store, digest_of_submodel, write_json
 from submodel.study.plan import Cell
 from submodel.study.submit import Outcome
 from submodel.tasks.rows import Row, append_rows, machine, read_rows
@@ -156,7 +156,7 @@ class Records:
             Row(
                 model=base["reference"],
                 submodel=name,
-                masks=manifest["masks"]["sha256"],
+                masks=digest_of_submodel(manifest),
                 weights=base["sha256"],
                 task=EXTRACTION,
                 data={"name": (manifest["calibration"] or {}).get("path")},
