@@ -1,4 +1,4 @@
-"""One-token samples beside the text: which tokens, what share they get, and that the walk runs them through every block."""
+"""One-token samples beside the text: which tokens, what share they get, and their way through every block."""
 
 from pathlib import Path
 
@@ -21,7 +21,8 @@ def test_the_most_frequent_tokens_come_first():
     found = with_openings(Samples("d", ids), 6, 20).openings
     assert found is not None and found[:3].tolist() == [5, 2, 7]
     assert len(found) == len(found.unique()) == 6 and int(found.max()) < 20
-    assert torch.equal(found, with_openings(Samples("d", ids), 6, 20).openings)
+    again = with_openings(Samples("d", ids), 6, 20).openings
+    assert again is not None and torch.equal(found, again)
     every = with_openings(Samples("d", ids), 100, 20).openings
     assert every is not None and sorted(every.tolist()) == list(range(20))
 
