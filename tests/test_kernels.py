@@ -11,7 +11,7 @@ import torch
 from csrc.build import build, compiler
 from submodel import masks
 from submodel.errors import SubmodelError
-from submodel.runtime import native, packed
+from submodel.runtime import native, packed, pages
 from submodel.runtime.packed import BLOCK, FORMATS, SLACK, Packed, multiply, pack, unpack
 from submodel.store import Mask
 
@@ -100,6 +100,17 @@ def test_prefill_is_dense_with_zeros(shape: tuple[int, int], tokens: int):
     weights, mask, keep = _example(*shape)
     x = torch.randn(tokens, shape[1]).to(torch.bfloat16)
     assert torch.equal(multiply(pack(weights, mask, "bf16"), x), torch.nn.functional.linear(x, weights * keep))
+
+
+def test_room_that_outlives_inference_mode_can_be_written():
+    chunks = pages._Chunks()
+    with torch.inference_mode():
+        chunks.take(100)
+        packed._rooms.__dict__.pop("panel", None)
+        packed._panel(10)
+    chunks.take(100)[:] = 1
+    packed._panel(10)[:] = 1
+    assert (packed._panel(10)[:10] == 1).all()
 
 
 def test_sizes():

@@ -213,7 +213,8 @@ _rooms = threading.local()
 def _panel(size: int) -> torch.Tensor:
     """The calling thread's room for a panel: a new one each time would cost more, in page faults, than unpacking."""
     if getattr(_rooms, "panel", torch.empty(0)).numel() < size:
-        _rooms.panel = torch.empty(size, dtype=torch.bfloat16)
+        with torch.inference_mode(False):  # it outlives the caller's mode
+            _rooms.panel = torch.empty(size, dtype=torch.bfloat16)
     return _rooms.panel
 
 

@@ -23,8 +23,9 @@ class _Chunks:
             if self._left.numel() < size:
                 memory = mmap.mmap(-1, max(size, _CHUNK) + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
                 memory.madvise(mmap.MADV_HUGEPAGE)
-                whole = torch.frombuffer(memory, dtype=torch.uint8)
-                self._left = whole[-whole.data_ptr() % _HUGE :]
+                with torch.inference_mode(False):  # or who comes later without it could not write to the rest
+                    whole = torch.frombuffer(memory, dtype=torch.uint8)
+                    self._left = whole[-whole.data_ptr() % _HUGE :]
             taken, self._left = self._left[:size], self._left[-(-size // _ALIGNED) * _ALIGNED :]
             return taken
 
