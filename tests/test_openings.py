@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from submodel.calibration import Samples, with_openings
+from submodel.errors import SubmodelError
 from submodel.models import open_base
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
@@ -85,3 +86,9 @@ def test_the_walk_runs_them_alone(llama: Path, tmp_path: Path):
 def test_none_by_default_for_wanda(llama: Path, tmp_path: Path):
     extract(open_base(str(llama)), [Samples("d", tiny.ids(2, 16))], tmp_path / "s", dtype=torch.float32)
     assert "openings" not in Store(tmp_path / "s").manifest("d")
+
+
+def test_fewer_than_none_are_refused(llama: Path, tmp_path: Path):
+    with pytest.raises(SubmodelError, match="openings -1: give how many"):
+        extract(open_base(str(llama)), [Samples("d", tiny.ids(2, 16))], tmp_path / "s", openings=-1)
+    assert not (tmp_path / "s").exists()

@@ -264,12 +264,19 @@ class Store:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other writers out while one writes. Raises SubmodelError when another holds it."""
-        with open(self.path / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SubmodelError(f"{self.path}: another process is writing to it: wait for it to end") from error
+        with locked(self.path, "another process is writing to it: wait for it to end"):
             yield
+
+
+@contextmanager
+def locked(folder: Path, taken: str) -> Iterator[None]:
+    """Hold a folder's lock, which goes with the process. Raises SubmodelError saying `taken` when another has it."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SubmodelError(f"{folder}: {taken}") from error
+        yield
 
 
 _Written = tuple[str, str, tuple[int, ...], memoryview]

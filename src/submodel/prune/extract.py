@@ -89,14 +89,16 @@ def extract(
         The manifests. A sub-model that is there already with the same recipe is left as it is.
 
     Raises:
-        SubmodelError: unknown method or allocation, an allocation that does not fit, a name that is taken, a store of
-            another base, a full disk.
+        SubmodelError: unknown method or allocation, one that does not fit, fewer openings than none, a name that is
+            taken, a store of another base, a full disk.
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
     pattern = pattern or Pattern(0.5)
     check_allocation(allocation, pattern, domains)
     openings = METHODS[method].openings if openings is None else openings
+    if openings < 0:
+        raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
     passes = 1 if ALLOCATIONS[allocation] is None else 2
     names = [domain.name for domain in domains]
     for name in names:

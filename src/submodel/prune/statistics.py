@@ -2,7 +2,7 @@
 
 import torch
 
-OPENINGS_SHARE = 0.1  # of the squared sum over text; 0.1 was tried first and settled the matter (dev/LOG.md)
+OPENINGS_SHARE = 0.1  # of the squared sum over text; no other value was tried (dev/LOG.md)
 _CLIP = 4.0  # times the median norm
 _CHUNK_ROWS = 128  # the float32 copy of a chunk stays in the second-level cache
 

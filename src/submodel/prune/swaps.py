@@ -67,8 +67,9 @@ def exchange(
     keep = start.clone()
     pull = _pull(weight, keep, gram)
     before = (pull * weight).masked_fill(keep, 0).sum(1)
-    library = native.library() if weight.device.type == "cpu" else None
-    if library and candidates == _CANDIDATES:
+    plain = weight.device.type == "cpu" and weight.dtype == gram.dtype == torch.float32
+    library = native.library() if plain and candidates == _CANDIDATES else None
+    if library:
         tensors = [t.contiguous() for t in (weight, gram, diagonal)]
         library.sm_exchange(
             *(t.data_ptr() for t in tensors),

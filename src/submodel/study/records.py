@@ -5,7 +5,6 @@ OUT/rows.jsonl          results: those of eval, and of every extraction its seco
 OUT/cells/NAME.json     the record of a cell: its command, the options that decided it, how it ended; NAME.log
 """
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.report import EXTRACTION
-from submodel.store import Store, digest_of_submodel, write_json
+from submodel.store import Store, digest_of_submodel, locked, write_json
 from submodel.study.plan import Cell
 from submodel.study.submit import Outcome
 from submodel.tasks.rows import Row, append_rows, machine, read_rows
@@ -138,11 +137,7 @@ class Records:
     def lock(self) -> Iterator[None]:
         """Keep another run of the study out. Raises SubmodelError when there is one."""
         self.out.mkdir(parents=True, exist_ok=True)
-        with open(self.out / ".lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise SubmodelError(f"{self.out}: a study runs there: wait for it, or give another --out") from error
+        with locked(self.out, "a study runs there: wait for it, or give another --out"):
             yield
 
     def _extraction_rows(self, cell: Cell, outcome: Outcome) -> list[Row]:
