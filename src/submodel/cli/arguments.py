@@ -1,0 +1,42 @@
+"""What the verbs' options share."""
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+DTYPES = ("bfloat16", "float16", "float32")
+Run = Callable[[argparse.Namespace], int | None]
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class Verbs:
+    """The verbs of a command line, added one by one."""
+
+    def __init__(self, top: argparse.ArgumentParser):
+        self._verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+
+    def add(self, name: str, run: Run, about: str) -> argparse.ArgumentParser:
+        """A verb, with --json; `run` returns the exit status, None for 0."""
+        p = self._verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+        p.set_defaults(run=run)
+        p.add_argument("--json", action="store_true", help="print one JSON document")
+        return p
+
+
+def runs_model(p: argparse.ArgumentParser, moved: bool = True) -> None:
+    """Options of what opens a model."""
+    p.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
+    if moved:
+        p.add_argument("--base", help="where the store's base is now, if it has moved")
+
+
+def packs(p: argparse.ArgumentParser) -> None:
+    """The option of what may run a model packed."""
+    p.add_argument("--format", help="pack the weights: bf16, int8, int4, dense or dense-int8 (default: as stored)")

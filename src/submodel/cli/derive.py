@@ -1,0 +1,264 @@
+"""Verbs that make sub-models and hand them on: extract, list, info, verify, export, compare."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submodel.cli import arguments
+from submodel.cli.console import Bar, say, show
+from submodel.errors import SubmodelError, unknown_name
+
+if TYPE_CHECKING:
+    from submodel.calibration import Samples
+    from submodel.models import Base
+
+
+def add(verbs: arguments.Verbs) -> None:
+    """The verbs of this module."""
+    p = verbs.add("extract", _extract, "derive one sub-model per domain in one walk over the base")
+    p.add_argument("model", metavar="MODEL", help="Hugging Face directory, hub id or .gguf file")
+    p.add_argument("--out", required=True, metavar="STORE", help="the store; made if it is not there")
+    p.add_argument(
+        "--domain", action="append", default=[], metavar="D", help="a domain (default: all of --calibration)"
+    )
+    p.add_argument(
+        "--calibration",
+        action="append",
+        default=[],
+        metavar="NAME=PATH[:COLUMN]",
+        help="a domain from own JSONL, parquet or text, or from a source tree (then COLUMN is its language)",
+    )
+    p.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
+    p.add_argument(
+        "--method",
+        default="wanda",
+        help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights (default: wanda)",
+    )
+    p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
+    p.add_argument(
+        "--allocation",
+        default="uniform",
+        help="sparsity of each block: uniform, or from a pass over the dense model owl or error (default: uniform)",
+    )
+    p.add_argument(
+        "--openings",
+        type=int,
+        metavar="N",
+        help="one-token samples beside the text, as what a sequence may open with (default: swaps 4096, others none)",
+    )
+    p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
+    p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")
+    p.add_argument("--seq-len", type=int, default=2048, help="tokens a sample (default: 2048)")
+    p.add_argument("--tokens", type=int, help="token budget of every domain, instead of --samples")
+    p.add_argument("--seed", type=int, default=0, help="of the choice of text (default: 0)")
+    p.add_argument(
+        "--dtype", choices=arguments.DTYPES, help="of the arithmetic (default: bfloat16 where the processor has it)"
+    )
+    p.add_argument("--batch-tokens", type=int, default=512, help="tokens at once on one core (default: 512)")
+    arguments.runs_model(p, moved=False)
+
+    p = verbs.add("list", _list, "say what is in a store")
+    p.add_argument("store", metavar="STORE")
+
+    p = verbs.add("info", _info, "print a sub-model's sizes and recipe")
+    p.add_argument("model", metavar="STORE@NAME")
+
+    p = verbs.add("verify", _verify, "check every checksum, the base's identity and the exact sparsity of every row")
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("--base", help="where the store's base is now, if it has moved")
+
+    p = verbs.add("export", _export, "write a sub-model as a plain Hugging Face directory, or packed")
+    p.add_argument("model", metavar="STORE@NAME")
+    p.add_argument("--out", required=True, metavar="DIR")
+    p.add_argument("--format", default="hf", help="hf (default), packed-bf16, packed-int8 or packed-int4")
+    arguments.runs_model(p)
+
+    p = verbs.add("compare", _compare, "print the Jaccard distances between sub-models")
+    p.add_argument("model", nargs="+", metavar="STORE@NAME")
+
+
+def _extract(args: argparse.Namespace) -> None:
+    import torch
+
+    from submodel.models import open_base
+    from submodel.prune import METHODS
+    from submodel.prune.extract import extract
+    from submodel.prune.select import parse_pattern
+
+    pattern = parse_pattern(args.sparsity, args.pattern)
+    if args.method not in METHODS:
+        raise unknown_name("method", args.method, METHODS)
+    own = dict(_named(spec) for spec in args.calibration)
+    wanted = args.domain or list(own)
+    for name in wanted:
+        if name not in own:
+            raise SubmodelError(
+                f"unknown domain {name!r}: allowed are {', '.join(sorted(own)) or 'none yet'}; "
+                "give its text with --calibration NAME=PATH[:COLUMN]"
+            )
+    if METHODS[args.method].statistic is None and not wanted:
+        wanted = [args.method]
+    if not wanted:
+        raise SubmodelError(f"{args.method} needs text to calibrate on: give --calibration NAME=PATH[:COLUMN]")
+    if args.name and len(args.name) != len(wanted):
+        raise SubmodelError(f"{len(args.name)} --name for {len(wanted)} domains: give one each or none")
+    base = open_base(args.model, args.trust_remote_code)
+    domains = [
+        _samples(base, name, own.get(domain), args) for name, domain in zip(args.name or wanted, wanted, strict=True)
+    ]
+    with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
+        result = extract(
+            base,
+            domains,
+            Path(args.out),
+            method=args.method,
+            pattern=pattern,
+            allocation=args.allocation,
+            openings=args.openings,
+            dtype=getattr(torch, args.dtype) if args.dtype else None,
+            device=args.device,
+            batch_tokens=args.batch_tokens,
+            progress=bar.update,
+        )
+    for name, manifest in result.manifests.items():
+        for expert in manifest["unseen_experts"]:
+            say(f"{name}: no calibration token reached {expert}: pruned by magnitude")
+    lines = [
+        f"{args.out}@{name}: there already" if name in result.already else f"{args.out}@{name}: {_size(args.out, name)}"
+        for name in result.manifests
+    ]
+    if result.resumed_blocks:
+        lines.insert(0, f"went on after {result.resumed_blocks} blocks of an earlier run")
+    run = {"seconds": result.seconds, "already": result.already, "resumed_blocks": result.resumed_blocks}
+    show(args, {"submodels": result.manifests, **run}, lines)
+
+
+def _list(args: argparse.Namespace) -> None:
+    from submodel.store import Store
+
+    store = Store(Path(args.store))
+    lines = [f"base {store.base['reference']}, {store.base['size_bytes'] / 1e6:.1f} MB"]
+    lines += [f"{name}: {_size(args.store, name)}" for name in store.names]
+    sizes = {name: store.size_bytes(name) for name in store.names}
+    show(args, {"base": store.base, "submodels": sizes}, lines)
+
+
+def _info(args: argparse.Namespace) -> None:
+    from submodel.store import Store, split_reference
+
+    parts = split_reference(args.model)
+    if parts is None:
+        raise SubmodelError(f"{args.model}: give STORE@NAME")
+    store = Store(parts[0])
+    manifest = store.manifest(parts[1])
+    calibration = manifest["calibration"]
+    lines = [_size(str(parts[0]), parts[1]), f"base: {store.base['reference']}, weights {store.base['sha256'][:16]}"]
+    if calibration:
+        lines.append(
+            f"calibration: {calibration['path']}{':' + calibration['column'] if calibration['column'] else ''}, "
+            f"{calibration['samples']} x {calibration['seq_len']} = {calibration['tokens']:,} tokens of "
+            f"{calibration['documents']} documents ({calibration['split']}), seed {calibration['seed']}, "
+            f"token digest {calibration['sha256_tokens'][:16]}"
+        )
+    removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
+    lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")
+    lines.append(f"masks {manifest['masks']['sha256'][:16]}, made {manifest['created'][:19]} in {manifest['dtype']}")
+    lines += [f"no calibration token reached {expert}" for expert in manifest["unseen_experts"]]
+    show(args, {**manifest, "size_bytes": store.size_bytes(parts[1])}, lines)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from submodel.prune.verify import verify
+
+    found = verify(Path(args.store), args.base)
+    show(args, {"checked": dict(found)}, [f"{what}: {result}" for what, result in found])
+
+
+def _export(args: argparse.Namespace) -> None:
+    from submodel.export import export_directory
+    from submodel.runtime.load import open_store_base
+    from submodel.store import Store, split_reference
+
+    parts = split_reference(args.model)
+    if parts is None:
+        raise SubmodelError(f"{args.model}: give STORE@NAME")
+    store = Store(parts[0])
+    base = open_store_base(store, args.base, args.trust_remote_code)
+    export_directory(base, store.masks(parts[1]), Path(args.out), args.format, store.manifest(parts[1]))
+    show(args, {"out": args.out}, [f"{args.out}: {args.model} as {args.format}"])
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from submodel.compare import compare_masks
+    from submodel.report import aligned
+    from submodel.store import Store, split_reference
+
+    if len(args.model) < 2:
+        raise SubmodelError("compare needs two sub-models or more: give STORE@A STORE@B")
+    loaded = {}
+    for reference in args.model:
+        parts = split_reference(reference)
+        if parts is None:
+            raise SubmodelError(f"{reference}: give STORE@NAME")
+        loaded[reference] = Store(parts[0]).masks(parts[1])
+    pairs: dict[str, Any] = {}
+    lines = ["Jaccard distance of the kept weights (1 - both / either), and fraction of positions that differ"]
+    first, *others = loaded
+    for index, a in enumerate([first, *others]):
+        for b in others[index:]:
+            found = compare_masks(loaded[a], loaded[b])
+            groups = {
+                "block": {str(k): v.jaccard_distance for k, v in found.blocks.items()},
+                "type": {k: v.jaccard_distance for k, v in found.types.items()},
+                "matrix": {k: v.jaccard_distance for k, v in found.matrices.items()},
+            }
+            whole = found.whole
+            pairs[f"{a} {b}"] = {"whole": whole.jaccard_distance, "differing": whole.differing, **groups}
+            lines.append(f"\n{a}  {b}: {whole.jaccard_distance:.4f}, {whole.differing:.4f} differ")
+            kinds = [["matrix type", "distance"], *([k, f"{v:.4f}"] for k, v in groups["type"].items())]
+            blocks = [["block", "distance"], *([k, f"{v:.4f}"] for k, v in groups["block"].items())]
+            lines += [aligned(kinds), aligned(blocks)]
+    show(args, {"set": "kept weights", "pairs": pairs}, lines)
+
+
+def _samples(base: "Base", name: str, spec: str | None, args: argparse.Namespace) -> "Samples":
+    import torch
+
+    from submodel.calibration import Samples, load_samples
+
+    if spec is None:
+        return Samples(name, torch.empty(0, 0, dtype=torch.int64))
+    longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
+    seq_len = min(args.seq_len, longest)
+    samples = args.samples if args.tokens is None else max(1, args.tokens // seq_len)
+    return load_samples(name, spec, base.tokenizer, samples=samples, seq_len=seq_len, seed=args.seed)
+
+
+def _size(store: str, name: str) -> str:
+    from submodel.store import Store
+
+    opened = Store(Path(store))
+    manifest = opened.manifest(name)
+    weights = sum(_count(entry["shape"]) for entry in manifest["matrices"].values())
+    size = opened.size_bytes(name)
+    against = manifest["masks"]["reference"]
+    own = ", own weights" if "weights" in manifest else ""
+    sparsity = f"{manifest['sparsity']:g}" + (f" by {manifest['allocation']}" if "allocation" in manifest else "")
+    return (
+        f"{manifest['method']}, sparsity {sparsity}, {manifest['pattern']}, {size / 1e6:.1f} MB on disk, "
+        f"{8 * size / weights:.3f} bits a weight{f' against {against}' if against else ''}{own}"
+    )
+
+
+def _count(shape: list[int]) -> int:
+    total = 1
+    for n in shape:
+        total *= n
+    return total
+
+
+def _named(spec: str) -> tuple[str, str]:
+    name, equals, path = spec.partition("=")
+    if not equals or not name or not path:
+        raise SubmodelError(f"--calibration {spec!r}: give NAME=PATH[:COLUMN]")
+    return name, path

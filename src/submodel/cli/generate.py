@@ -1,0 +1,50 @@
+"""The verb that continues a prompt: generate."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from submodel.cli import arguments
+from submodel.cli.console import show
+
+
+def add(verbs: arguments.Verbs) -> None:
+    """The verbs of this module."""
+    p = verbs.add("generate", _generate, "continue a prompt, streamed to the terminal")
+    p.add_argument("model", metavar="MODEL")
+    p.add_argument("--prompt", required=True)
+    p.add_argument("--max-tokens", type=int, default=128, help="new tokens at most (default: 128)")
+    p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
+    p.add_argument("--top-p", type=float, default=1.0, help="nucleus to sample from (default: 1)")
+    p.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    p.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    arguments.packs(p)
+    arguments.runs_model(p)
+
+
+def _generate(args: argparse.Namespace) -> None:
+    from submodel.runtime import generate, load
+
+    loaded = load(
+        args.model,
+        device=args.device,
+        base=args.base,
+        trust_remote_code=args.trust_remote_code,
+        weight_format=args.format,
+    )
+    write: Callable[[str], Any] = (lambda text: None) if args.json else _flush
+    text = generate(
+        loaded,
+        args.prompt,
+        max_tokens=args.max_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        seed=args.seed,
+        chat=args.chat,
+        write=write,
+    )
+    show(args, {"model": args.model, "prompt": args.prompt, "text": text}, [""])
+
+
+def _flush(text: str) -> None:
+    print(text, end="", flush=True)
