@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.calibration import Samples, load_samples
+from submodel.calibration import Samples, load_samples, parts_of
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.tasks.cell import Cell, filled
@@ -108,15 +109,17 @@ def perplexity_rows(cell: Cell) -> Iterator[Row]:
 
 def _refuse_calibrated(loaded: Loaded, samples: Samples) -> None:
     """Rule 1 of the science: never evaluate on what was calibrated on."""
-    calibration = (loaded.manifest or {}).get("calibration")
     provenance = samples.provenance
-    if not calibration or provenance is None:
-        return
-    for source, rows in provenance.rows.items():
-        same_file = calibration["path"] == provenance.path and calibration["split"] == provenance.split
-        common = set(rows) & set(calibration["rows"].get(source, ())) if same_file else set()
-        if common:
-            raise SubmodelError(
-                f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
-                f"(row {min(common)} among them): evaluate on text that it has not seen"
-            )
+    assert provenance is not None
+    path = Path(provenance.path)
+    for part in parts_of((loaded.manifest or {}).get("calibration")):
+        # a tree's two splits share no file; a file has one split, whatever a named set calls it
+        if Path(part["path"]).resolve() != path.resolve() or (path.is_dir() and part["split"] != provenance.split):
+            continue
+        for source, rows in provenance.rows.items():
+            common = set(rows) & set(part["rows"].get(part["path"] if source == provenance.path else source, ()))
+            if common:
+                raise SubmodelError(
+                    f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
+                    f"(row {min(common)} among them): evaluate on text that it has not seen"
+                )
