@@ -34,7 +34,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "math_qa": {"Problem": "1+1", "options": "a ) 2", "Rationale": "two"},
     "metamath_qa": {"original_question": "1+1", "response": "2"},
     "math_instruct": {"instruction": "1+1", "output": "2"},
-    "code_text": {"code": "f()", "docstring": "does f"},
+    "code_text": {"code": "int f() {}", "docstring": "does f"},
     "cpp_dataset": {"solution": "int main() {}"},
     "code_search_net": {
         "whole_func_string": "def f(): 1",
