@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from submodel.calibration import ALIASES, DOMAINS, Budget, Domain, Samples, load_domain, parse_domain, stand_ins
+from submodel.calibration import ALIASES, DOMAINS, Budget, Domain, Samples, load_domain, parse_domains, stand_ins
 from submodel.calibration.packing import share
 from submodel.errors import SubmodelError
 from submodel.sets import NamedSet, read_set
@@ -62,8 +62,12 @@ def write(folder: Path, file: str, rows: list[dict[str, Any]]) -> Path:
 
 def load(spec: str, folder: Path | None, *, own: dict[str, str] | None = None, **budget: Any) -> Samples:
     sizes = {"seq_len": 16, "samples": 4, **budget}
-    tokenizer = tiny.byte_tokenizer()
-    return load_domain(parse_domain(spec, own or {}), tokenizer, Budget(**sizes), own=own or {}, data_dir=folder)
+    [domain], readers = parse_domains([spec], own or {})
+    return load_domain(domain, tiny.byte_tokenizer(), Budget(**sizes), readers=readers, data_dir=folder)
+
+
+def parse_domain(spec: str, own: dict[str, str]) -> Domain:
+    return parse_domains([spec], own)[0][0]
 
 
 @pytest.mark.parametrize("name", DOMAINS)
@@ -72,7 +76,7 @@ def test_every_set_reads_its_own_columns(name: str, tmp_path: Path):
     folder = write(tmp_path, f"{source.own_file}.gz", [row] * 20)
     samples = load(name, folder)
     provenance = samples.provenance
-    assert provenance and provenance.named["name"] == name and stand_ins(provenance.as_dict()) == []
+    assert provenance and provenance.about["set"]["name"] == name and stand_ins(provenance.as_dict()) == []
     stream = tiny.byte_tokenizer().decode(samples.ids.flatten())
     used = [value for value in row.values() if isinstance(value, str) and len(value) > 4]
     assert any(value[:8] in stream for value in used) or not used

@@ -336,7 +336,7 @@ def read_domain(name: str, data_dir: Path | None) -> Text:
             documents.append(Document(found.origin, number, shown, pair))
     if not documents:
         raise SubmodelError(f"{found.origin}: no text in it: give the set's own rows")
-    return Text(name, documents, found.origin, None, wanted.source.split, _named(key, found))
+    return Text(name, documents, found.origin, None, wanted.source.split, {"set": _named(key, found)})
 
 
 def _render(template: Template, row: Row, found: Rows, number: int) -> str:

@@ -1,8 +1,8 @@
 """Documents: the rows of JSONL and parquet, text files, the files of a source tree."""
 
 import gzip
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ class Text:
 
     Attributes:
         name: what they are called in a mixture.
-        path, column, split, named: as in `Provenance`.
+        path, column, split, about: as in `Provenance`.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Text:
     path: str
     column: str | None = None
     split: str = "all"
-    named: dict[str, Any] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_spec(spec: str) -> tuple[Path, str | None]:

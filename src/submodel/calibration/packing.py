@@ -82,8 +82,10 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
         rows=own["rows"],
         sha256_rows=own.get("sha256_rows", {}),
         sha256_tokens=hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest(),
-        named=own.get("set", {}),
-        parts=tuple(described) if len(parts) > 1 else (),
+        about=parts[0][0].about if len(parts) == 1 else {},
+        parts=tuple({**part, **text.about} for part, (text, _) in zip(described, parts, strict=True))
+        if len(parts) > 1
+        else (),
     )
     return Samples(name, ids, provenance)
 
@@ -111,6 +113,11 @@ def load_samples(
     """`PATH[:COLUMN]` -> packed samples (see `read_documents` and `pack`)."""
     text = replace(read_text(name, spec, split), name=name)
     return pack(name, [(text, 1)], tokenizer, Budget(seq_len, samples, seed=seed))
+
+
+def tokens_in(text: Text, tokenizer: Any) -> int:
+    """How many tokens there are to pack."""
+    return sum(len(_tokenise(tokenizer, document.text)) for document in text.documents)
 
 
 def share(whole: int, weights: Sequence[float]) -> list[int]:
@@ -188,7 +195,6 @@ def _describe(text: Text, pieces: list[_Piece]) -> dict[str, Any]:
         "documents": len(used),
         "rows": rows,
         "sha256_rows": {source: digest.hexdigest() for source, digest in digests.items()},
-        **({"set": text.named} if text.named else {}),
     }
 
 

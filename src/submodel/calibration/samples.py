@@ -19,7 +19,8 @@ class Provenance:
         tokens, documents: how much took part.
         sha256_tokens: SHA-256 of the samples without padding, int64 little-endian, sample by sample.
         shape: what differs from packed raw text: `shape`, `form`.
-        named: of a named set: its name, its place on the hub, what stands in for it.
+        about: of a named set `set`: its name, its place on the hub, what stands in for it; of a repository
+            `repository`: its commit, its files by language, and how many were left out and why.
         parts: of a mixture: for each part its name, weight, tokens and these same keys.
     """
 
@@ -35,14 +36,14 @@ class Provenance:
     sha256_rows: dict[str, str]
     sha256_tokens: str
     shape: Mapping[str, str] = field(default_factory=dict)
-    named: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
     parts: tuple[Mapping[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The manifest's `calibration`; keys that hold nothing are left out."""
         found = asdict(self)
-        shape, named, parts = found.pop("shape"), found.pop("named"), found.pop("parts")
-        return {**found, **shape, **({"set": named} if named else {}), **({"parts": list(parts)} if parts else {})}
+        shape, about, parts = found.pop("shape"), found.pop("about"), found.pop("parts")
+        return {**found, **shape, **about, **({"parts": list(parts)} if parts else {})}
 
 
 def parts_of(calibration: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -72,6 +73,11 @@ class Samples:
     provenance: Provenance | None = None
     lengths: tuple[int, ...] | None = None
     openings: torch.Tensor | None = None
+
+    @property
+    def parts(self) -> list[Mapping[str, Any]]:
+        """`parts_of` what its manifest will say."""
+        return parts_of(self.provenance.as_dict() if self.provenance else None)
 
 
 def with_openings(samples: Samples, count: int, vocabulary: int) -> Samples:

@@ -54,10 +54,15 @@ def read_tree(root: Path, language: str | None, held_out: bool) -> Iterator[tupl
     """(path below root, text) of every source file of one part, each content once, in the order of the names."""
     endings = endings_of(language)
     seen: set[str] = set()
+    for file in walk_files(root):
+        text = source_text(root / file) if file.endswith(endings) else None
+        if text is not None and text not in seen and is_held_out(text) == held_out:
+            seen.add(text)
+            yield file, text
+
+
+def walk_files(root: Path) -> Iterator[str]:
+    """Every file of a directory but those of hidden and installed packages' directories, in the order of the names."""
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _SKIPPED_DIRS)
-        for name in sorted(files):
-            text = source_text(Path(folder) / name) if name.endswith(endings) else None
-            if text is not None and text not in seen and is_held_out(text) == held_out:
-                seen.add(text)
-                yield str((Path(folder) / name).relative_to(root)), text
+        yield from (str((Path(folder) / name).relative_to(root)) for name in sorted(files))

@@ -1,7 +1,7 @@
 """Verbs that make sub-models and hand them on: extract, list, info, verify, export, compare."""
 
 import argparse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ def add(verbs: arguments.Verbs) -> None:
         default=[],
         metavar="D",
         help="a domain: python, c4, ..., a name of --calibration, or NAME=PART[:WEIGHT]+... for a mixture by tokens, "
-        "such as coder=python:2+java:1 (default: all of --calibration; docs/calibration.md lists the sets)",
+        "such as coder=python:2+java:1, or NAME=PATH[:LANGUAGE] for a repository "
+        "(default: all of --calibration; docs/calibration.md lists the sets)",
     )
     p.add_argument(
         "--calibration",
@@ -32,6 +33,13 @@ def add(verbs: arguments.Verbs) -> None:
     )
     p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")
     p.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
+    p.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="after a repository's extraction: how much better it fits the repository's held-out files than this",
+    )
     p.add_argument(
         "--method",
         default="wanda",
@@ -83,7 +91,7 @@ def add(verbs: arguments.Verbs) -> None:
 def _extract(args: argparse.Namespace) -> None:
     import torch
 
-    from submodel.calibration import Budget, Domain, load_domain, parse_domain
+    from submodel.calibration import Budget, Domain, load_domain, parse_domains
     from submodel.models import open_base
     from submodel.prune import METHODS
     from submodel.prune.extract import extract
@@ -94,7 +102,7 @@ def _extract(args: argparse.Namespace) -> None:
         raise unknown_name("method", args.method, METHODS)
     own = dict(_named(spec) for spec in args.calibration)
     data_dir = arguments.directory(args.data_dir)
-    wanted = [parse_domain(spec, own) for spec in args.domain or own]
+    wanted, readers = parse_domains(args.domain, own)
     if METHODS[args.method].statistic is None and not wanted:
         wanted = [Domain(args.method, ())]
     if not wanted:
@@ -108,7 +116,9 @@ def _extract(args: argparse.Namespace) -> None:
     base = open_base(args.model, args.trust_remote_code)
     longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
     budget = Budget(min(args.seq_len, longest), args.samples, args.tokens, args.seed)
-    domains = [load_domain(domain, base.tokenizer, budget, own=own, data_dir=data_dir) for domain in wanted]
+    domains = [load_domain(domain, base.tokenizer, budget, readers=readers, data_dir=data_dir) for domain in wanted]
+    if args.against and not any("repository" in part for d in domains for part in d.parts):
+        raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")
     with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
         result = extract(
             base,
@@ -133,7 +143,35 @@ def _extract(args: argparse.Namespace) -> None:
     if result.resumed_blocks:
         lines.insert(0, f"went on after {result.resumed_blocks} blocks of an earlier run")
     run = {"seconds": result.seconds, "already": result.already, "resumed_blocks": result.resumed_blocks}
+    if args.against:
+        run["fit"] = _fit(args, result.manifests, budget.seq_len, lines)
     show(args, {"submodels": result.manifests, **run}, lines)
+
+
+def _fit(args: argparse.Namespace, manifests: dict[str, Any], seq_len: int, lines: list[str]) -> dict[str, Any]:
+    """Measure every sub-model of a repository on its held-out files; says it in `lines`."""
+    from submodel.calibration import parts_of
+    from submodel.tasks.fit import fit
+
+    found: dict[str, Any] = {}
+    for name, manifest in manifests.items():
+        for part in parts_of(manifest["calibration"]):
+            if "repository" in part:
+                where = ":".join(filter(None, (part["path"], part["column"])))
+                models = [*args.against, f"{args.out}@{name}", args.model]
+                with Bar("", "tokens") as bar:
+                    fits = fit(
+                        models,
+                        where,
+                        seq_len=min(seq_len, 1024),
+                        device=args.device,
+                        trust_remote_code=args.trust_remote_code,
+                        progress=bar.named,
+                    )
+                found[f"{name} {where}"] = [asdict(one) for one in fits]
+                lines.append(f"on {fits[0].perplexity.tokens:,} held-out tokens of {where}, against {models[0]}:")
+                lines += [f"  {one.line}" for one in fits]
+    return found
 
 
 def _list(args: argparse.Namespace) -> None:

@@ -17,11 +17,12 @@ from submodel.tasks.translation import PAIRS, TRANSLATION
 
 TASKS: dict[str, Callable[[Cell], Iterable[Row]]] = {
     "perplexity": perplexity_rows,
+    "repository": perplexity_rows,
     **dict.fromkeys(CODE, code_rows),
     **HARNESS,
     **TRANSLATION,
 }
-_TAKES = {"perplexity": "PATH[:COLUMN]", "translation": "[FORM]"}
+_TAKES = {"perplexity": "PATH[:COLUMN]", "repository": "PATH[:LANGUAGE]", "translation": "[FORM]"}
 
 
 def parse_task(spec: str) -> Task:
