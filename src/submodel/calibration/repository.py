@@ -18,7 +18,7 @@ from submodel.calibration.trees import LANGUAGES, endings_of, is_held_out, sourc
 from submodel.errors import SubmodelError
 
 _VENDORED = re.compile(
-    r"(^|/)(_?vendor(s|ed)?|third[-_]?party|3rd[-_]?party|extern(al)?s?|node_modules|bower_components|site-packages|"
+    r"(^|/)(_?vendor(s|ed)?|third[-_]?party|3rd[-_]?party|node_modules|bower_components|site-packages|"
     r"dist-packages|venv|__pycache__)/",
     re.I,
 )
