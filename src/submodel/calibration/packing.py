@@ -1,12 +1,13 @@
 """Documents -> token samples within a budget.
 
 Documents are shuffled by the seed, tokenised one by one until the budget is full, cut into pieces of at most
-`seq_len` tokens and packed end to end, so that no sample holds padding and many documents take part. Of a mixture
-each part is cut by itself, so that a part's documents are the first of those that the part alone would take; its
-samples are then spread evenly among those of the others.
+`seq_len` tokens and packed end to end, so that no sample holds padding and many documents take part; or each is a
+sample of its own. Of a mixture each part is cut by itself, so that a part's documents are the first of those that the
+part alone would take; its samples are then spread evenly among those of the others.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +16,12 @@ import numpy as np
 import torch
 
 from submodel.calibration.documents import Document, Split, Text, read_text
+from submodel.calibration.forms import FORMS, Form, raw
 from submodel.calibration.samples import Provenance, Samples
-from submodel.errors import SubmodelError
+from submodel.errors import SubmodelError, unknown_name
+
+SHAPES = ("packed", "document")
+WEIGHTINGS = ("token", "document")
 
 
 @dataclass(frozen=True)
@@ -24,20 +29,37 @@ class Budget:
     """How much text of every domain, and in what shape.
 
     Attributes:
-        seq_len: tokens a sample.
+        seq_len: tokens a sample, at most.
         samples: how many of them; `tokens`, if given, says it instead.
         seed: of the choice of text.
+        shape: "packed": samples are full; "document": each sample is one document, cut off at `seq_len`.
+        form: a key of FORMS.
+        weighting: "token": every token counts as much in a statistic; "document": every document does.
     """
 
     seq_len: int
     samples: int = 128
     tokens: int | None = None
     seed: int = 0
+    shape: str = "packed"
+    form: str = "raw"
+    weighting: str = "token"
 
     @property
     def count(self) -> int:
         """Samples of a packed budget."""
         return self.samples if self.tokens is None else max(1, self.tokens // self.seq_len)
+
+    @property
+    def wanted(self) -> int | None:
+        """Tokens; None where documents are counted."""
+        return self.count * self.seq_len if self.shape == "packed" else self.tokens
+
+    @property
+    def unusual(self) -> dict[str, str]:
+        """What differs from packed raw text with tokens of equal weight."""
+        usual = {"shape": "packed", "form": "raw", "weighting": "token"}
+        return {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,17 @@ class _Piece:
 
     document: int
     tokens: list[int]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive tokens of a sample, and what each of them weighs."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+
+    def __getitem__(self, which: slice) -> "_Run":
+        return _Run(self.tokens[which], self.weights[which])
 
 
 def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget: Budget, recipe: str = "") -> Samples:
@@ -59,15 +92,28 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
         recipe: of a mixture: how it was asked for.
 
     Raises:
-        SubmodelError: a part holds fewer tokens than its share, or its share is no token.
+        SubmodelError: a part holds fewer tokens than its share, its share is no token, or its documents cannot have
+            the form asked for.
     """
-    wanted = budget.count * budget.seq_len
-    shares = share(wanted, [weight for _, weight in parts])
-    pieces = [_cut(text, tokenizer, budget, tokens) for (text, _), tokens in zip(parts, shares, strict=True)]
-    ids = torch.tensor(_samples([_stream(part) for part in pieces], budget.seq_len), dtype=torch.int64)
+    for kind, given, known in (
+        ("shape", budget.shape, SHAPES),
+        ("form", budget.form, FORMS),
+        ("weighting", budget.weighting, WEIGHTINGS),
+    ):
+        if given not in known:
+            raise unknown_name(kind, given, known)
+    if budget.wanted is None and len(parts) > 1:
+        raise SubmodelError("a mixture with --shape document is by tokens: give --tokens")
+    weights = [weight for _, weight in parts]
+    shares = [None] if budget.wanted is None else share(budget.wanted, weights)
+    form = FORMS[budget.form](tokenizer)
+    pieces = [_cut(text, form, budget, tokens) for (text, _), tokens in zip(parts, shares, strict=True)]
+    runs = [[_joined(part, budget)] if budget.shape == "packed" else _apart(part, budget) for part in pieces]
+    samples = _packed([part[0] for part in runs], budget.seq_len) if budget.shape == "packed" else _spread(runs)
+    lengths = tuple(len(sample.tokens) for sample in samples)
     described = [
-        {"name": text.name, "weight": weight, "tokens": tokens, **_describe(text, part)}
-        for (text, weight), tokens, part in zip(parts, shares, pieces, strict=True)
+        {"name": text.name, "weight": weight, "tokens": sum(len(p.tokens) for p in part), **_describe(text, part)}
+        for (text, weight), part in zip(parts, pieces, strict=True)
     ]
     own = described[0] if len(parts) == 1 else {"path": recipe, "column": None, "split": "mixture", "rows": {}}
     provenance = Provenance(
@@ -76,18 +122,25 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
         split=own["split"],
         seed=budget.seed,
         seq_len=budget.seq_len,
-        samples=len(ids),
-        tokens=wanted,
+        samples=len(samples),
+        tokens=sum(lengths),
         documents=sum(part["documents"] for part in described),
         rows=own["rows"],
         sha256_rows=own.get("sha256_rows", {}),
-        sha256_tokens=hashlib.sha256(ids.numpy().astype("<i8").tobytes()).hexdigest(),
+        sha256_tokens=hashlib.sha256(b"".join(s.tokens.astype("<i8").tobytes() for s in samples)).hexdigest(),
+        shape=budget.unusual,
         about=parts[0][0].about if len(parts) == 1 else {},
         parts=tuple({**part, **text.about} for part, (text, _) in zip(described, parts, strict=True))
         if len(parts) > 1
         else (),
     )
-    return Samples(name, ids, provenance)
+    return Samples(
+        name,
+        _padded([sample.tokens for sample in samples], np.int64),
+        provenance,
+        lengths=lengths if len(set(lengths)) > 1 else None,
+        weights=_padded([sample.weights for sample in samples], np.float32) if budget.weighting == "document" else None,
+    )
 
 
 def pack_documents(
@@ -117,7 +170,7 @@ def load_samples(
 
 def tokens_in(text: Text, tokenizer: Any) -> int:
     """How many tokens there are to pack."""
-    return sum(len(_tokenise(tokenizer, document.text)) for document in text.documents)
+    return sum(len(raw(tokenizer).encode(document)) for document in text.documents)
 
 
 def share(whole: int, weights: Sequence[float]) -> list[int]:
@@ -135,48 +188,97 @@ def share(whole: int, weights: Sequence[float]) -> list[int]:
     return found
 
 
-def _cut(text: Text, tokenizer: Any, budget: Budget, wanted: int) -> list[_Piece]:
-    """Pieces of `wanted` tokens together: of every document one piece, of long ones more where they run out."""
+def _cut(text: Text, form: Form, budget: Budget, wanted: int | None) -> list[_Piece]:
+    """Pieces of `wanted` tokens together: of every document one piece, of long ones more where they run out.
+
+    As many as the budget has samples if `wanted` is None.
+    """
     rng = np.random.default_rng(budget.seed)
+    room = budget.seq_len - form.extra
+    if room < 1:
+        raise SubmodelError(f"--form {budget.form} adds {form.extra} tokens: give a --seq-len above that")
+    whole = form.whole or budget.shape == "document"
     pieces: list[_Piece] = []
     later: list[_Piece] = []  # the other pieces of long documents, for when documents run out
     count = 0
+
+    def take(piece: _Piece) -> bool:
+        """Whether that is enough."""
+        nonlocal count
+        pieces.append(replace(piece, tokens=form.finish(piece.tokens, rng)))
+        count += len(pieces[-1].tokens)
+        return count >= wanted if wanted is not None else len(pieces) == budget.samples
+
+    full = False
     for index in rng.permutation(len(text.documents)):
-        tokens = _tokenise(tokenizer, text.documents[index].text)
-        cuts = [_Piece(int(index), tokens[at : at + budget.seq_len]) for at in range(0, len(tokens), budget.seq_len)]
-        pieces.append(cuts.pop(int(rng.integers(len(cuts)))))
-        later += cuts
-        count += len(pieces[-1].tokens)
-        if count >= wanted:
+        tokens = form.encode(text.documents[index])
+        cuts = [_Piece(int(index), tokens[at : at + room]) for at in range(0, len(tokens), room)]
+        first = cuts.pop(0 if whole else int(rng.integers(len(cuts))))
+        later += [] if form.whole else cuts
+        full = take(first)
+        if full:
             break
-    for at in rng.permutation(len(later)) if count < wanted else ():
-        pieces.append(later[at])
-        count += len(pieces[-1].tokens)
-        if count >= wanted:
+    for at in rng.permutation(len(later)) if not full else ():
+        full = take(later[at])
+        if full:
             break
-    if count < wanted:
+    if not full:
+        asked = f"{wanted:,} asked" if wanted is not None else f"{budget.samples} samples asked"
+        size = f" ({budget.count} samples of {budget.seq_len})" if budget.shape == "packed" else ""
         raise SubmodelError(
-            f"{text.path}: {count:,} tokens in it, {wanted:,} asked ({budget.count} samples of {budget.seq_len}): "
+            f"{text.path}: {count:,} tokens in it, {asked}{size}: "
             "give more text or ask for fewer --samples, --tokens or --seq-len"
         )
+    if wanted is None:
+        return pieces
     last = pieces.pop()
     return [*pieces, replace(last, tokens=last.tokens[: len(last.tokens) + wanted - count])]
 
 
-def _stream(pieces: list[_Piece]) -> list[int]:
-    return [token for piece in pieces for token in piece.tokens]
+def _apart(pieces: list[_Piece], budget: Budget) -> list[_Run]:
+    """A run of each piece. Weights of a document's tokens add up to the same for each; their mean is 1."""
+    sizes: Counter[int] = Counter()
+    for piece in pieces:
+        sizes[piece.document] += len(piece.tokens)
+    each = sum(sizes.values()) / len(sizes)
+    runs: list[_Run] = []
+    for piece in pieces:
+        weight = each / sizes[piece.document] if budget.weighting == "document" else 1.0
+        runs.append(_Run(np.array(piece.tokens, dtype=np.int64), np.full(len(piece.tokens), weight, dtype=np.float32)))
+    return runs
 
 
-def _samples(streams: list[list[int]], seq_len: int) -> list[list[int]]:
-    """Samples of one stream each, spread evenly; what is left over of the streams fills the last ones together."""
-    placed: list[tuple[float, int, list[int]]] = []
-    rest: list[int] = []
-    for part, stream in enumerate(streams):
-        count = len(stream) // seq_len
-        placed += [((k + 0.5) / count, part, stream[k * seq_len : (k + 1) * seq_len]) for k in range(count)]
-        rest += stream[count * seq_len :]
-    whole = [sample for _, _, sample in sorted(placed, key=lambda entry: entry[:2])]
-    return whole + [rest[at : at + seq_len] for at in range(0, len(rest), seq_len)]
+def _joined(pieces: list[_Piece], budget: Budget) -> _Run:
+    return _end_to_end(_apart(pieces, budget))
+
+
+def _end_to_end(runs: list[_Run]) -> _Run:
+    return _Run(np.concatenate([run.tokens for run in runs]), np.concatenate([run.weights for run in runs]))
+
+
+def _packed(streams: list[_Run], seq_len: int) -> list[_Run]:
+    """Samples of one stream each; what is left over of the streams fills the last ones together."""
+    counts = [len(stream.tokens) // seq_len for stream in streams]
+    full = [
+        [stream[k * seq_len : (k + 1) * seq_len] for k in range(count)]
+        for stream, count in zip(streams, counts, strict=True)
+    ]
+    rest = _end_to_end([stream[count * seq_len :] for stream, count in zip(streams, counts, strict=True)])
+    return _spread(full) + [rest[at : at + seq_len] for at in range(0, len(rest.tokens), seq_len)]
+
+
+def _spread(parts: list[list[_Run]]) -> list[_Run]:
+    """The samples of several parts, each part's spread evenly over the whole."""
+    placed = [((k + 0.5) / len(part), i, k) for i, part in enumerate(parts) for k in range(len(part))]
+    return [parts[i][k] for _, i, k in sorted(placed)]
+
+
+def _padded(rows: list[np.ndarray], dtype: Any) -> torch.Tensor:
+    """(rows, the longest one's length); 0 after the end of a shorter one."""
+    whole = np.zeros((len(rows), max(map(len, rows))), dtype=dtype)
+    for padded, row in zip(whole, rows, strict=True):
+        padded[: len(row)] = row
+    return torch.from_numpy(whole)
 
 
 def _describe(text: Text, pieces: list[_Piece]) -> dict[str, Any]:
@@ -196,10 +298,3 @@ def _describe(text: Text, pieces: list[_Piece]) -> dict[str, Any]:
         "rows": rows,
         "sha256_rows": {source: digest.hexdigest() for source, digest in digests.items()},
     }
-
-
-def _tokenise(tokenizer: Any, text: str) -> list[int]:
-    ids = tokenizer(text, verbose=False)["input_ids"]
-    if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
-        ids = [*ids, tokenizer.eos_token_id]
-    return ids

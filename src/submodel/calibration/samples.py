@@ -18,7 +18,7 @@ class Provenance:
         sha256_rows: file -> SHA-256 over the texts of those rows.
         tokens, documents: how much took part.
         sha256_tokens: SHA-256 of the samples without padding, int64 little-endian, sample by sample.
-        shape: what differs from packed raw text: `shape`, `form`.
+        shape: what differs from packed raw text with tokens of equal weight: `shape`, `form`, `weighting`.
         about: of a named set `set`: its name, its place on the hub, what stands in for it; of a repository
             `repository`: its commit, its files by language, and how many were left out and why.
         parts: of a mixture: for each part its name, weight, tokens and these same keys.
@@ -64,8 +64,9 @@ class Samples:
     """Token samples of one domain: `ids` int64 (samples, seq_len).
 
     `lengths`, if there, says how many tokens of each sample are real; the rest is padding, which is never
-    computed. Packed samples have no padding and no lengths. `openings`, if there, int64 (count,), are tokens that
-    each open a sequence of their own (see `with_openings`).
+    computed. Packed samples have no padding and no lengths. `weights`, if there, float32 of `ids`' shape, are what
+    tokens count for in a statistic. `openings`, if there, int64 (count,), are tokens that each open a sequence of
+    their own (see `with_openings`).
     """
 
     name: str
@@ -73,6 +74,14 @@ class Samples:
     provenance: Provenance | None = None
     lengths: tuple[int, ...] | None = None
     openings: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The real ones, int64 (tokens,), sample by sample."""
+        if self.lengths is None:
+            return self.ids.flatten()
+        return torch.cat([ids[:length] for ids, length in zip(self.ids, self.lengths, strict=True)])
 
     @property
     def parts(self) -> list[Mapping[str, Any]]:
@@ -88,11 +97,11 @@ def with_openings(samples: Samples, count: int, vocabulary: int) -> Samples:
     first position sees nothing but its own token, so one-token sequences show it completely.
 
     Args:
-        samples: packed samples.
+        samples: the text.
         count: how many tokens: the most frequent ones of the samples, then others at random (seed 0).
         vocabulary: tokens are below this.
     """
-    tokens, uses = samples.ids.unique(return_counts=True)
+    tokens, uses = samples.tokens.unique(return_counts=True)
     found = tokens[uses.argsort(descending=True, stable=True)]
     others = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0))
     others = others[~torch.isin(others, found)]

@@ -61,6 +61,13 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")
     p.add_argument("--seq-len", type=int, default=2048, help="tokens a sample (default: 2048)")
     p.add_argument("--tokens", type=int, help="token budget of every domain, instead of --samples")
+    p.add_argument(
+        "--shape", default="packed", help="packed, or document: each sample is one document (default: packed)"
+    )
+    p.add_argument(
+        "--form", default="raw", help="raw, chat: the model's template, or fim: fill in the middle (default: raw)"
+    )
+    p.add_argument("--weighting", default="token", help="what counts alike: every token or document (default: token)")
     p.add_argument("--seed", type=int, default=0, help="of the choice of text (default: 0)")
     p.add_argument(
         "--dtype", choices=arguments.DTYPES, help="of the arithmetic (default: bfloat16 where the processor has it)"
@@ -115,7 +122,9 @@ def _extract(args: argparse.Namespace) -> None:
         wanted = [replace(domain, name=name) for domain, name in zip(wanted, args.name, strict=True)]
     base = open_base(args.model, args.trust_remote_code)
     longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
-    budget = Budget(min(args.seq_len, longest), args.samples, args.tokens, args.seed)
+    budget = Budget(
+        min(args.seq_len, longest), args.samples, args.tokens, args.seed, args.shape, args.form, args.weighting
+    )
     domains = [load_domain(domain, base.tokenizer, budget, readers=readers, data_dir=data_dir) for domain in wanted]
     if args.against and not any("repository" in part for d in domains for part in d.parts):
         raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from submodel.errors import SubmodelError
 from submodel.models import Matrix
 from submodel.stream.record import Call, _Stop
 
@@ -65,9 +66,15 @@ class Observer:
         for handle in self._handles:
             handle.remove()
 
-    def run(self, block: torch.nn.Module, call: Call, hidden: torch.Tensor) -> Found:
-        """Run the block on one batch (samples, tokens, hidden) as far as its last matrix."""
+    def run(
+        self, block: torch.nn.Module, call: Call, hidden: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> Found:
+        """Run the block on one batch (samples, tokens, hidden) as far as its last matrix.
+
+        `weights` (samples x tokens,): a token of weight w counts as w tokens do.
+        """
         run = self._run
+        run.scale = None if weights is None else weights.to(hidden.device).sqrt()[:, None]
         run.found, run.last, run.seen = {}, None, []
         experts = [matrix for matrix in self._matrices if matrix.weight.dim() == 3]
         try:
@@ -100,9 +107,16 @@ class Observer:
             if not rows.shape[0]:
                 return
             statistic = run.found.get((name, expert)) or self._make(rows.shape[1], rows.device)
-            statistic.update(rows)
+            statistic.update(rows if run.scale is None else _scaled(name, rows, run.scale))
             run.last = (inputs, statistic)
         run.found[name, expert] = run.last[1]
+
+
+def _scaled(name: str, rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Rows of which a statistic of squares counts each by its weight."""
+    if rows.shape[0] != scale.shape[0]:
+        raise SubmodelError(f"{name}: sees some tokens only, as experts do: give --weighting token")
+    return rows.float() * scale
 
 
 class Merged:

@@ -165,6 +165,13 @@ class _Domain:
         hidden = self.hidden.read(block, start, stop)
         return hidden if self.samples.lengths is None else hidden[:, : self.samples.lengths[start]]
 
+    def weights(self, start: int, stop: int) -> torch.Tensor | None:
+        """What each token of a batch counts for, (tokens,); None where all count the same."""
+        weights = self.samples.weights
+        if weights is None:
+            return None
+        return weights[start:stop, : self.samples.lengths[start] if self.samples.lengths else None].flatten()
+
     def write(self, block: int, start: int, hidden: torch.Tensor) -> None:
         padding = self.hidden.shape[1] - hidden.shape[1]
         self.hidden.write(block, start, nn.functional.pad(hidden, (0, 0, 0, padding)) if padding else hidden)
@@ -259,7 +266,7 @@ def _observe(
 ) -> Found:
     def run(batch: int) -> Found:
         hidden = plan.read(index, *plan.batches[batch]).to(device)
-        found = observer.run(block, plan.calls[batch][index], hidden)
+        found = observer.run(block, plan.calls[batch][index], hidden, plan.weights(*plan.batches[batch]))
         tell.tokens(hidden.shape[0] * hidden.shape[1])
         return found
 

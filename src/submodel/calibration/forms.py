@@ -1,0 +1,96 @@
+"""FORMS: what a document looks like to the model: raw text, a chat's turns, fill-in-the-middle."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from submodel.calibration.documents import Document
+from submodel.errors import SubmodelError
+
+# prefix, suffix, middle, as families call them; each is written in this order, the middle last (arXiv 2207.14255, PSM)
+_MIDDLES = (
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, CodeGemma
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Granite
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # Code Llama
+    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
+)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How documents become tokens.
+
+    Attributes:
+        encode: a document -> its tokens.
+        finish: a piece of them -> what the model sees; `extra` tokens longer at most.
+        extra: see `finish`.
+        whole: a piece has to begin where its document does.
+    """
+
+    encode: Callable[[Document], list[int]]
+    finish: Callable[[list[int], np.random.Generator], list[int]] = lambda tokens, rng: tokens
+    extra: int = 0
+    whole: bool = False
+
+
+def raw(tokenizer: Any) -> Form:
+    """The text, ended by the end-of-sequence token."""
+
+    def encode(document: Document) -> list[int]:
+        ids = tokenizer(document.text, verbose=False)["input_ids"]
+        if tokenizer.eos_token_id is not None and (not ids or ids[-1] != tokenizer.eos_token_id):
+            ids = [*ids, tokenizer.eos_token_id]
+        return ids
+
+    return Form(encode)
+
+
+def chat(tokenizer: Any) -> Form:
+    """A request and its answer in the model's own chat template.
+
+    Raises SubmodelError when the model has no template; `encode` when a document has no turns.
+    """
+    if not tokenizer.chat_template:
+        raise SubmodelError("--form chat: the model has no chat template: give --form raw")
+
+    def encode(document: Document) -> list[int]:
+        if document.turns is None:
+            raise SubmodelError(
+                f"{document.source}: no request and answer for --form chat: give a set that has them, or "
+                "PATH:REQUEST,ANSWER for two columns of own text"
+            )
+        request, answer = document.turns
+        turns = [{"role": "user", "content": request.strip()}, {"role": "assistant", "content": answer}]
+        return list(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False))
+
+    return Form(encode, whole=True)
+
+
+def fill_in_the_middle(tokenizer: Any) -> Form:
+    """Text cut at two places at random: what is before, what is after, then what is between.
+
+    Pieces are cut first, so that each is whole; between tokens, not characters.
+
+    Raises SubmodelError when the tokenizer has no tokens for it.
+    """
+    known = tokenizer.get_vocab()
+    marks = next(([known[token] for token in tokens] for tokens in _MIDDLES if set(tokens) <= set(known)), None)
+    if marks is None:
+        raise SubmodelError("--form fim: the model has no fill-in-the-middle tokens: give --form raw")
+    before, after, between = marks
+    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+
+    def finish(tokens: list[int], rng: np.random.Generator) -> list[int]:
+        opening = tokens[:1] if tokens[:1] == [first] else []
+        text = tokens[len(opening) : -1 if tokens[-1] == last else None]
+        at, to = sorted(int(cut) for cut in rng.integers(len(text) + 1, size=2))
+        ending = [] if last is None else [last]
+        return [*opening, before, *text[:at], after, *text[to:], between, *text[at:to], *ending]
+
+    return Form(raw(tokenizer).encode, finish, extra=4)
+
+
+FORMS: dict[str, Callable[[Any], Form]] = {"raw": raw, "chat": chat, "fim": fill_in_the_middle}
