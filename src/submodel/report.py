@@ -39,6 +39,7 @@ def _table(rows: list[Row], names: Mapping[str, str]) -> str:
     results = [row for row in rows if row.task != EXTRACTION]
     notes = sorted({f"{row.n:,} {_counted(row)} of {_name(row, names)}" for row in results})
     notes = [f"95% intervals in brackets; {'; '.join(notes)}"] if notes else []
+    notes += sorted({f"{row.submodel}: calibrated on a stand-in: {note}" for row in rows for note in row.notes})
     if len(results) < len(rows):
         notes.append("extraction, peak memory: of the process that made the sub-model and those of the other domains")
     if any(row.settings.get("resumed_blocks") for row in rows if row.task == EXTRACTION):

@@ -94,6 +94,11 @@ def read_set(source: NamedSet, data_dir: Path | None, most: int | None = None) -
     return Rows(source, rows, digest.hexdigest(), origin, revision, stand_in)
 
 
+def is_there(source: NamedSet, data_dir: Path) -> bool:
+    """Whether a data directory holds a set or its stand-in."""
+    return any((data_dir / f"{name}{end}").is_file() for name in (source.own_file, source.file) for end in ("", ".gz"))
+
+
 def find_file(source: NamedSet, data_dir: Path) -> tuple[Path, str]:
     """The file of a set in a data directory, and what it stands in with (empty for the set itself).
 

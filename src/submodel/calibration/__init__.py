@@ -1,9 +1,11 @@
 """Text to calibrate on: named sets, own files, source trees, mixtures -> token samples with their provenance."""
 
 from submodel.calibration.catalogue import ALIASES, DOMAINS
+from submodel.calibration.contamination import Problems, problem_text
 from submodel.calibration.documents import Document, Split, parse_spec, read_documents
 from submodel.calibration.domains import Domain, load_domain, parse_domains
 from submodel.calibration.packing import Budget, load_samples, pack, pack_documents, tokens_in
+from submodel.calibration.rebuild import rebuild
 from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Provenance, Samples, parts_of, stand_ins, with_openings
 from submodel.calibration.trees import LANGUAGES, is_held_out
@@ -15,6 +17,7 @@ __all__ = [
     "Budget",
     "Document",
     "Domain",
+    "Problems",
     "Provenance",
     "Samples",
     "Split",
@@ -26,8 +29,10 @@ __all__ = [
     "parse_domains",
     "parse_spec",
     "parts_of",
+    "problem_text",
     "read_documents",
     "read_repository",
+    "rebuild",
     "stand_ins",
     "tokens_in",
     "with_openings",

@@ -8,7 +8,7 @@ HumanEval and MultiPL-E are not here: they are for evaluation only.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -312,19 +312,21 @@ ALIASES: dict[str, str] = {
 }
 
 
-def read_domain(name: str, data_dir: Path | None) -> Text:
+def read_domain(name: str, data_dir: Path | None, revision: str | None = None) -> Text:
     """The documents of a named set or alias.
 
     Args:
         name: a key of DOMAINS or ALIASES.
         data_dir: where sets lie (see `sets`); the hub if None.
+        revision: another commit of the hub than the entry's.
 
     Raises:
         SubmodelError: it cannot be had, has other columns, or no text.
     """
     key = ALIASES.get(name, name)
     wanted = DOMAINS[key]
-    found = read_set(wanted.source, data_dir, _MOST_ROWS)
+    source = replace(wanted.source, revision=revision) if revision else wanted.source
+    found = read_set(source, data_dir, _MOST_ROWS)
     rows = found.rows[: max(1, int(len(found.rows) * wanted.fraction))]
     text = wanted.stand_in_text if found.stand_in and wanted.stand_in_text else wanted.text
     turns = wanted.turns if text is wanted.text else None

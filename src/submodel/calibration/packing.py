@@ -139,6 +139,11 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
         _padded([sample.tokens for sample in samples], np.int64),
         provenance,
         lengths=lengths if len(set(lengths)) > 1 else None,
+        documents=tuple(
+            text.documents[index]
+            for (text, _), part in zip(parts, pieces, strict=True)
+            for index in sorted({piece.document for piece in part})
+        ),
         weights=_padded([sample.weights for sample in samples], np.float32) if budget.weighting == "document" else None,
     )
 

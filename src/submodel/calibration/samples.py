@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from submodel.calibration.documents import Document
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -66,7 +68,8 @@ class Samples:
     `lengths`, if there, says how many tokens of each sample are real; the rest is padding, which is never
     computed. Packed samples have no padding and no lengths. `weights`, if there, float32 of `ids`' shape, are what
     tokens count for in a statistic. `openings`, if there, int64 (count,), are tokens that each open a sequence of
-    their own (see `with_openings`).
+    their own (see `with_openings`). `documents` are those that take part, whole; `contamination` is what
+    `contamination.Problems` found of them.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Samples:
     lengths: tuple[int, ...] | None = None
     openings: torch.Tensor | None = None
     weights: torch.Tensor | None = None
+    documents: tuple[Document, ...] = ()
+    contamination: Mapping[str, Any] | None = None
 
     @property
     def tokens(self) -> torch.Tensor:

@@ -32,6 +32,11 @@ def add(verbs: arguments.Verbs) -> None:
         help="a domain from own JSONL, parquet or text, or from a source tree (then COLUMN is its language)",
     )
     p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")
+    p.add_argument(
+        "--skip-contamination",
+        action="store_true",
+        help="do not look for the problems of tasks in --data-dir among the calibration text",
+    )
     p.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
     p.add_argument(
         "--against",
@@ -82,8 +87,15 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("model", metavar="STORE@NAME")
 
     p = verbs.add("verify", _verify, "check every checksum, the base's identity and the exact sparsity of every row")
-    p.add_argument("store", metavar="STORE")
+    p.add_argument("store", metavar="STORE", help="a store; with --calibration also STORE@NAME")
+    p.add_argument(
+        "--calibration",
+        action="store_true",
+        help="instead, make the calibration text again and check its tokens",
+    )
+    p.add_argument("--data-dir", metavar="DIR", help="where named sets lie now (default: where they lay)")
     p.add_argument("--base", help="where the store's base is now, if it has moved")
+    p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
 
     p = verbs.add("export", _export, "write a sub-model as a plain Hugging Face directory, or packed")
     p.add_argument("model", metavar="STORE@NAME")
@@ -98,11 +110,12 @@ def add(verbs: arguments.Verbs) -> None:
 def _extract(args: argparse.Namespace) -> None:
     import torch
 
-    from submodel.calibration import Budget, Domain, load_domain, parse_domains
+    from submodel.calibration import Budget, Domain, Problems, load_domain, parse_domains
     from submodel.models import open_base
     from submodel.prune import METHODS
     from submodel.prune.extract import extract
     from submodel.prune.select import parse_pattern
+    from submodel.tasks.evaluate import problems_in
 
     pattern = parse_pattern(args.sparsity, args.pattern)
     if args.method not in METHODS:
@@ -126,6 +139,9 @@ def _extract(args: argparse.Namespace) -> None:
         min(args.seq_len, longest), args.samples, args.tokens, args.seed, args.shape, args.form, args.weighting
     )
     domains = [load_domain(domain, base.tokenizer, budget, readers=readers, data_dir=data_dir) for domain in wanted]
+    if data_dir and not args.skip_contamination:
+        problems = Problems(problems_in(data_dir))
+        domains = [replace(d, contamination=problems.overlaps(d.documents)) if d.documents else d for d in domains]
     if args.against and not any("repository" in part for d in domains for part in d.parts):
         raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")
     with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
@@ -145,6 +161,8 @@ def _extract(args: argparse.Namespace) -> None:
     for name, manifest in result.manifests.items():
         for expert in manifest["unseen_experts"]:
             say(f"{name}: no calibration token reached {expert}: pruned by magnitude")
+        for line in _overlapping(manifest):
+            say(f"{name}: {line}")
     lines = [
         f"{args.out}@{name}: there already" if name in result.already else f"{args.out}@{name}: {_size(args.out, name)}"
         for name in result.manifests
@@ -216,6 +234,7 @@ def _info(args: argparse.Namespace) -> None:
             for part in calibration.get("parts", ())
         ]
         lines += [f"stand-in: {line}" for line in stand_ins(calibration)]
+        lines += _overlapping(manifest)
     removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
     lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")
     lines.append(f"masks {manifest['masks']['sha256'][:16]}, made {manifest['created'][:19]} in {manifest['dtype']}")
@@ -224,9 +243,13 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from submodel.prune.verify import verify
+    from submodel.prune.verify import verify, verify_calibration
 
-    found = verify(Path(args.store), args.base)
+    if args.calibration:
+        data_dir = arguments.directory(args.data_dir)
+        found = verify_calibration(args.store, args.base, data_dir, args.trust_remote_code)
+    else:
+        found = verify(Path(args.store), args.base)
     show(args, {"checked": dict(found)}, [f"{what}: {result}" for what, result in found])
 
 
@@ -275,6 +298,19 @@ def _compare(args: argparse.Namespace) -> None:
             blocks = [["block", "distance"], *([k, f"{v:.4f}"] for k, v in groups["block"].items())]
             lines += [aligned(kinds), aligned(blocks)]
     show(args, {"set": "kept weights", "pairs": pairs}, lines)
+
+
+def _overlapping(manifest: dict[str, Any]) -> list[str]:
+    """What a manifest says of text that is evaluated on; nothing where none was found."""
+    found = manifest.get("contamination")
+    if not found:
+        return []
+    return [
+        f"calibration text shares {found['words']} words in a row with {of['overlapping']} of {of['problems']} "
+        f"problems of {name}"
+        for name, of in found["sets"].items()
+        if of["overlapping"]
+    ]
 
 
 def _size(store: str, name: str) -> str:

@@ -137,6 +137,8 @@ def extract(
                     if passes > 1:
                         recipe["block_sparsity"] = [block.sparsity for block in patterns[domain.name]]
                     seen = {"unseen_experts": sorted(found.unseen), "seconds": round(time.monotonic() - started, 1)}
+                    if domain.contamination is not None:
+                        seen["contamination"] = domain.contamination
                     target.add(domain.name, found, {**recipe, **seen, "created": _now()})
                 work.remove()
     except (OSError, SubmodelError) as error:

@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from submodel import masks
+from submodel.calibration import rebuild
 from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.prune.select import Pattern, parse_pattern
 from submodel.runtime.load import open_store_base
-from submodel.store import Mask, Store
+from submodel.store import Mask, Store, split_reference
 
 
 def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
@@ -40,6 +41,44 @@ def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
             rows += _check_rows(f"{path}@{name}", matrix, mask, pattern)
         own = ", own weights whole" if "weights" in manifest else ""
         lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}{own}"))
+    return lines
+
+
+def verify_calibration(
+    reference: str, base: str | None = None, data_dir: Path | None = None, trust_remote_code: bool = False
+) -> list[tuple[str, str]]:
+    """Make the calibration text of sub-models again and compare it to the token.
+
+    Args:
+        reference: STORE@NAME, or STORE for all that have any.
+        base: where the store's base is now, if it has moved.
+        data_dir: where named sets lie now; where they lay then if None.
+        trust_remote_code: open a base that ships code.
+
+    Returns:
+        (sub-model, what was found), a line each.
+
+    Raises:
+        SubmodelError: the first text that cannot be had, or is another.
+    """
+    parts = split_reference(reference)
+    store = Store(parts[0] if parts else Path(reference))
+    tokenizer = open_store_base(store, base, trust_remote_code).tokenizer
+    lines: list[tuple[str, str]] = []
+    for name in [parts[1]] if parts else store.names:
+        calibration = store.manifest(name)["calibration"]
+        if not calibration:
+            lines.append((name, "calibrated on no text"))
+            continue
+        provenance = rebuild(calibration, tokenizer, data_dir).provenance
+        assert provenance is not None
+        lines.append(
+            (
+                name,
+                f"{provenance.tokens:,} tokens of {provenance.documents:,} documents made again, "
+                f"digest {provenance.sha256_tokens[:12]} as recorded",
+            )
+        )
     return lines
 
 

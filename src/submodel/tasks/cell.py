@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from submodel.calibration import stand_ins
 from submodel.runtime import Loaded
 from submodel.sets import NamedSet, Rows, read_set
 from submodel.tasks.data import refuse_calibrated
@@ -112,6 +113,7 @@ class Cell:
             versions=versions(),
             machine=machine(),
             seconds=0.0,
+            notes=stand_ins((loaded.manifest or {}).get("calibration")),
         )
 
     def read(self, source: NamedSet) -> Rows:

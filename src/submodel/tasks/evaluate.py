@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from submodel.calibration import problem_text
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base
 from submodel.runtime import load
-from submodel.sets import NamedSet
+from submodel.sets import NamedSet, is_there, read_set
 from submodel.tasks.cell import Cell, Progress, Settings, Task
 from submodel.tasks.code import CODE, code_rows
 from submodel.tasks.harness import GSM8K, HARNESS, SETS
@@ -47,6 +48,15 @@ def sets_of(task: Task) -> list[NamedSet]:
         return list(CODE[task.name].sets.values())
     sets = {**{name: [source] for name, source in SETS.items()}, "csr": list(SETS.values()), "gsm8k": [GSM8K]}
     return [PAIRS] if task.name in TRANSLATION else sets.get(task.name, [])
+
+
+def problems_in(data_dir: Path) -> dict[str, list[str]]:
+    """The text of every problem of the tasks whose named sets lie in a data directory: SET/SPLIT -> problems."""
+    sets = {source: None for name in TASKS for source in sets_of(Task(name)) if is_there(source, data_dir)}
+    return {
+        source.file.removesuffix(".jsonl"): [problem_text(row) for row in read_set(source, data_dir).rows]
+        for source in sets
+    }
 
 
 def evaluate(

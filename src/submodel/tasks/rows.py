@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class Row:
         task, metric: what was measured; `data`: name, split, rows and digest of what it was measured on.
         value, low, high: the value and its 95% confidence interval.
         n: how many tokens or problems stand behind it.
+        notes: what a table has to say of it.
         settings: everything else that decides the value; `seed` among them.
     """
 
@@ -41,6 +42,7 @@ class Row:
     versions: dict[str, str]
     machine: str
     seconds: float
+    notes: list[str] = field(default_factory=list)
 
     @property
     def key(self) -> str:

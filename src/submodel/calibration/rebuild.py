@@ -1,0 +1,65 @@
+"""Make the calibration text of a sub-model again from its manifest, and see that it is the same to the token."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from submodel.calibration.catalogue import DOMAINS, read_domain
+from submodel.calibration.documents import Text, read_text
+from submodel.calibration.packing import Budget, pack
+from submodel.calibration.repository import read_repository
+from submodel.calibration.samples import Samples, parts_of
+from submodel.errors import SubmodelError, unknown_name
+
+
+def rebuild(calibration: Mapping[str, Any], tokenizer: Any, data_dir: Path | None = None) -> Samples:
+    """The samples that a manifest's `calibration` speaks of.
+
+    Args:
+        calibration: from a manifest.
+        tokenizer: of the base.
+        data_dir: where named sets lie now; where they lay then if None.
+
+    Raises:
+        SubmodelError: text that is not there any more, or whose rows or tokens are others.
+    """
+    document = calibration.get("shape") == "document"
+    budget = Budget(
+        calibration["seq_len"],
+        calibration["samples"],
+        calibration["tokens"] if document else None,
+        calibration["seed"],
+        **{key: calibration[key] for key in ("shape", "form", "weighting") if key in calibration},
+    )
+    then = parts_of(calibration)
+    parts = [(_read(part, data_dir), float(part.get("weight", 1))) for part in then]
+    samples = pack("rebuilt", parts, tokenizer, budget, calibration["path"])
+    provenance = samples.provenance
+    assert provenance is not None
+    for before, now in zip(then, parts_of(provenance.as_dict()), strict=True):
+        if list(before["rows"].values()) != list(now["rows"].values()):
+            raise SubmodelError(f"{now['path']}: other rows take part than then: its text or its order has changed")
+        if list(before["sha256_rows"].values()) != list(now["sha256_rows"].values()):
+            raise SubmodelError(f"{now['path']}: the rows that took part have other text than then")
+    if provenance.sha256_tokens != calibration["sha256_tokens"]:
+        raise SubmodelError(
+            f"{calibration['path']}: the same rows give other tokens than then: the tokenizer has changed"
+        )
+    return samples
+
+
+def _read(part: Mapping[str, Any], data_dir: Path | None) -> Text:
+    name = part.get("name", "text")
+    where = ":".join(filter(None, (part["path"], part["column"])))
+    if "repository" in part:
+        return read_repository(name, where, part["split"])
+    if "set" not in part:
+        return read_text(name, where, "held-out" if part["split"] == "held-out" else "calibration")
+    key = part["set"]["name"]
+    if key not in DOMAINS:
+        raise unknown_name("named set", key, DOMAINS)
+    if "revision" in part["set"]:
+        return read_domain(key, None, part["set"]["revision"])
+    source = DOMAINS[key].source
+    lay = part["path"].removesuffix(".gz").removesuffix(source.own_file).removesuffix(source.file)
+    return read_domain(key, data_dir or Path(lay or "."))
