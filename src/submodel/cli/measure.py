@@ -78,7 +78,7 @@ def _eval(args: argparse.Namespace) -> None:
         dtype=getattr(torch, args.dtype) if args.dtype else None,
         device=args.device,
         limit=args.limit,
-        data_dir=_directory(args.data_dir),
+        data_dir=arguments.directory(args.data_dir),
         samples=args.samples,
         ks=_whole_numbers("--k", args.k),
         temperature=args.temperature,
@@ -87,7 +87,7 @@ def _eval(args: argparse.Namespace) -> None:
         chat=args.chat,
         slots=args.slots,
         unsafe_code=args.unsafe_code,
-        wordnet=_directory(args.wordnet),
+        wordnet=arguments.directory(args.wordnet),
         weight_format=args.format,
     )
     out = Path(args.out)
@@ -148,12 +148,6 @@ def _study(args: argparse.Namespace) -> int:
     for result in failed:
         say(f"failed: {result.cell.name}: {result.reason}; its log: {records.log(result.cell)}")
     return 2 if failed else 0
-
-
-def _directory(given: str | None) -> Path | None:
-    if given is not None and not Path(given).is_dir():
-        raise SubmodelError(f"{given}: no such directory")
-    return Path(given) if given is not None else None
 
 
 def _whole_numbers(option: str, given: str | None) -> tuple[int, ...]:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from submodel.runtime import Loaded
-from submodel.tasks.data import NamedSet, Rows, read_set, refuse_calibrated
+from submodel.sets import NamedSet, Rows, read_set
+from submodel.tasks.data import refuse_calibrated
 from submodel.tasks.journal import Journal
 from submodel.tasks.rows import Row, machine, versions
 

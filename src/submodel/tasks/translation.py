@@ -22,8 +22,8 @@ import numpy as np
 
 from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime.batch import Request, generate_batch
+from submodel.sets import NamedSet
 from submodel.tasks.cell import Cell, filled
-from submodel.tasks.data import NamedSet
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
 
