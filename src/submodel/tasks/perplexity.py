@@ -37,13 +37,6 @@ class Perplexity:
     tokens: int
 
 
-def perplexity(
-    model: PreTrainedModel, samples: Samples, progress: Callable[[int], Any] = lambda tokens: None
-) -> Perplexity:
-    """Measure a model on packed samples, a window at a time on every core."""
-    return from_losses(window_losses(model, samples, progress), samples.ids.shape[1] - 1)
-
-
 def window_losses(
     model: PreTrainedModel, samples: Samples, progress: Callable[[int], Any] = lambda tokens: None
 ) -> np.ndarray:
@@ -113,8 +106,9 @@ def perplexity_rows(cell: Cell) -> Iterator[Row]:
             seen += tokens
         cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
 
-    found = perplexity(loaded.model, samples, count)
-    yield filled(row, found.value, (found.low, found.high), found.tokens, started)
+    losses = window_losses(loaded.model, samples, count)
+    found = from_losses(losses, settings.seq_len - 1)
+    yield filled(row, found.value, (found.low, found.high), found.tokens, started, losses)
 
 
 def held_out(spec: str, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
