@@ -2,7 +2,7 @@
 
 from submodel.calibration.catalogue import ALIASES, DOMAINS
 from submodel.calibration.contamination import Problems, problem_text
-from submodel.calibration.documents import Document, Split, parse_spec, read_documents
+from submodel.calibration.documents import Document, Split, Text, parse_spec, read_documents, read_text
 from submodel.calibration.domains import Domain, load_domain, parse_domains
 from submodel.calibration.packing import Budget, load_samples, pack, pack_documents, tokens_in
 from submodel.calibration.rebuild import rebuild
@@ -21,6 +21,7 @@ __all__ = [
     "Provenance",
     "Samples",
     "Split",
+    "Text",
     "is_held_out",
     "load_domain",
     "load_samples",
@@ -33,6 +34,7 @@ __all__ = [
     "read_documents",
     "read_repository",
     "rebuild",
+    "read_text",
     "stand_ins",
     "tokens_in",
     "with_openings",

@@ -44,6 +44,11 @@ def add(verbs: arguments.Verbs) -> None:
 
     p = verbs.add("report", _report, "print the table of a file of rows")
     p.add_argument("rows", metavar="ROWS.jsonl")
+    p.add_argument(
+        "--against",
+        metavar="NAME",
+        help="show how the others differ from this sub-model, or from dense, piece by piece",
+    )
 
     p = verbs.add("study", _study, "run a grid of extractions and evaluations from a file; goes on where it stopped")
     p.add_argument("file", metavar="FILE.toml", help="the study (docs/studies.md)")
@@ -117,7 +122,7 @@ def _report(args: argparse.Namespace) -> None:
     if not Path(args.rows).is_file():
         raise SubmodelError(f"{args.rows}: no such file: give the rows that submodel eval wrote")
     rows = read_rows(Path(args.rows))
-    show(args, {"rows": [row.__dict__ for row in rows]}, [table(rows)])
+    show(args, {"rows": [row.__dict__ for row in rows]}, [table(rows, against=args.against)])
 
 
 def _study(args: argparse.Namespace) -> int:

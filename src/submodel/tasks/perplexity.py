@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.calibration import Budget, Samples, load_samples, pack, parts_of, read_repository, tokens_in
+from submodel.calibration import Budget, Samples, Text, load_samples, pack, parts_of, read_repository, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.tasks.cell import Cell, filled
@@ -35,13 +35,6 @@ class Perplexity:
     low: float
     high: float
     tokens: int
-
-
-def perplexity(
-    model: PreTrainedModel, samples: Samples, progress: Callable[[int], Any] = lambda tokens: None
-) -> Perplexity:
-    """Measure a model on packed samples, a window at a time on every core."""
-    return from_losses(window_losses(model, samples, progress), samples.ids.shape[1] - 1)
 
 
 def window_losses(
@@ -113,8 +106,9 @@ def perplexity_rows(cell: Cell) -> Iterator[Row]:
             seen += tokens
         cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
 
-    found = perplexity(loaded.model, samples, count)
-    yield filled(row, found.value, (found.low, found.high), found.tokens, started)
+    losses = window_losses(loaded.model, samples, count)
+    found = from_losses(losses, settings.seq_len - 1)
+    yield filled(row, found.value, (found.low, found.high), found.tokens, started, losses)
 
 
 def held_out(spec: str, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
@@ -122,13 +116,17 @@ def held_out(spec: str, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0
 
     Raises SubmodelError when they do not fill one window of `seq_len`.
     """
-    text = read_repository(spec, spec, "held-out")
+    return as_much_as_there_is(read_repository(spec, spec, "held-out"), tokenizer, tokens, seq_len, seed)
+
+
+def as_much_as_there_is(text: Text, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
+    """Up to `tokens` tokens of held-out text. Raises SubmodelError when they do not fill one window of `seq_len`."""
     found = tokens_in(text, tokenizer)
     if found < seq_len:
         raise SubmodelError(
-            f"{spec}: {found:,} tokens in its {len(text.documents)} held-out files: give --seq-len {found} or less"
+            f"{text.path}: {found:,} tokens in its {len(text.documents)} held-out files: give --seq-len {found} or less"
         )
-    return pack(spec, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(found, tokens), seed=seed))
+    return pack(text.name, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(found, tokens), seed=seed))
 
 
 def refuse_calibrated_rows(loaded: Loaded, samples: Samples) -> None:

@@ -25,6 +25,8 @@ class Row:
         n: how many tokens or problems stand behind it.
         notes: what a table has to say of it.
         settings: everything else that decides the value; `seed` among them.
+        parts: the value of every problem, of a perplexity the mean nats a token of every window: what two rows on the
+            same data are compared by, piece by piece. None in rows that have none.
     """
 
     model: str
@@ -43,6 +45,7 @@ class Row:
     machine: str
     seconds: float
     notes: list[str] = field(default_factory=list)
+    parts: list[float] | None = None
 
     @property
     def key(self) -> str:

@@ -98,7 +98,7 @@ def translation_rows(cell: Cell) -> Iterator[Row]:
     for metric, (swapped, matcher, _) in variants.items():
         if not cell.is_done(asked[metric]):
             best = np.array([best_meteor(pairs[at]["en"], texts[at], matcher(), swapped) for at in chosen])
-            yield filled(asked[metric], float(best.mean()), bootstrap(best), len(best), started)
+            yield filled(asked[metric], float(best.mean()), bootstrap(best), len(best), started, best)
 
 
 TRANSLATION: dict[str, Callable[[Cell], Iterator[Row]]] = {"translation": translation_rows}

@@ -101,7 +101,7 @@ def code_rows(cell: Cell) -> Iterator[Row]:
     for row, k in zip(rows, sampling.ks, strict=True):
         values = np.array([pass_at_k(sampling.samples, int(count), k) for count in passed])
         if not cell.is_done(row):
-            yield filled(row, float(values.mean()), mean_interval(values), len(problems), started)
+            yield filled(row, float(values.mean()), mean_interval(values), len(problems), started, values)
 
 
 def problems_of(name: str, sets: dict[str, Rows]) -> list[Problem]:
