@@ -18,7 +18,7 @@ namespace {
 
 // rows of x from which `several` is faster than one product after another: unpacking must pay
 bool many(int64_t format, int64_t count) {
-  return kernels.several && count >= (format == SM_DENSE_BF16 || format == SM_BF16 ? 5 : 9);
+  return kernels.several && count >= (is_bf16(format) ? 5 : 9);
 }
 
 #if defined(__x86_64__)
@@ -69,7 +69,7 @@ Kernels choose() {
 
 // rows of one piece of work: whole blocks, about 64 KiB of weights
 int64_t piece_rows(const sm_matrix& m) {
-  static const int64_t bits[SM_FORMATS] = {16, 9, 9, 6, 4};
+  static const int64_t bits[SM_FORMATS] = {16, 9, 9, 6, 4, 17, 10};
   int64_t blocks = (int64_t(1) << 19) / (bits[m.format] * (m.cols + 1) * SM_BLOCK);
   return (blocks < 1 ? 1 : blocks) * SM_BLOCK;
 }
@@ -94,7 +94,7 @@ Input::Input(const float* x, int64_t count, int64_t cols, bool rounded)
 
 void Input::prepare(int64_t format) {
   const int64_t rows = activations.count;
-  if (format == SM_DENSE_BF16 || format == SM_BF16) {
+  if (is_bf16(format)) {
     if (activations.bf16) return;
     bf16.reset(new uint16_t[rows * words * 64]);
     for (int64_t i = 0; i < rows * words * 64; i++) bf16[i] = uint16_t(float_bits(padded[i]) >> 16);

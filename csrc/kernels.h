@@ -52,6 +52,15 @@ inline int64_t scratch_of(const sm_matrix& m) { return SM_BLOCK * m.cols + 96; }
 
 inline int32_t offset_of(int64_t format) { return format == SM_INT4 ? 8 : 128; }
 
+inline bool is_bf16(int64_t format) {
+  return format == SM_DENSE_BF16 || format == SM_BF16 || format == SM_SHARED_BF16;
+}
+
+// where the values of a row begin that is a multiple of SM_BLOCK
+inline const uint8_t* values_of(const sm_matrix& m, int64_t row) {
+  return m.values + (m.starts ? m.starts[row / SM_BLOCK] : row * (is_bf16(m.format) ? 2 * m.cols : 64 * words_of(m)));
+}
+
 inline float bits_float(uint32_t bits) {
   float value;
   __builtin_memcpy(&value, &bits, 4);

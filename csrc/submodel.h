@@ -5,7 +5,7 @@
 
 extern "C" {
 
-enum sm_format { SM_DENSE_BF16, SM_DENSE_INT8, SM_BF16, SM_INT8, SM_INT4, SM_FORMATS };
+enum sm_format { SM_DENSE_BF16, SM_DENSE_INT8, SM_BF16, SM_INT8, SM_INT4, SM_SHARED_BF16, SM_SHARED_INT8, SM_FORMATS };
 
 enum { SM_BLOCK = 16, SM_SLACK = 64 };  // rows between two entries of `starts`; readable bytes after the last value
 
@@ -13,8 +13,8 @@ enum { SM_BLOCK = 16, SM_SLACK = 64 };  // rows between two entries of `starts`;
 struct sm_matrix {
   int64_t format, rows, cols;
   const uint64_t* mask;    // [rows][words], bit j of word w = column 64 w + j is kept; none for the dense formats
-  const uint8_t* values;   // survivors row after row, then SM_SLACK bytes; for dense formats, all
-  const int64_t* starts;   // [ceil(rows / SM_BLOCK) + 1] byte offsets into values; none for the dense formats
+  const uint8_t* values;   // survivors row after row, then SM_SLACK bytes; for dense and shared formats, all
+  const int64_t* starts;   // [ceil(rows / SM_BLOCK) + 1] byte offsets into values; only where survivors alone are stored
   const uint16_t* scales;  // bfloat16 [rows][words]; none for the bf16 formats
 };
 
@@ -24,7 +24,8 @@ const char* sm_kernels();
 // Fills starts from the mask; returns the bytes of all values without slack, or -1 if a bit past cols is set.
 int64_t sm_starts(int64_t format, const uint64_t* mask, int64_t rows, int64_t cols, int64_t* starts);
 
-// Packs dense bfloat16 [rows][cols] by m->mask into m->values and m->scales, which are written to.
+// Packs dense bfloat16 [rows][cols] by m->mask into m->values and m->scales, which are written to; not for the shared
+// formats, whose values are those of a dense one.
 void sm_pack(const sm_matrix* m, const uint16_t* dense, int64_t threads);
 
 // Rows [first, last) as bfloat16 [last - first][cols], dropped weights 0.

@@ -58,12 +58,12 @@ def _pack(weight: torch.Tensor, mask: Mask | None, matrix: str, name: str) -> li
 
 
 def place(model: nn.Module, parameter: str, packed: list[Packed]) -> None:
-    """Put packed matrices where a parameter is: a linear's weight, or the slices of a 3-D one."""
+    """Put packed matrices where a parameter or other packed ones are: a linear's weight, or the slices of a 3-D one."""
     path, _, attribute = parameter.rpartition(".")
     module = model.get_submodule(path)
     if isinstance(module, nn.Embedding):
         model.set_submodule(path, PackedEmbedding(packed[0]))
-    elif isinstance(module, nn.Linear):
+    elif isinstance(module, nn.Linear | PackedLinear):
         model.set_submodule(path, PackedLinear(packed[0], module.bias))
     else:
         delattr(module, attribute)
