@@ -77,6 +77,48 @@ def save(family: str, folder: Path, dtype: torch.dtype = torch.float32, **option
     return folder
 
 
+def save_gguf(file: Path) -> Path:
+    """Write the tiny LLaMA as a GGUF file in float32, without a tokenizer."""
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    model = build("llama")
+    config = model.config
+    writer = GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_freq_base(10000.0)
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk",
+    }  # fmt: skip
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+        for part, count in heads.items():
+            if part in name:  # GGUF keeps rotary pairs side by side
+                halves = tensor.reshape(count, 2, config.head_dim // 2, -1)
+                tensor = halves.transpose(1, 2).reshape(tensor.shape)
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, tensor.numpy(), raw_dtype=GGMLQuantizationType.F32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """256 bytes and three special tokens; a sequence ends with </s>."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())

@@ -52,6 +52,14 @@ def from_losses(nats: np.ndarray, predicted: int, seed: int = 0) -> Perplexity:
     return Perplexity(float(np.exp(nats.mean())), low, high, len(nats) * predicted)
 
 
+Measure = Callable[[Loaded, Samples, Callable[[int], Any]], Perplexity]
+"""(model, samples, told the tokens that are done) -> perplexity."""
+
+
+def _prefilled(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> Perplexity:
+    return perplexity(loaded.model, samples, progress)
+
+
 def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callable[[int], Any]) -> float:
     ids = window[None].to(model.device)
     logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
@@ -63,7 +71,7 @@ def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callabl
     return total
 
 
-def perplexity_rows(cell: Cell) -> Iterator[Row]:
+def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
     """The task `perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree."""
     task, loaded, settings = cell.task, cell.loaded, cell.settings
     key = (loaded.base.sha256, task)
@@ -102,7 +110,7 @@ def perplexity_rows(cell: Cell) -> Iterator[Row]:
             seen += tokens
         cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
 
-    found = perplexity(loaded.model, samples, count)
+    found = measure(loaded, samples, count)
     yield filled(row, found.value, (found.low, found.high), found.tokens, started)
 
 
