@@ -143,7 +143,8 @@ def cell(base: Base, form: str, task: Task, settings: Mapping[str, Any], out: Pa
 
 
 def quality_rows(child: Child, given: Cell) -> tuple[list[Row], list[Row]]:
-    """Perplexity through llama.cpp, on the very tokens that we are measured on; no other task is measured there.
+    """Perplexity through llama.cpp, on the very tokens that we are measured on and with windows run as a whole, as its
+    own program does; no other task is measured there.
 
     Returns:
         New rows, and those that the file has already.
@@ -154,7 +155,7 @@ def quality_rows(child: Child, given: Cell) -> tuple[list[Row], list[Row]]:
         losses: Sequence[float] = child.ask("losses", windows=samples.ids.tolist())["losses"]
         return from_losses(np.array(losses) / predicted, predicted)
 
-    if given.task.name != "perplexity":
+    if given.task.name != "perplexity" or given.settings.decode:
         return [], []
     old: list[str] = []
     new = list(perplexity_rows(replace(given, already=old.append), measure))

@@ -27,6 +27,7 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--limit", type=int, help="at most so many problems or windows of text of a task")
     p.add_argument("--tokens", type=int, default=50_000, help="tokens of a perplexity's text (default: 50000)")
     p.add_argument("--seq-len", type=int, default=1024, help="tokens a window of it (default: 1024)")
+    p.add_argument("--decode", action="store_true", help="perplexity token by token, with decoding's arithmetic (slow)")
     p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")
     p.add_argument("--unsafe-code", action="store_true", help="run model-written code even where nothing isolates it")
     p.add_argument("--gguf", metavar="FILE", help="the base as GGUF: its weights are written for llama.cpp from it")
@@ -45,7 +46,7 @@ def _bench(args: argparse.Namespace) -> None:
             raise SubmodelError(f"--{option.replace('_', '-')} {getattr(args, option)}: give a larger number")
     for task in args.task:
         parse_task(task)
-    settings = {key: getattr(args, key) for key in ("limit", "tokens", "seq_len", "data_dir", "unsafe_code")}
+    settings = {key: getattr(args, key) for key in ("limit", "tokens", "seq_len", "decode", "data_dir", "unsafe_code")}
     plan = bench.Plan(
         threads=args.threads,
         rounds=args.rounds,

@@ -22,7 +22,8 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
     Args:
         base: the base model.
         masks: of a sub-model; none for the base itself, whose matrices go into the format's dense counterpart.
-        name: a key of FORMATS. Output head and embedding have no mask; beside 8 and 4 bits they are in 8 bits.
+        name: a key of FORMATS; in a dense one, dropped weights are zeros. Output head and embedding have no mask;
+            beside 8 and 4 bits they are in 8 bits.
 
     Raises SubmodelError for an unknown format or masks of another base.
     """
@@ -49,7 +50,7 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
 def _pack(weight: torch.Tensor, mask: Mask | None, matrix: str, name: str) -> list[Packed]:
     if mask is not None and tuple(weight.shape) != (shape := (*mask.packed.shape[:-1], mask.cols)):
         raise SubmodelError(f"the masks have {matrix} with shape {shape}, the model has {tuple(weight.shape)}")
-    if mask is not None and mask.values is not None:
+    if mask is not None and (mask.values is not None or not FORMATS[name].masked):
         weight = mask.apply_to(weight.detach())
     if weight.dim() == 2:
         return [pack(weight, mask, name)]
