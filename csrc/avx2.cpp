@@ -355,5 +355,6 @@ const Kernels avx2_kernels = {
     nullptr,
     activate,
     attend,
+    cap_all,
     exchange,
 };

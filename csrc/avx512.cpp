@@ -377,5 +377,6 @@ const Kernels avx512_kernels = {
     nullptr,
     activate,
     attend,
+    cap_all,
     exchange,
 };

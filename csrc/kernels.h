@@ -30,7 +30,8 @@ struct Kernels {
   // of plain.h
   void (*activate)(float* gate, const float* up, int64_t count, int64_t gelu);
   void (*attend)(const float* q, const uint16_t* keys, const uint16_t* values, int64_t length, int64_t size,
-                 int64_t group, float* scores, float* row, float* out);
+                 int64_t group, float cap, float* scores, float* row, float* out);
+  void (*cap)(float* x, int64_t count, float cap);
   void (*exchange)(const float* w, const float* gram, const float* diagonal, int64_t cols, int64_t group,
                    int64_t rounds, float least, float* pull, uint8_t* keep, float* room);
 };

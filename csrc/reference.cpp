@@ -126,5 +126,6 @@ const Kernels reference_kernels = {
     nullptr,
     activate,
     attend,
+    cap_all,
     exchange,
 };

@@ -49,14 +49,17 @@ struct sm_linear {
 // A block of the LLaMA kind: x += o(attention(norm(x))), x += down(activation(gate) * up of norm(x)).
 struct sm_block {
   sm_linear q, k, v, o, gate, up, down;
-  const float *attention_norm, *mlp_norm;  // [hidden]
-  const float *q_norm, *k_norm;            // [head_size], of each head, or null
-  int64_t window;                          // columns that are attended to, 0 = all
+  const float *attention_norm, *mlp_norm;          // [hidden]
+  const float *q_norm, *k_norm;                    // [head_size], of each head, or null
+  const float *attention_out_norm, *mlp_out_norm;  // [hidden], of what is added to x, or null
+  int64_t window;                                  // columns that are attended to, 0 = all
+  int64_t rotation;                                // which of the rotations
 };
 
 struct sm_model {
   int64_t blocks, hidden, heads, key_heads, head_size, intermediate, gelu;
-  float epsilon, scale;  // of the norms; of the products of queries and keys
+  float epsilon, scale;            // of the norms; of the products of queries and keys
+  float attention_cap, logit_cap;  // scores and logits become cap * tanh(one / cap); 0 = they stay
   const sm_block* block;
   const float* norm;  // [hidden]
   const sm_matrix* head;
@@ -64,7 +67,7 @@ struct sm_model {
 
 // One token of each of `count` sequences.
 //   x [count][hidden]: their embeddings; overwritten.
-//   cosine, sine [count][head_size]: of the rotation at their positions.
+//   cosine, sine [rotations][count][head_size]: of each rotation at their positions.
 //   keys, values [blocks]: bfloat16 [rows >= count][key_heads][columns][head_size]; sequence r has its tokens in the
 //   columns [starts[r], end), and column `end` is written.
 //   logits [count][head's rows].

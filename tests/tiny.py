@@ -23,13 +23,25 @@ _LLAMA: dict[str, Any] = {
 }
 _EXPERTS = {**_LLAMA, "hidden_size": 48, "intermediate_size": 52, "head_dim": 8, "num_experts_per_tok": 2}
 
-# model type -> what its config differs in; sizes are odd on purpose, sliding windows shorter than a sample
+# model type -> what its config differs in; sizes are odd on purpose, windows shorter than a sample, caps that bite
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**_LLAMA, "tie_word_embeddings": True},
     "mistral": {**_LLAMA, "sliding_window": 8},
     "gemma": {**_LLAMA},
-    "gemma2": {**_LLAMA, "sliding_window": 8},
-    "gemma3_text": {**_LLAMA, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma2": {
+        **_LLAMA,
+        "sliding_window": 8,
+        "attn_logit_softcapping": 0.3,
+        "query_pre_attn_scalar": 6,
+        "final_logit_softcapping": 0.1,
+    },
+    "gemma3_text": {
+        **_LLAMA,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "final_logit_softcapping": 0.1,
+        "query_pre_attn_scalar": 6,
+    },
     "qwen2": {**_LLAMA},
     "qwen3": {**_LLAMA},
     "starcoder2": {**_LLAMA, "use_bias": True},
