@@ -6,10 +6,12 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
 
+from benchmarks.picture import picture, ticks
 from submodel import bench
 from submodel.bench import ours, peer
 from submodel.bench.child import Child
@@ -229,3 +231,44 @@ def test_llama_that_is_not_there_is_said(tmp_path: Path):
     assert "has no llama_cpp" in said[0]
     with pytest.raises(SubmodelError, match="compare them one by one"):
         peer.llama_contenders({"a": bases["base"], "b": bases["base"]}, nothing, str(file), tmp_path / "r", said.append)
+
+
+def test_the_picture():
+    """A point for each contender with both figures, whatever their order; the last row of a thing counts."""
+    rows: list[Row] = []
+    speed = {"threads": 2, "prompt_tokens": 8, "new_tokens": 4, "dtype": "bfloat16"}
+    for name, form, size, rate, value in [
+        ("dense", None, 1000.0, 5.0, 10.0),
+        ("dense", "llama.cpp Q8_0", 500.0, 12.0, 10.1),
+        ("co<der", "int8", 300.0, 20.0, 12.0),
+        ("half", "int4", 200.0, 25.0, None),
+    ]:
+        own = {"format": form} if form else {}
+        for metric, figure in (("weight_bytes", size * 1e6), ("decode_tokens_s", rate)):
+            same = {"value": figure, "low": figure, "high": figure}
+            rows.append(_row(submodel=name, metric=metric, settings={**speed, **own}, **same))
+        if value:
+            quality = {"task": "perplexity", "metric": "perplexity", "n": 5000, "data": {"name": "t"}}
+            settings = {"dtype": "bfloat16", **own}
+            rows.append(_row(submodel=name, value=value, low=value - 1, high=value + 1, settings=settings, **quality))
+    text = picture(rows, "perplexity", "a < note")
+    drawn = ElementTree.fromstring(text)
+    labels = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    assert labels.count("co<der int8") == labels.count("Q8_0") == 2 and "half int4" not in labels
+    assert any("5,000 tokens" in str(label) for label in labels) and any("a < note" in str(label) for label in labels)
+    circles = [element for element in drawn.iter("{http://www.w3.org/2000/svg}circle")]
+    assert len(circles) == 2 * 3 + 3
+    left = [float(circle.attrib["cx"]) for circle in circles[:3]]
+    assert left[0] > left[1] > left[2]  # bytes fall
+    heights = [float(circle.attrib["cy"]) for circle in circles[:3]]
+    assert heights[0] > heights[1] > heights[2]  # perplexity rises
+    with pytest.raises(ValueError, match="no row of pass@1"):
+        picture(rows, "pass@1")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 10, [0, 2, 4, 6, 8, 10]), (0.31, 0.52, [0.35, 0.4, 0.45, 0.5]), (-3, 3, [-3, -2, -1, 0, 1, 2, 3])],
+)
+def test_ticks_are_round(low: float, high: float, expected: list[float]):
+    assert ticks(low, high) == pytest.approx(expected)
