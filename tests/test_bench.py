@@ -114,6 +114,10 @@ def test_a_child_that_dies_or_refuses_is_one_line():
     with pytest.raises(SubmodelError, match="^a model: its process ended: out of luck$"):
         dying.ask("start")
     dying.close()
+    killed = Child("a model", [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 1)
+    with pytest.raises(SubmodelError, match="^a model: its process was killed by signal 9: without a word$"):
+        killed.ask("start")
+    killed.close()
     program = 'import sys; [print(\'{"error": "no such thing"}\', flush=True) for line in sys.stdin]'
     refusing = Child("a model", [sys.executable, "-c", program], 1)
     with pytest.raises(SubmodelError, match="^a model: no such thing$"):

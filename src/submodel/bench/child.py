@@ -53,7 +53,9 @@ class Child:
         if not line:
             self._errors.seek(0)
             last = self._errors.read().decode(errors="replace").strip().splitlines() or ["without a word"]
-            raise SubmodelError(f"{self._title}: its process ended: {last[-1][:300]}")
+            status = self._process.wait()
+            how = f"was killed by signal {-status}" if status < 0 else "ended"
+            raise SubmodelError(f"{self._title}: its process {how}: {last[-1][:300]}")
         answer = json.loads(line)
         if "error" in answer:
             raise SubmodelError(f"{self._title}: {answer['error']}")

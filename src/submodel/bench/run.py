@@ -8,7 +8,7 @@ one contender after another.
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from submodel.bench import peer
 from submodel.bench.child import Child
 from submodel.bench.contender import Contender
+from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.tasks import parse_task
 from submodel.tasks.cell import Cell, Task
@@ -53,17 +54,19 @@ def run(
     plan: Plan,
     out: Path,
     bases: Mapping[str, Base],
+    say: Callable[[str], Any] = lambda line: None,
     progress: Callable[[str, int, int], Any] = lambda what, done, total: None,
 ) -> Iterator[Row]:
     """Measure all contenders; rows are appended to `out` and yielded, those of tasks that are there already as well.
 
-    `bases` are the opened bases of llama.cpp's contenders, by reference.
+    `bases` are the opened bases of llama.cpp's contenders, by reference. A llama.cpp that fails is left out, and `say` is
+    told why.
 
-    Raises SubmodelError when a contender cannot be loaded or its process dies.
+    Raises SubmodelError when another contender cannot be loaded or its process dies.
     """
     with ExitStack() as stack:
-        children = [stack.enter_context(closing(_child(contender, plan))) for contender in found]
-        for contender, child in zip(found, children, strict=True):
+        running = [(contender, stack.enter_context(closing(_child(contender, plan)))) for contender in found]
+        for contender, child in running:
             child.send(
                 "start",
                 contender=asdict(contender),
@@ -72,32 +75,54 @@ def run(
                 new_tokens=plan.new_tokens,
                 trust_remote_code=plan.trust_remote_code,
             )
-        for done, child in enumerate(children):
+        taken: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in found}
+        for done, (contender, child) in enumerate([*running]):
             progress("loading", done, len(found))
-            child.receive()
-        rounds: list[list[dict[str, Any]]] = []
+            with _left_out(contender, running, say):
+                child.receive()
         for done in range(plan.rounds + 1):
             progress("measuring", done, plan.rounds + 1)
-            rounds.append([child.ask("measure") for child in children])
-        for at, (contender, child) in enumerate(zip(found, children, strict=True)):
+            for contender, child in [*running]:
+                with _left_out(contender, running, say):
+                    taken[contender].append(child.ask("measure"))
+        for contender, child in running:
             size = child.ask("size")
             if contender.engine == "llama.cpp":
                 size |= {
                     "row": asdict(_cell(contender, Task("bench"), plan, out, bases).row("", {"name": "speed"}, {}))
                 }
-            rows = speed_rows(size, [taken[at] for taken in rounds[1:]], plan)
+            rows = speed_rows(size, taken[contender][1:], plan)
             append_rows(out, rows)
             yield from rows
-        for contender, child in zip(found, children, strict=True):
+        for contender, child in [*running]:
             for done, task in enumerate(plan.tasks):
                 progress(f"{task} of {contender.title}", done, len(plan.tasks))
-                if contender.engine == "llama.cpp":
-                    new, old = peer.quality_rows(child, _cell(contender, parse_task(task), plan, out, bases))
-                else:
-                    answer = child.ask("rows", task=task, settings=plan.settings, out=str(out))
-                    new, old = ([Row(**row) for row in answer[part]] for part in ("new", "old"))
+                new: list[Row] = []
+                old: list[Row] = []
+                if (contender, child) not in running:
+                    break
+                with _left_out(contender, running, say):
+                    if contender.engine == "llama.cpp":
+                        new, old = peer.quality_rows(child, _cell(contender, parse_task(task), plan, out, bases))
+                    else:
+                        answer = child.ask("rows", task=task, settings=plan.settings, out=str(out))
+                        new, old = ([Row(**row) for row in answer[part]] for part in ("new", "old"))
                 append_rows(out, new)
                 yield from [*new, *old]
+
+
+@contextmanager
+def _left_out(
+    contender: Contender, running: list[tuple[Contender, Child]], say: Callable[[str], Any]
+) -> Iterator[None]:
+    """A failure of llama.cpp ends its own part only."""
+    try:
+        yield
+    except SubmodelError as error:
+        if contender.engine != "llama.cpp":
+            raise
+        say(f"left out: {error}")
+        running[:] = [one for one in running if one[0] != contender]
 
 
 def _child(contender: Contender, plan: Plan) -> Child:

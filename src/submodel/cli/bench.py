@@ -61,5 +61,5 @@ def _bench(args: argparse.Namespace) -> None:
     found = bench.contenders(args.model, args.formats.split(","), bases, args.base, args.trust_remote_code)
     found += bench.llama_contenders(bases, plan.llama_python, args.gguf, Path(args.out), say)
     with Bar("", "") as bar:
-        rows: list[Row] = list(bench.run(found, plan, Path(args.out), bases, bar.named))
+        rows: list[Row] = list(bench.run(found, plan, Path(args.out), bases, say, bar.named))
     show(args, {"rows": [row.__dict__ for row in rows]}, [bench.table(rows)])
