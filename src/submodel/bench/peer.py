@@ -18,7 +18,7 @@ from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
 from submodel.runtime import Loaded
 from submodel.tasks.cell import Cell, Settings, Task
-from submodel.tasks.perplexity import Perplexity, from_losses, perplexity_rows
+from submodel.tasks.perplexity import perplexity_rows
 from submodel.tasks.rows import Row, read_rows
 from submodel.weights import Gguf
 
@@ -150,12 +150,11 @@ def quality_rows(child: Child, given: Cell) -> tuple[list[Row], list[Row]]:
         New rows, and those that the file has already.
     """
 
-    def measure(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> Perplexity:
-        predicted = samples.ids.shape[1] - 1
+    def measure(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> np.ndarray:
         losses: Sequence[float] = child.ask("losses", windows=samples.ids.tolist())["losses"]
-        return from_losses(np.array(losses) / predicted, predicted)
+        return np.array(losses) / (samples.ids.shape[1] - 1)
 
-    if given.task.name != "perplexity" or given.settings.decode:
+    if given.task.name not in ("perplexity", "repository") or given.settings.decode:
         return [], []
     old: list[str] = []
     new = list(perplexity_rows(replace(given, already=old.append), measure))

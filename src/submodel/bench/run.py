@@ -59,7 +59,7 @@ def run(
 ) -> Iterator[Row]:
     """Measure all contenders; rows are appended to `out` and yielded, those of tasks that are there already as well.
 
-    `bases` are the opened bases of llama.cpp's contenders, by reference. A llama.cpp that fails is left out, and `say` is
+    `bases` are the opened bases of llama.cpp's contenders, by reference. One that fails is left out, and `say` is
     told why.
 
     Raises SubmodelError when another contender cannot be loaded or its process dies.

@@ -1,16 +1,13 @@
 """Verbs that make sub-models and hand them on: extract, list, info, verify, export, compare."""
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from submodel.cli import arguments
 from submodel.cli.console import Bar, say, show
 from submodel.errors import SubmodelError, unknown_name
-
-if TYPE_CHECKING:
-    from submodel.calibration import Samples
-    from submodel.models import Base
 
 
 def add(verbs: arguments.Verbs) -> None:
@@ -19,7 +16,13 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("model", metavar="MODEL", help="Hugging Face directory, hub id or .gguf file")
     p.add_argument("--out", required=True, metavar="STORE", help="the store; made if it is not there")
     p.add_argument(
-        "--domain", action="append", default=[], metavar="D", help="a domain (default: all of --calibration)"
+        "--domain",
+        action="append",
+        default=[],
+        metavar="D",
+        help="a domain: python, c4, ..., a name of --calibration, or NAME=PART[:WEIGHT]+... for a mixture by tokens, "
+        "such as coder=python:2+java:1, or NAME=PATH[:LANGUAGE] for a repository "
+        "(default: all of --calibration; docs/calibration.md lists the sets)",
     )
     p.add_argument(
         "--calibration",
@@ -28,7 +31,15 @@ def add(verbs: arguments.Verbs) -> None:
         metavar="NAME=PATH[:COLUMN]",
         help="a domain from own JSONL, parquet or text, or from a source tree (then COLUMN is its language)",
     )
+    p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")
     p.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
+    p.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="after a repository's extraction: how much better it fits the repository's held-out files than this",
+    )
     p.add_argument(
         "--method",
         default="wanda",
@@ -80,6 +91,7 @@ def add(verbs: arguments.Verbs) -> None:
 def _extract(args: argparse.Namespace) -> None:
     import torch
 
+    from submodel.calibration import Budget, Domain, load_domain, parse_domains
     from submodel.models import open_base
     from submodel.prune import METHODS
     from submodel.prune.extract import extract
@@ -89,23 +101,24 @@ def _extract(args: argparse.Namespace) -> None:
     if args.method not in METHODS:
         raise unknown_name("method", args.method, METHODS)
     own = dict(_named(spec) for spec in args.calibration)
-    wanted = args.domain or list(own)
-    for name in wanted:
-        if name not in own:
-            raise SubmodelError(
-                f"unknown domain {name!r}: allowed are {', '.join(sorted(own)) or 'none yet'}; "
-                "give its text with --calibration NAME=PATH[:COLUMN]"
-            )
+    data_dir = arguments.directory(args.data_dir)
+    wanted, readers = parse_domains(args.domain, own)
     if METHODS[args.method].statistic is None and not wanted:
-        wanted = [args.method]
+        wanted = [Domain(args.method, ())]
     if not wanted:
-        raise SubmodelError(f"{args.method} needs text to calibrate on: give --calibration NAME=PATH[:COLUMN]")
+        raise SubmodelError(
+            f"{args.method} needs text to calibrate on: give --domain python or --calibration NAME=PATH[:COLUMN]"
+        )
     if args.name and len(args.name) != len(wanted):
         raise SubmodelError(f"{len(args.name)} --name for {len(wanted)} domains: give one each or none")
+    if args.name:
+        wanted = [replace(domain, name=name) for domain, name in zip(wanted, args.name, strict=True)]
     base = open_base(args.model, args.trust_remote_code)
-    domains = [
-        _samples(base, name, own.get(domain), args) for name, domain in zip(args.name or wanted, wanted, strict=True)
-    ]
+    longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
+    budget = Budget(min(args.seq_len, longest), args.samples, args.tokens, args.seed)
+    domains = [load_domain(domain, base.tokenizer, budget, readers=readers, data_dir=data_dir) for domain in wanted]
+    if args.against and not any("repository" in part for d in domains for part in d.parts):
+        raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")
     with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
         result = extract(
             base,
@@ -130,7 +143,35 @@ def _extract(args: argparse.Namespace) -> None:
     if result.resumed_blocks:
         lines.insert(0, f"went on after {result.resumed_blocks} blocks of an earlier run")
     run = {"seconds": result.seconds, "already": result.already, "resumed_blocks": result.resumed_blocks}
+    if args.against:
+        run["fit"] = _fit(args, result.manifests, budget.seq_len, lines)
     show(args, {"submodels": result.manifests, **run}, lines)
+
+
+def _fit(args: argparse.Namespace, manifests: dict[str, Any], seq_len: int, lines: list[str]) -> dict[str, Any]:
+    """Measure every sub-model of a repository on its held-out files; says it in `lines`."""
+    from submodel.calibration import parts_of
+    from submodel.tasks.fit import fit
+
+    found: dict[str, Any] = {}
+    for name, manifest in manifests.items():
+        for part in parts_of(manifest["calibration"]):
+            if "repository" in part:
+                where = ":".join(filter(None, (part["path"], part["column"])))
+                models = [*args.against, f"{args.out}@{name}", args.model]
+                with Bar("", "tokens") as bar:
+                    fits = fit(
+                        models,
+                        where,
+                        seq_len=min(seq_len, 1024),
+                        device=args.device,
+                        trust_remote_code=args.trust_remote_code,
+                        progress=bar.named,
+                    )
+                found[f"{name} {where}"] = [asdict(one) for one in fits]
+                lines.append(f"on {fits[0].perplexity.tokens:,} held-out tokens of {where}, against {models[0]}:")
+                lines += [f"  {one.line}" for one in fits]
+    return found
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -144,6 +185,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
+    from submodel.calibration import stand_ins
     from submodel.store import Store, split_reference
 
     parts = split_reference(args.model)
@@ -160,6 +202,11 @@ def _info(args: argparse.Namespace) -> None:
             f"{calibration['documents']} documents ({calibration['split']}), seed {calibration['seed']}, "
             f"token digest {calibration['sha256_tokens'][:16]}"
         )
+        lines += [
+            f"part {part['name']}: {part['tokens']:,} tokens of {part['documents']} documents of {part['path']}"
+            for part in calibration.get("parts", ())
+        ]
+        lines += [f"stand-in: {line}" for line in stand_ins(calibration)]
     removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
     lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")
     lines.append(f"masks {manifest['masks']['sha256'][:16]}, made {manifest['created'][:19]} in {manifest['dtype']}")
@@ -219,19 +266,6 @@ def _compare(args: argparse.Namespace) -> None:
             blocks = [["block", "distance"], *([k, f"{v:.4f}"] for k, v in groups["block"].items())]
             lines += [aligned(kinds), aligned(blocks)]
     show(args, {"set": "kept weights", "pairs": pairs}, lines)
-
-
-def _samples(base: "Base", name: str, spec: str | None, args: argparse.Namespace) -> "Samples":
-    import torch
-
-    from submodel.calibration import Samples, load_samples
-
-    if spec is None:
-        return Samples(name, torch.empty(0, 0, dtype=torch.int64))
-    longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
-    seq_len = min(args.seq_len, longest)
-    samples = args.samples if args.tokens is None else max(1, args.tokens // seq_len)
-    return load_samples(name, spec, base.tokenizer, samples=samples, seq_len=seq_len, seed=args.seed)
 
 
 def _size(store: str, name: str) -> str:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.calibration import Samples, load_samples
+from submodel.calibration import Budget, Samples, load_samples, pack, parts_of, read_repository, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.runtime.batch import prefill, step
@@ -41,14 +42,13 @@ class Perplexity:
     tokens: int
 
 
-def perplexity(
+def window_losses(
     model: PreTrainedModel, samples: Samples, progress: Callable[[int], Any] = lambda tokens: None
-) -> Perplexity:
-    """Measure a model on packed samples, a window at a time on every core."""
+) -> np.ndarray:
+    """Mean nats a predicted token of every window, float64 (samples,)."""
     with Workers(str(model.device)) as workers:
         losses = workers.map(lambda window: _window_loss(model, window, progress), samples.ids)
-    predicted = samples.ids.shape[1] - 1
-    return from_losses(np.array(losses) / predicted, predicted)
+    return np.array(losses) / (samples.ids.shape[1] - 1)
 
 
 def from_losses(nats: np.ndarray, predicted: int, seed: int = 0) -> Perplexity:
@@ -57,20 +57,19 @@ def from_losses(nats: np.ndarray, predicted: int, seed: int = 0) -> Perplexity:
     return Perplexity(float(np.exp(nats.mean())), low, high, len(nats) * predicted)
 
 
-Measure = Callable[[Loaded, Samples, Callable[[int], Any]], Perplexity]
-"""(model, samples, told the tokens that are done) -> perplexity."""
+Measure = Callable[[Loaded, Samples, Callable[[int], Any]], np.ndarray]
+"""(model, samples, told the tokens that are done) -> mean nats a predicted token of every window."""
 
 
-def _prefilled(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> Perplexity:
-    return perplexity(loaded.model, samples, progress)
+def _prefilled(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> np.ndarray:
+    return window_losses(loaded.model, samples, progress)
 
 
-def decoded(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> Perplexity:
-    """Measure a model on packed samples with the arithmetic of decoding, a few windows side by side on every core."""
+def decoded_losses(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> np.ndarray:
+    """As `window_losses`, with the arithmetic of decoding, a few windows side by side on every core."""
     with Workers(str(loaded.model.device)) as workers:
         groups = workers.map(lambda ids: _decoded_losses(loaded, ids, progress), samples.ids.split(_TOGETHER))
-    predicted = samples.ids.shape[1] - 1
-    return from_losses(np.concatenate(groups) / predicted, predicted)
+    return np.concatenate(groups) / (samples.ids.shape[1] - 1)
 
 
 def _decoded_losses(loaded: Loaded, ids: torch.Tensor, progress: Callable[[int], Any]) -> np.ndarray:
@@ -100,22 +99,26 @@ def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callabl
 
 
 def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
-    """The task `perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree."""
+    """`perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree; `repository:PATH[:LANGUAGE]`:
+    the held-out files of a repository, as many tokens as there are if these are fewer."""
     task, loaded, settings = cell.task, cell.loaded, cell.settings
     key = (loaded.base.sha256, task)
     if key not in cell.shared:
         tokens = settings.tokens if settings.limit is None else settings.limit * settings.seq_len
-        cell.shared[key] = load_samples(
-            task.spec,
-            task.spec,
-            loaded.tokenizer,
-            samples=max(1, tokens // settings.seq_len),
-            seq_len=settings.seq_len,
-            seed=settings.seed,
-            split="held-out",
-        )
+        if task.name == "repository":
+            cell.shared[key] = held_out(task.spec, loaded.tokenizer, tokens, settings.seq_len, settings.seed)
+        else:
+            cell.shared[key] = load_samples(
+                task.spec,
+                task.spec,
+                loaded.tokenizer,
+                samples=max(1, tokens // settings.seq_len),
+                seq_len=settings.seq_len,
+                seed=settings.seed,
+                split="held-out",
+            )
     samples: Samples = cell.shared[key]
-    _refuse_calibrated(loaded, samples)
+    refuse_calibrated_rows(loaded, samples)
     provenance = samples.provenance
     assert provenance is not None
     data = {
@@ -139,21 +142,38 @@ def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
             seen += tokens
         cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
 
-    found = (decoded if settings.decode else measure)(loaded, samples, count)
-    yield filled(row, found.value, (found.low, found.high), found.tokens, started)
+    losses = (decoded_losses if settings.decode else measure)(loaded, samples, count)
+    found = from_losses(losses, settings.seq_len - 1)
+    yield filled(row, found.value, (found.low, found.high), found.tokens, started, losses)
 
 
-def _refuse_calibrated(loaded: Loaded, samples: Samples) -> None:
-    """Rule 1 of the science: never evaluate on what was calibrated on."""
-    calibration = (loaded.manifest or {}).get("calibration")
+def held_out(spec: str, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
+    """Up to `tokens` tokens of the held-out files of a repository `PATH[:LANGUAGE]`.
+
+    Raises SubmodelError when they do not fill one window of `seq_len`.
+    """
+    text = read_repository(spec, spec, "held-out")
+    found = tokens_in(text, tokenizer)
+    if found < seq_len:
+        raise SubmodelError(
+            f"{spec}: {found:,} tokens in its {len(text.documents)} held-out files: give --seq-len {found} or less"
+        )
+    return pack(spec, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(found, tokens), seed=seed))
+
+
+def refuse_calibrated_rows(loaded: Loaded, samples: Samples) -> None:
+    """Rule 1 of the science: never evaluate on what was calibrated on. Raises SubmodelError."""
     provenance = samples.provenance
-    if not calibration or provenance is None:
-        return
-    for source, rows in provenance.rows.items():
-        same_file = calibration["path"] == provenance.path and calibration["split"] == provenance.split
-        common = set(rows) & set(calibration["rows"].get(source, ())) if same_file else set()
-        if common:
-            raise SubmodelError(
-                f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
-                f"(row {min(common)} among them): evaluate on text that it has not seen"
-            )
+    assert provenance is not None
+    path = Path(provenance.path)
+    for part in parts_of((loaded.manifest or {}).get("calibration")):
+        # a tree's two splits share no file; a file has one split, whatever a named set calls it
+        if Path(part["path"]).resolve() != path.resolve() or (path.is_dir() and part["split"] != provenance.split):
+            continue
+        for source, rows in provenance.rows.items():
+            common = set(rows) & set(part["rows"].get(part["path"] if source == provenance.path else source, ()))
+            if common:
+                raise SubmodelError(
+                    f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
+                    f"(row {min(common)} among them): evaluate on text that it has not seen"
+                )
