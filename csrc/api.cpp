@@ -5,6 +5,9 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #include <memory>
@@ -35,8 +38,20 @@ bool has_amx() {
 }
 #endif
 
+#if defined(__aarch64__)
+// vdotq_s32 is there
+bool has_dot_products() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+  return true;  // on all of Apple's
+#endif
+}
+#endif
+
 Kernels choose() {
   const Kernels* best = &reference_kernels;
+  const char* wanted = getenv("SUBMODEL_KERNELS");
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const Kernels* known[] = {&avx2_kernels, &avx512_kernels};
@@ -46,12 +61,15 @@ Kernels choose() {
           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi2") &&
           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"),
   };
-  const char* wanted = getenv("SUBMODEL_KERNELS");
   for (int i = 0; i < 2; i++) {
     if (!has[i] || (wanted && strcmp(wanted, "reference") == 0)) break;
     best = known[i];
     if (wanted && strcmp(wanted, best->name) == 0) break;
   }
+#elif defined(__aarch64__)
+  if (has_dot_products() && !(wanted && strcmp(wanted, "reference") == 0)) best = &neon_kernels;
+#else
+  (void)wanted;
 #endif
   Kernels chosen = *best;
 #if defined(__x86_64__)
@@ -60,6 +78,7 @@ Kernels choose() {
     chosen.several = amx_product;
   }
 #endif
+  if (!chosen.quantise) chosen.quantise = reference_kernels.quantise;
   for (int f = 0; f < SM_FORMATS; f++) {
     if (!chosen.pack[f]) chosen.pack[f] = reference_kernels.pack[f];
     if (!chosen.unpack[f]) chosen.unpack[f] = reference_kernels.unpack[f];

@@ -3,30 +3,13 @@
 
 #include "kernels.h"
 #include "exchange.h"
+#include "expansion.h"
 #include "plain.h"
 
 namespace {
 
 constexpr int AHEAD = 4096;
 constexpr int TILE = 4;
-
-// where each of 8 columns finds its value among the survivors, 0x80 = dropped
-struct Expansion {
-  alignas(16) uint8_t bytes[256][8], halves[256][16];
-  constexpr Expansion() : bytes(), halves() {
-    for (int mask = 0; mask < 256; mask++) {
-      int next = 0;
-      for (int j = 0; j < 8; j++) {
-        bool here = mask >> j & 1;
-        bytes[mask][j] = uint8_t(here ? next : 0x80);
-        halves[mask][2 * j] = uint8_t(here ? 2 * next : 0x80);
-        halves[mask][2 * j + 1] = uint8_t(here ? 2 * next + 1 : 0x80);
-        next += here;
-      }
-    }
-  }
-};
-constexpr Expansion TABLE;
 
 inline void fetch(const void* p) { _mm_prefetch(static_cast<const char*>(p) + AHEAD, _MM_HINT_T0); }
 inline __m128i load8(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }

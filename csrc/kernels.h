@@ -37,6 +37,9 @@ struct Kernels {
 };
 
 extern const Kernels reference_kernels;
+#if defined(__aarch64__)
+extern const Kernels neon_kernels;
+#endif
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx512_kernels;
 void amx_product(const Kernels& kernels, const sm_matrix& m, const Activations& x, int64_t first, int64_t last,

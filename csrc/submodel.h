@@ -18,7 +18,8 @@ struct sm_matrix {
   const uint16_t* scales;  // bfloat16 [rows][words]; none for the bf16 formats
 };
 
-// "reference", "avx2", "avx512" or "amx" (avx512 with tiles for several rows of x): what SUBMODEL_KERNELS names, else the best this processor has.
+// "reference", "avx2", "avx512", "amx" (avx512 with tiles for several rows of x) or "neon": what SUBMODEL_KERNELS names,
+// else the best this processor has.
 const char* sm_kernels();
 
 // Fills starts from the mask; returns the bytes of all values without slack, or -1 if a bit past cols is set.

@@ -55,6 +55,13 @@ static int check(int64_t format, int64_t rows, int64_t cols, int64_t count, int6
         return 1;
       }
     }
+  if (masked && !integers) {  // the very sums of dense with zeros
+    const sm_matrix zeros = {SM_DENSE_BF16, rows, cols, nullptr, reinterpret_cast<const uint8_t*>(out.data()), nullptr,
+                             nullptr};
+    std::vector<uint16_t> other(count * rows);
+    sm_matmul(&zeros, x.data(), count, nullptr, other.data(), threads);
+    if (other != y) return fprintf(stderr, "format %d is not dense with zeros\n", int(format)), 1;
+  }
   return 0;
 }
 

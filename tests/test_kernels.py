@@ -1,6 +1,7 @@
 """Every format on every instruction set of this machine against float64, the torch twins and the sanitizers."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -251,6 +252,20 @@ def test_under_sanitizers(tmp_path: Path):
             [program], env={**os.environ, "SUBMODEL_KERNELS": name}, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64")),
+    reason="needs a compiler for 64-bit ARM and qemu-user",
+)
+def test_arm(tmp_path: Path):
+    """The same program on an emulated ARM processor."""
+    driver, compiler = Path(__file__).parent / "kernels_driver.cpp", "aarch64-linux-gnu-g++"
+    program = build(tmp_path / "driver", ("-O1", "-static"), driver, compiler, "aarch64")
+    for processor, name in (("max", "neon"), ("cortex-a53", "reference")):  # the second has no dot products
+        command = ["qemu-aarch64", "-cpu", processor, str(program)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stdout.strip()) == (0, name), done.stderr[-3000:]
 
 
 def test_a_mask_row_is_padded_to_words():

@@ -13,8 +13,8 @@ from typing import Any
 
 from submodel.errors import SubmodelError, unknown_name
 
-SETS = ("torch", "reference", "avx2", "avx512", "amx")
-"""What SUBMODEL_KERNELS may name: the torch twins, plain C++, and instruction sets, the better the later."""
+SETS = ("torch", "reference", "avx2", "avx512", "amx", "neon")
+"""What SUBMODEL_KERNELS may name: the torch twins, plain C++, instruction sets of x86, the better the later, and ARM's."""
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 
@@ -118,6 +118,6 @@ def library() -> Any:
 
 
 def instruction_set() -> str:
-    """What the kernels run on: "amx", "avx512", "avx2", "reference" (plain C++) or "torch" (no library)."""
+    """What the kernels run on: "amx", "avx512", "avx2", "neon", "reference" (plain C++) or "torch" (no library)."""
     found = library()
     return found.sm_kernels().decode() if found else "torch"
