@@ -90,9 +90,8 @@ def start(about: dict[str, Any]) -> dict[str, Any]:
         """New rows, and those that `out` has already."""
         there = {row.key: row for row in read_rows(Path(out))}
         old: list[dict[str, Any]] = []
-        own = Settings(
-            **{key: Path(value) if key == "data_dir" and value else value for key, value in settings.items()}
-        )
+        data_dir = settings.pop("data_dir", None)
+        own = Settings(**settings, data_dir=Path(data_dir) if data_dir else None)
         cell = Cell(
             parse_task(task),
             loaded,

@@ -18,7 +18,8 @@ def line_of(row: Row) -> tuple[str, str, str]:
     form = row.settings.get("format")
     if form is None:
         return row.submodel, "transformers", row.settings["dtype"]
-    return row.submodel, *(("llama.cpp", form.split()[1]) if form.startswith("llama.cpp ") else ("submodel", form))
+    foreign = form.startswith("llama.cpp ")
+    return row.submodel, "llama.cpp" if foreign else "submodel", form.removeprefix("llama.cpp ")
 
 
 def table(rows: Iterable[Row]) -> str:

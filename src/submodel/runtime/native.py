@@ -14,7 +14,7 @@ from typing import Any
 from submodel.errors import SubmodelError, unknown_name
 
 SETS = ("torch", "reference", "avx2", "avx512", "amx", "neon")
-"""What SUBMODEL_KERNELS may name: the torch twins, plain C++, instruction sets of x86, the better the later, and ARM's."""
+"""What SUBMODEL_KERNELS may name: the torch twins, plain C++, those of x86, the better the later, and ARM's."""
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 
