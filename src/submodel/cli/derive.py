@@ -3,11 +3,15 @@
 import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from submodel.cli import arguments
 from submodel.cli.console import Bar, say, show
 from submodel.errors import SubmodelError, unknown_name
+
+if TYPE_CHECKING:
+    from submodel.calibration import Samples
+    from submodel.models import Base
 
 
 def add(verbs: arguments.Verbs) -> None:
@@ -45,6 +49,13 @@ def add(verbs: arguments.Verbs) -> None:
         default="wanda",
         help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights (default: wanda)",
     )
+    p.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="NATS",
+        help="find the highest sparsity at which --held-out loses no more than so many nats a token",
+    )
+    p.add_argument("--held-out", metavar="PATH[:COLUMN]", help="text of the domain that calibration does not see")
     p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
     p.add_argument(
         "--allocation",
@@ -96,6 +107,7 @@ def _extract(args: argparse.Namespace) -> None:
     from submodel.prune import METHODS
     from submodel.prune.extract import extract
     from submodel.prune.select import parse_pattern
+    from submodel.search import search
 
     pattern = parse_pattern(args.sparsity, args.pattern)
     if args.method not in METHODS:
@@ -119,19 +131,28 @@ def _extract(args: argparse.Namespace) -> None:
     domains = [load_domain(domain, base.tokenizer, budget, readers=readers, data_dir=data_dir) for domain in wanted]
     if args.against and not any("repository" in part for d in domains for part in d.parts):
         raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")
-    with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
-        result = extract(
+    settings: dict[str, Any] = {
+        "method": args.method,
+        "allocation": args.allocation,
+        "openings": args.openings,
+        "dtype": getattr(torch, args.dtype) if args.dtype else None,
+        "device": args.device,
+        "batch_tokens": args.batch_tokens,
+    }
+    if args.max_loss is None:
+        with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
+            result = extract(base, domains, Path(args.out), pattern=pattern, progress=bar.update, **settings)
+    else:
+        held_out = _held_out(args, base, len(domains))
+        result = search(
             base,
-            domains,
+            domains[0],
+            held_out,
             Path(args.out),
-            method=args.method,
-            pattern=pattern,
-            allocation=args.allocation,
-            openings=args.openings,
-            dtype=getattr(torch, args.dtype) if args.dtype else None,
-            device=args.device,
-            batch_tokens=args.batch_tokens,
-            progress=bar.update,
+            args.max_loss,
+            say=say,
+            trust_remote_code=args.trust_remote_code,
+            **settings,
         )
     for name, manifest in result.manifests.items():
         for expert in manifest["unseen_experts"]:
@@ -146,6 +167,17 @@ def _extract(args: argparse.Namespace) -> None:
     if args.against:
         run["fit"] = _fit(args, result.manifests, budget.seq_len, lines)
     show(args, {"submodels": result.manifests, **run}, lines)
+
+
+def _held_out(args: argparse.Namespace, base: "Base", domains: int) -> "Samples":
+    """The text that `--max-loss` is measured on."""
+    from submodel.calibration import read_text
+    from submodel.tasks.perplexity import as_much_as_there_is
+
+    if domains != 1 or args.held_out is None or args.sparsity is not None or args.pattern is not None:
+        raise SubmodelError("--max-loss: give one domain, --held-out PATH[:COLUMN], and no --sparsity or --pattern")
+    text = read_text(args.held_out, args.held_out, "held-out")
+    return as_much_as_there_is(text, base.tokenizer, 50_000, min(args.seq_len, 1024))
 
 
 def _fit(args: argparse.Namespace, manifests: dict[str, Any], seq_len: int, lines: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.calibration import Budget, Samples, load_samples, pack, parts_of, read_repository, tokens_in
+from submodel.calibration import Budget, Samples, Text, load_samples, pack, parts_of, read_repository, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.runtime.batch import prefill, step
@@ -152,13 +152,17 @@ def held_out(spec: str, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0
 
     Raises SubmodelError when they do not fill one window of `seq_len`.
     """
-    text = read_repository(spec, spec, "held-out")
+    return as_much_as_there_is(read_repository(spec, spec, "held-out"), tokenizer, tokens, seq_len, seed)
+
+
+def as_much_as_there_is(text: Text, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
+    """Up to `tokens` tokens of held-out text. Raises SubmodelError when they do not fill one window of `seq_len`."""
     found = tokens_in(text, tokenizer)
     if found < seq_len:
         raise SubmodelError(
-            f"{spec}: {found:,} tokens in its {len(text.documents)} held-out files: give --seq-len {found} or less"
+            f"{text.path}: {found:,} tokens in its {len(text.documents)} held-out files: give --seq-len {found} or less"
         )
-    return pack(spec, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(found, tokens), seed=seed))
+    return pack(text.name, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(found, tokens), seed=seed))
 
 
 def refuse_calibrated_rows(loaded: Loaded, samples: Samples) -> None:
