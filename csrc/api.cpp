@@ -5,6 +5,9 @@
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 #include <memory>
@@ -18,7 +21,7 @@ namespace {
 
 // rows of x from which `several` is faster than one product after another: unpacking must pay
 bool many(int64_t format, int64_t count) {
-  return kernels.several && count >= (format == SM_DENSE_BF16 || format == SM_BF16 ? 5 : 9);
+  return kernels.several && count >= (is_bf16(format) ? 5 : 9);
 }
 
 #if defined(__x86_64__)
@@ -35,8 +38,20 @@ bool has_amx() {
 }
 #endif
 
+#if defined(__aarch64__)
+// vdotq_s32 is there
+bool has_dot_products() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+  return true;  // on all of Apple's
+#endif
+}
+#endif
+
 Kernels choose() {
   const Kernels* best = &reference_kernels;
+  const char* wanted = getenv("SUBMODEL_KERNELS");
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const Kernels* known[] = {&avx2_kernels, &avx512_kernels};
@@ -46,12 +61,15 @@ Kernels choose() {
           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi2") &&
           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"),
   };
-  const char* wanted = getenv("SUBMODEL_KERNELS");
   for (int i = 0; i < 2; i++) {
     if (!has[i] || (wanted && strcmp(wanted, "reference") == 0)) break;
     best = known[i];
     if (wanted && strcmp(wanted, best->name) == 0) break;
   }
+#elif defined(__aarch64__)
+  if (has_dot_products() && !(wanted && strcmp(wanted, "reference") == 0)) best = &neon_kernels;
+#else
+  (void)wanted;
 #endif
   Kernels chosen = *best;
 #if defined(__x86_64__)
@@ -60,6 +78,7 @@ Kernels choose() {
     chosen.several = amx_product;
   }
 #endif
+  if (!chosen.quantise) chosen.quantise = reference_kernels.quantise;
   for (int f = 0; f < SM_FORMATS; f++) {
     if (!chosen.pack[f]) chosen.pack[f] = reference_kernels.pack[f];
     if (!chosen.unpack[f]) chosen.unpack[f] = reference_kernels.unpack[f];
@@ -69,7 +88,7 @@ Kernels choose() {
 
 // rows of one piece of work: whole blocks, about 64 KiB of weights
 int64_t piece_rows(const sm_matrix& m) {
-  static const int64_t bits[SM_FORMATS] = {16, 9, 9, 6, 4};
+  static const int64_t bits[SM_FORMATS] = {16, 9, 9, 6, 4, 17, 10};
   int64_t blocks = (int64_t(1) << 19) / (bits[m.format] * (m.cols + 1) * SM_BLOCK);
   return (blocks < 1 ? 1 : blocks) * SM_BLOCK;
 }
@@ -94,7 +113,7 @@ Input::Input(const float* x, int64_t count, int64_t cols, bool rounded)
 
 void Input::prepare(int64_t format) {
   const int64_t rows = activations.count;
-  if (format == SM_DENSE_BF16 || format == SM_BF16) {
+  if (is_bf16(format)) {
     if (activations.bf16) return;
     bf16.reset(new uint16_t[rows * words * 64]);
     for (int64_t i = 0; i < rows * words * 64; i++) bf16[i] = uint16_t(float_bits(padded[i]) >> 16);

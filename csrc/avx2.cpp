@@ -3,30 +3,13 @@
 
 #include "kernels.h"
 #include "exchange.h"
+#include "expansion.h"
 #include "plain.h"
 
 namespace {
 
 constexpr int AHEAD = 4096;
 constexpr int TILE = 4;
-
-// where each of 8 columns finds its value among the survivors, 0x80 = dropped
-struct Expansion {
-  alignas(16) uint8_t bytes[256][8], halves[256][16];
-  constexpr Expansion() : bytes(), halves() {
-    for (int mask = 0; mask < 256; mask++) {
-      int next = 0;
-      for (int j = 0; j < 8; j++) {
-        bool here = mask >> j & 1;
-        bytes[mask][j] = uint8_t(here ? next : 0x80);
-        halves[mask][2 * j] = uint8_t(here ? 2 * next : 0x80);
-        halves[mask][2 * j + 1] = uint8_t(here ? 2 * next + 1 : 0x80);
-        next += here;
-      }
-    }
-  }
-};
-constexpr Expansion TABLE;
 
 inline void fetch(const void* p) { _mm_prefetch(static_cast<const char*>(p) + AHEAD, _MM_HINT_T0); }
 inline __m128i load8(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }
@@ -78,6 +61,26 @@ inline __m256i expand(const uint8_t* p, uint32_t mask, __m128i low, int shift, i
   return _mm256_set_m128i(_mm_unpacklo_epi64(part[2], part[3]), _mm_unpacklo_epi64(part[0], part[1]));
 }
 
+// 8 or 32 mask bits -> all ones in the columns that are kept
+inline __m128i keep8(uint32_t bits) {
+  const __m128i place = _mm_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128);
+  return _mm_cmpeq_epi16(_mm_and_si128(_mm_set1_epi16(int16_t(bits)), place), place);
+}
+
+inline __m256i keep32(uint32_t bits) {
+  const __m256i place = _mm256_set1_epi64x(int64_t(0x8040201008040201));
+  const __m256i byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  return _mm256_cmpeq_epi8(_mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(int(bits)), byte), place), place);
+}
+
+// up to 8 dense bfloat16 weights, the others 0
+inline __m128i load_columns(const uint8_t* p, int64_t columns) {
+  if (columns >= 8) return load128(p);
+  alignas(16) uint16_t some[8] = {};
+  if (columns > 0) __builtin_memcpy(some, p, size_t(2 * columns));
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(some));
+}
+
 // 32 signed weights times N rows of activations; a lane of 4 columns a 32-bit sum, exact
 template <int N>
 inline void add_bytes(__m256* sum, __m256i weights, float scale, const Activations& x, int64_t b, int64_t column) {
@@ -101,9 +104,7 @@ inline void add_floats(__m256* sum, __m128i weights, const Activations& x, int64
 
 template <template <int> class Row>
 void product(const sm_matrix& m, const Activations& x, int64_t first, int64_t last, float* y, int64_t stride) {
-  const uint8_t* p = m.values;
-  if (m.starts) p += m.starts[first / SM_BLOCK];
-  else p += first * (m.format == SM_DENSE_BF16 ? 2 * m.cols : 64 * x.words);
+  const uint8_t* p = values_of(m, first);
   for (int64_t row = first; row < last; row++) {
     const uint8_t* next = p;
     for (int64_t b = 0; b < x.count; b += TILE) {
@@ -138,9 +139,7 @@ struct DenseBf16 {
     for (; c < m.cols; c += 8) {
       // the sums that the packed kernel makes, in its order: zeros in place give the very same result
       int64_t left = m.cols - c < 8 ? m.cols - c : 8;
-      alignas(16) uint16_t tail[8] = {};
-      __builtin_memcpy(tail, p, size_t(2 * left));
-      add_floats<N>(c % 16 ? odd : even, load128(tail), x, b, c);
+      add_floats<N>(c % 16 ? odd : even, load_columns(p, left), x, b, c);
       p += 2 * left;
     }
     finish<N>(even, odd, y, stride);
@@ -163,6 +162,48 @@ struct SparseBf16 {
         add_floats<N>(odd, _mm_shuffle_epi8(load128(p), load128(TABLE.halves[bits >> 8 & 255])), x, b, 64 * w + j + 8);
         p += 2 * _mm_popcnt_u32(bits >> 8 & 255);
       }
+    }
+    finish<N>(even, odd, y, stride);
+    return p;
+  }
+};
+
+template <int N>
+struct SharedBf16 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
+                            float* y, int64_t stride) {
+    __m256 even[N] = {}, odd[N] = {};
+    const uint8_t* mask = reinterpret_cast<const uint8_t*>(m.mask + row * x.words);
+    int64_t c = 0;
+    for (; c + 16 <= m.cols; c += 16, p += 32) {
+      fetch(p);
+      add_floats<N>(even, _mm_and_si128(load128(p), keep8(mask[c / 8])), x, b, c);
+      add_floats<N>(odd, _mm_and_si128(load128(p + 16), keep8(mask[c / 8 + 1])), x, b, c + 8);
+    }
+    for (; c < m.cols; c += 8) {
+      int64_t left = m.cols - c < 8 ? m.cols - c : 8;
+      add_floats<N>(c % 16 ? odd : even, _mm_and_si128(load_columns(p, left), keep8(mask[c / 8])), x, b, c);
+      p += 2 * left;
+    }
+    finish<N>(even, odd, y, stride);
+    return p;
+  }
+};
+
+template <int N>
+struct SharedInt8 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
+                            float* y, int64_t stride) {
+    __m256 even[N] = {}, odd[N] = {};
+    const __m256i flip = _mm256_set1_epi8(-128);
+    for (int64_t w = 0; w < x.words; w++, p += 64) {
+      fetch(p);
+      const uint64_t bits = load64(m.mask + row * x.words + w);
+      float scale = from_bf16(m.scales[row * x.words + w]);
+      __m256i left = _mm256_and_si256(_mm256_xor_si256(load256(p), flip), keep32(uint32_t(bits)));
+      __m256i right = _mm256_and_si256(_mm256_xor_si256(load256(p + 32), flip), keep32(uint32_t(bits >> 32)));
+      add_bytes<N>(even, left, scale, x, b, 64 * w);
+      add_bytes<N>(odd, right, scale, x, b, 64 * w + 32);
     }
     finish<N>(even, odd, y, stride);
     return p;
@@ -247,7 +288,7 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
   const int64_t words = words_of(m), half = (words + 1) / 2;
   const int8_t offset = int8_t(offset_of(m.format));
   const __m128i low = _mm_set1_epi8(15);
-  const uint8_t* p = m.values + (m.starts ? m.starts[first / SM_BLOCK] : first * words * 64);
+  const uint8_t* p = values_of(m, first);
   for (int64_t row = first; row < last; row++, out += m.cols) {
     const uint8_t *left = p, *right = p;
     for (int64_t w = 0; w < words; w++) {
@@ -255,16 +296,27 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
       const uint8_t*& at = m.format != SM_INT4 ? p : w < half ? left : right;
       for (int64_t j = 64 * w; j < 64 * w + 64; j += 8, bits >>= 8) {
         int count = _mm_popcnt_u32(bits & 255);
+        if (m.format == SM_SHARED_BF16) {
+          const int64_t columns = m.cols - j < 8 ? m.cols - j : 8;
+          if (columns > 0) {
+            store_halves(out + j, _mm_and_si128(load_columns(p, columns), keep8(bits & 255)), columns);
+            p += 2 * columns;
+          }
+          continue;
+        }
         if (m.format == SM_BF16) {
           if (j < m.cols) store_halves(out + j, _mm_shuffle_epi8(load128(at), load128(TABLE.halves[bits & 255])), m.cols - j);
           at += 2 * count;
           continue;
         }
+        const bool whole = m.format == SM_SHARED_INT8;
         __m128i v = load8(at);
-        at += count;
+        at += whole ? 8 : count;
         if (j >= m.cols) continue;
         if (m.format == SM_INT4) v = _mm_and_si128(w < half ? v : _mm_srli_epi16(v, 4), low);
-        v = _mm_shuffle_epi8(_mm_sub_epi8(v, _mm_set1_epi8(offset)), load8(TABLE.bytes[bits & 255]));
+        v = _mm_sub_epi8(v, _mm_set1_epi8(offset));
+        if (whole) v = _mm_and_si128(v, _mm_packs_epi16(keep8(bits & 255), _mm_setzero_si128()));
+        else v = _mm_shuffle_epi8(v, load8(TABLE.bytes[bits & 255]));
         __m256 f = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v));
         f = _mm256_mul_ps(f, _mm256_set1_ps(from_bf16(m.scales[row * words + w])));
         store_halves(out + j, to_halves(f), m.cols - j);
@@ -279,11 +331,13 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
 const Kernels avx2_kernels = {
     "avx2",
     quantise,
-    {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>},
+    {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>,
+     product<SharedBf16>, product<SharedInt8>},
     {},  // packing, done once a model, is the reference's
-    {nullptr, unpack, unpack, unpack, unpack},
+    {nullptr, unpack, unpack, unpack, unpack, unpack, unpack},
     nullptr,
     activate,
     attend,
+    cap_all,
     exchange,
 };

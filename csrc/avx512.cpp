@@ -43,9 +43,7 @@ void quantise(const float* x, int64_t words, int32_t offset, int8_t* q, float* s
 // Runs Row<N> over tiles of the activations, for every row; Row returns where the next row's values begin.
 template <template <int> class Row>
 void product(const sm_matrix& m, const Activations& x, int64_t first, int64_t last, float* y, int64_t stride) {
-  const uint8_t* p = m.values;
-  if (m.starts) p += m.starts[first / SM_BLOCK];
-  else p += first * (m.format == SM_DENSE_BF16 ? 2 * m.cols : 64 * x.words);
+  const uint8_t* p = values_of(m, first);
   for (int64_t row = first; row < last; row++) {
     const uint8_t* next = p;
     for (int64_t b = 0; b < x.count; b += TILE) {
@@ -132,6 +130,43 @@ struct SparseBf16 {
     }
     for (int i = 0; i < N; i++) even[i] = _mm512_add_ps(even[i], odd[i]);
     finish<N>(even, y, stride);
+    return p;
+  }
+};
+
+// The mask is the load's mask register: what it drops counts as zero.
+template <int N>
+struct SharedBf16 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
+                            float* y, int64_t stride) {
+    __m512 even[N] = {}, odd[N] = {};
+    const uint64_t* mask = m.mask + row * x.words;
+    for (int64_t w = 0; w < x.words; w++, p += 128) {
+      const uint64_t bits = load64(mask + w);
+      fetch(p);
+      fetch(p + 64);
+      add_half<N>(even, _mm512_maskz_loadu_epi16(__mmask32(bits), p), x, b, 64 * w);
+      add_half<N>(odd, _mm512_maskz_loadu_epi16(__mmask32(bits >> 32), p + 64), x, b, 64 * w + 32);
+    }
+    for (int i = 0; i < N; i++) even[i] = _mm512_add_ps(even[i], odd[i]);
+    finish<N>(even, y, stride);
+    return p - 2 * (64 * x.words - m.cols);
+  }
+};
+
+template <int N>
+struct SharedInt8 {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
+                            float* y, int64_t stride) {
+    const __m512i none = _mm512_set1_epi8(-128);
+    __m512 sum[N] = {};
+    const uint64_t* mask = m.mask + row * x.words;
+    const uint16_t* scales = m.scales + row * x.words;
+    for (int64_t w = 0; w < x.words; w++, p += 64) {
+      fetch(p);
+      add_word<N>(sum, _mm512_mask_loadu_epi8(none, load64(mask + w), p), scales[w], x, b, w);
+    }
+    finish<N>(sum, y, stride);
     return p;
   }
 };
@@ -228,7 +263,7 @@ inline __m512i steps_of(int64_t format, const uint16_t* weights, int64_t columns
 // Whole registers are stored, beyond the end of what they hold, except in the last row: the next may be another's.
 void pack(const sm_matrix& m, const uint16_t* dense, int64_t first, int64_t last) {
   const int64_t words = words_of(m), half = (words + 1) / 2;
-  uint8_t* p = const_cast<uint8_t*>(m.values) + (m.starts ? m.starts[first / SM_BLOCK] : first * words * 64);
+  uint8_t* p = const_cast<uint8_t*>(values_of(m, first));
   uint16_t* scales = const_cast<uint16_t*>(m.scales);
   for (int64_t row = first; row < last; row++) {
     uint8_t *left = p, *right = p;
@@ -289,7 +324,7 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
   const int64_t words = words_of(m), half = (words + 1) / 2;
   const int32_t offset = offset_of(m.format);
   const __m512i none = _mm512_set1_epi8(int8_t(offset)), low = _mm512_set1_epi8(15);
-  const uint8_t* p = m.values + (m.starts ? m.starts[first / SM_BLOCK] : first * words * 64);
+  const uint8_t* p = values_of(m, first);
   for (int64_t row = first; row < last; row++, out += m.cols) {
     const uint64_t* mask = m.mask ? m.mask + row * words : nullptr;
     const uint16_t* scales = m.scales + (m.scales ? row * words : 0);
@@ -298,10 +333,12 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
       uint64_t bits = mask ? load64(mask + w) : ~0ull;
       int64_t columns = m.cols - 64 * w, count = _mm_popcnt_u64(bits);
       uint16_t* to = out + 64 * w;
-      if (m.format == SM_BF16) {
-        const uint8_t* q = p + 2 * _mm_popcnt_u32(uint32_t(bits));
-        __m512i a = _mm512_maskz_expand_epi16(__mmask32(bits), load512(p));
-        __m512i b = _mm512_maskz_expand_epi16(__mmask32(bits >> 32), load512(q));
+      if (is_bf16(m.format)) {
+        const bool whole = m.format == SM_SHARED_BF16;
+        const uint8_t* q = p + (whole ? 64 : 2 * _mm_popcnt_u32(uint32_t(bits)));
+        const __mmask32 low_half = __mmask32(bits), high_half = __mmask32(bits >> 32);
+        __m512i a = whole ? _mm512_maskz_loadu_epi16(low_half, p) : _mm512_maskz_expand_epi16(low_half, load512(p));
+        __m512i b = whole ? _mm512_maskz_loadu_epi16(high_half, q) : _mm512_maskz_expand_epi16(high_half, load512(q));
         if (columns >= 64) {
           _mm512_storeu_si512(to, a);
           _mm512_storeu_si512(to + 32, b);
@@ -309,7 +346,10 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
           _mm512_mask_storeu_epi16(to, __mmask32(kept(columns)), a);
           if (columns > 32) _mm512_mask_storeu_epi16(to + 32, __mmask32(kept(columns - 32)), b);
         }
-        p += 2 * count;
+        p += whole ? 2 * (columns < 64 ? columns : 64) : 2 * count;
+      } else if (m.format == SM_SHARED_INT8) {
+        store_scaled(_mm512_mask_loadu_epi8(none, bits, p), offset, scales[w], to, columns);
+        p += 64;
       } else if (m.format == SM_INT4) {
         __m512i v = load512(w < half ? left : right);
         if (w >= half) v = _mm512_srli_epi16(v, 4);
@@ -330,11 +370,13 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
 const Kernels avx512_kernels = {
     "avx512",
     quantise,
-    {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>},
+    {product<DenseBf16>, product<DenseInt8>, product<SparseBf16>, product<SparseInt8>, product<SparseInt4>,
+     product<SharedBf16>, product<SharedInt8>},
     {nullptr, pack, pack, pack, pack},
-    {nullptr, unpack, unpack, unpack, unpack},
+    {nullptr, unpack, unpack, unpack, unpack, unpack, unpack},
     nullptr,
     activate,
     attend,
+    cap_all,
     exchange,
 };

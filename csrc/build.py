@@ -1,7 +1,7 @@
 """Build the native kernels: `python csrc/build.py [OUT.so]`, with any C++17 compiler ($CXX, c++, g++ or clang++).
 
-Each instruction set is a file of its own with its own flags, so that one library runs on every x86-64; elsewhere only
-the plain reference is built.
+Each instruction set is a file of its own with its own flags, so that one library runs on every x86-64 or every
+64-bit ARM; elsewhere only the plain reference is built.
 """
 
 import os
@@ -23,6 +23,7 @@ X86 = {
     + ["-mavx2", "-mfma", "-mpopcnt", "-Wno-uninitialized", "-Wno-maybe-uninitialized"],  # of gcc 12's own headers
     "amx.cpp": ["-mamx-tile", "-mamx-bf16"],
 }
+ARM = {"neon.cpp": ["-march=armv8.2-a+dotprod"]}
 
 
 def compiler() -> str | None:
@@ -30,18 +31,29 @@ def compiler() -> str | None:
     return next((c for c in (os.environ.get("CXX"), "c++", "g++", "clang++") if c and shutil.which(c)), None)
 
 
-def build(out: Path = LIBRARY, extra: tuple[str, ...] = (), driver: Path | None = None) -> Path:
+def build(
+    out: Path = LIBRARY,
+    extra: tuple[str, ...] = (),
+    driver: Path | None = None,
+    cxx: str | None = None,
+    machine: str | None = None,
+) -> Path:
     """Compile and link everything into `out`: a library, or the program whose main file is `driver`.
+
+    Another machine than this one needs its compiler: `cxx` and `machine` as platform.machine() would call it.
 
     Raises:
         FileNotFoundError: no compiler. subprocess.CalledProcessError: it refused.
     """
-    cxx = compiler()
+    cxx = cxx or compiler()
+    machine = machine or platform.machine()
     if cxx is None:
         raise FileNotFoundError("no C++ compiler: install g++ or clang++, or name one in CXX")
     flags: dict[str, list[str]] = {name: [] for name in [*PLAIN, *([str(driver)] if driver else [])]}
-    if platform.machine() in ("x86_64", "AMD64"):
+    if machine in ("x86_64", "AMD64"):
         flags |= X86
+    elif machine in ("aarch64", "arm64"):
+        flags |= ARM
     with tempfile.TemporaryDirectory() as folder:
         running = []
         for name, own in flags.items():

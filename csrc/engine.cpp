@@ -1,4 +1,4 @@
-// A whole token in one call, for models of the LLaMA kind: LLaMA, Mistral, Qwen2 and 3, Gemma.
+// A whole token in one call, for models of the LLaMA kind: LLaMA, Mistral, Qwen2 and 3, Gemma 1 to 3.
 // Between the products everything is float32; keys and values are kept in bfloat16.
 #include <math.h>
 #include <string.h>
@@ -59,7 +59,9 @@ extern "C" void sm_step(const sm_model* m, int64_t count, float* x, const float*
     for (int64_t b = 0; b < count; b++)
       normalise(x + b * hidden, weight, hidden, m->epsilon, normed.get() + b * hidden);
   };
-  auto add_all = [&] {
+  auto add_all = [&](const float* weight) {
+    for (int64_t b = 0; weight && b < count; b++)
+      normalise(added.get() + b * hidden, weight, hidden, m->epsilon, added.get() + b * hidden);
     for (int64_t i = 0; i < count * hidden; i++) x[i] += added[i];
   };
 
@@ -72,7 +74,8 @@ extern "C" void sm_step(const sm_model* m, int64_t count, float* x, const float*
 
     parallel(threads, count * m->key_heads, [&](int64_t index) {
       const int64_t b = index / m->key_heads, h = index % m->key_heads;
-      const float *c = cosine + b * size, *s = sine + b * size;
+      const int64_t turn = (block.rotation * count + b) * size;
+      const float *c = cosine + turn, *s = sine + turn;
       float* key = k.get() + b * k_size + h * size;
       if (block.k_norm) normalise(key, block.k_norm, size, m->epsilon, key);
       rotate(key, c, s, size);
@@ -92,13 +95,13 @@ extern "C" void sm_step(const sm_model* m, int64_t count, float* x, const float*
       if (block.window && end + 1 - block.window > first) first = end + 1 - block.window;
       float* mine = scores.get() + index * work;
       kernels.attend(queries, keys[l] + at + first * size, values[l] + at + first * size, end + 1 - first, size, group,
-                     mine, mine + group * (end + 1), mixed.get() + b * q_size + h * group * size);
+                     m->attention_cap, mine, mine + group * (end + 1), mixed.get() + b * q_size + h * group * size);
     });
 
     const sm_linear* o = &block.o;
     float* to = added.get();
     apply(&o, &to, 1, mixed.get(), count, threads);
-    add_all();
+    add_all(block.attention_out_norm);
 
     norm_all(block.mlp_norm);
     const sm_linear* both[] = {&block.gate, &block.up};
@@ -107,10 +110,12 @@ extern "C" void sm_step(const sm_model* m, int64_t count, float* x, const float*
     kernels.activate(gate.get(), up.get(), count * m->intermediate, m->gelu);
     const sm_linear* down = &block.down;
     apply(&down, &to, 1, gate.get(), count, threads);
-    add_all();
+    add_all(block.mlp_out_norm);
   }
 
   norm_all(m->norm);
   Input input(normed.get(), count, hidden, false);
   multiply(&m->head, &logits, 1, input, threads);
+  if (m->logit_cap > 0)
+    parallel(threads, count, [&](int64_t b) { kernels.cap(logits + b * m->head->rows, m->head->rows, m->logit_cap); });
 }

@@ -30,12 +30,16 @@ struct Kernels {
   // of plain.h
   void (*activate)(float* gate, const float* up, int64_t count, int64_t gelu);
   void (*attend)(const float* q, const uint16_t* keys, const uint16_t* values, int64_t length, int64_t size,
-                 int64_t group, float* scores, float* row, float* out);
+                 int64_t group, float cap, float* scores, float* row, float* out);
+  void (*cap)(float* x, int64_t count, float cap);
   void (*exchange)(const float* w, const float* gram, const float* diagonal, int64_t cols, int64_t group,
                    int64_t rounds, float least, float* pull, uint8_t* keep, float* room);
 };
 
 extern const Kernels reference_kernels;
+#if defined(__aarch64__)
+extern const Kernels neon_kernels;
+#endif
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx512_kernels;
 void amx_product(const Kernels& kernels, const sm_matrix& m, const Activations& x, int64_t first, int64_t last,
@@ -51,6 +55,15 @@ inline int64_t words_of(const sm_matrix& m) { return (m.cols + 63) / 64; }
 inline int64_t scratch_of(const sm_matrix& m) { return SM_BLOCK * m.cols + 96; }  // a tile reads on, and alignment
 
 inline int32_t offset_of(int64_t format) { return format == SM_INT4 ? 8 : 128; }
+
+inline bool is_bf16(int64_t format) {
+  return format == SM_DENSE_BF16 || format == SM_BF16 || format == SM_SHARED_BF16;
+}
+
+// where the values of a row begin that is a multiple of SM_BLOCK
+inline const uint8_t* values_of(const sm_matrix& m, int64_t row) {
+  return m.values + (m.starts ? m.starts[row / SM_BLOCK] : row * (is_bf16(m.format) ? 2 * m.cols : 64 * words_of(m)));
+}
 
 inline float bits_float(uint32_t bits) {
   float value;

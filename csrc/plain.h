@@ -33,10 +33,17 @@ void activate(float* gate, const float* up, int64_t count, int64_t gelu) {
   }
 }
 
+// x = cap * tanh(x / cap)
+void cap_all(float* x, int64_t count, float cap) {
+  const float twice = 2.0f / cap;
+#pragma omp simd
+  for (int64_t i = 0; i < count; i++) x[i] = cap - 2.0f * cap / (1.0f + exponential(twice * x[i]));
+}
+
 // One head of keys and values [length][size] for `group` heads of queries q [group][size], scaled already.
-// scores [group][length] and row [size] are room to work in.
+// A cap of 0 leaves the scores. scores [group][length] and row [size] are room to work in.
 void attend(const float* q, const uint16_t* keys, const uint16_t* values, int64_t length, int64_t size, int64_t group,
-            float* scores, float* row, float* out) {
+            float cap, float* scores, float* row, float* out) {
   for (int64_t t = 0; t < length; t++) {
 #pragma omp simd
     for (int64_t i = 0; i < size; i++) row[i] = from_bf16(keys[t * size + i]);
@@ -48,6 +55,7 @@ void attend(const float* q, const uint16_t* keys, const uint16_t* values, int64_
       scores[g * length + t] = sum;
     }
   }
+  if (cap > 0) cap_all(scores, group * length, cap);
   for (int64_t g = 0; g < group; g++) {
     float* s = scores + g * length;
     float most = s[0], total = 0;

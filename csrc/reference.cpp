@@ -23,7 +23,7 @@ void quantise(const float* x, int64_t words, int32_t offset, int8_t* q, float* s
 template <class Each>
 void each_weight(const sm_matrix& m, int64_t first, int64_t last, Each weight) {
   int64_t words = words_of(m), half = (words + 1) / 2;
-  const uint8_t* p = m.values + (m.starts ? m.starts[first / SM_BLOCK] : 0);
+  const uint8_t* p = values_of(m, first);
   for (int64_t row = first; row < last; row++) {
     const uint16_t* scales = m.scales ? m.scales + row * words : nullptr;
     int64_t left = 0, right = 0;
@@ -35,8 +35,10 @@ void each_weight(const sm_matrix& m, int64_t first, int64_t last, Each weight) {
         int64_t column = 64 * w + j;
         float value = 0;
         switch (m.format) {
-          case SM_DENSE_BF16: value = from_bf16(load16(m.values + 2 * (row * m.cols + column))); break;
-          case SM_DENSE_INT8: value = scale * (m.values[row * words * 64 + column] - 128); break;
+          case SM_DENSE_BF16:
+          case SM_SHARED_BF16: value = from_bf16(load16(m.values + 2 * (row * m.cols + column))); break;
+          case SM_DENSE_INT8:
+          case SM_SHARED_INT8: value = scale * (m.values[row * words * 64 + column] - 128); break;
           case SM_BF16: value = from_bf16(load16(p)); p += 2; break;
           case SM_INT8: value = scale * (*p++ - 128); break;
           case SM_INT4: value = scale * (w < half ? (p[left++] & 15) - 8 : (p[right++] >> 4) - 8); break;
@@ -70,7 +72,7 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
 
 void pack(const sm_matrix& m, const uint16_t* dense, int64_t first, int64_t last) {
   int64_t words = words_of(m), half = (words + 1) / 2;
-  uint8_t* p = const_cast<uint8_t*>(m.values) + (m.starts ? m.starts[first / SM_BLOCK] : first * words * 64);
+  uint8_t* p = const_cast<uint8_t*>(values_of(m, first));
   for (int64_t row = first; row < last; row++) {
     int64_t left = 0, right = 0;
     if (m.format == SM_INT4) {
@@ -118,11 +120,12 @@ void pack(const sm_matrix& m, const uint16_t* dense, int64_t first, int64_t last
 const Kernels reference_kernels = {
     "reference",
     quantise,
-    {product, product, product, product, product},
+    {product, product, product, product, product, product, product},
     {nullptr, pack, pack, pack, pack},
-    {unpack, unpack, unpack, unpack, unpack},
+    {unpack, unpack, unpack, unpack, unpack, unpack, unpack},
     nullptr,
     activate,
     attend,
+    cap_all,
     exchange,
 };

@@ -5,7 +5,7 @@
 
 extern "C" {
 
-enum sm_format { SM_DENSE_BF16, SM_DENSE_INT8, SM_BF16, SM_INT8, SM_INT4, SM_FORMATS };
+enum sm_format { SM_DENSE_BF16, SM_DENSE_INT8, SM_BF16, SM_INT8, SM_INT4, SM_SHARED_BF16, SM_SHARED_INT8, SM_FORMATS };
 
 enum { SM_BLOCK = 16, SM_SLACK = 64 };  // rows between two entries of `starts`; readable bytes after the last value
 
@@ -13,18 +13,20 @@ enum { SM_BLOCK = 16, SM_SLACK = 64 };  // rows between two entries of `starts`;
 struct sm_matrix {
   int64_t format, rows, cols;
   const uint64_t* mask;    // [rows][words], bit j of word w = column 64 w + j is kept; none for the dense formats
-  const uint8_t* values;   // survivors row after row, then SM_SLACK bytes; for dense formats, all
-  const int64_t* starts;   // [ceil(rows / SM_BLOCK) + 1] byte offsets into values; none for the dense formats
+  const uint8_t* values;   // survivors row after row, then SM_SLACK bytes; for dense and shared formats, all
+  const int64_t* starts;   // [ceil(rows / SM_BLOCK) + 1] byte offsets into values; only where survivors alone are stored
   const uint16_t* scales;  // bfloat16 [rows][words]; none for the bf16 formats
 };
 
-// "reference", "avx2", "avx512" or "amx" (avx512 with tiles for several rows of x): what SUBMODEL_KERNELS names, else the best this processor has.
+// "reference", "avx2", "avx512", "amx" (avx512 with tiles for several rows of x) or "neon": what SUBMODEL_KERNELS names,
+// else the best this processor has.
 const char* sm_kernels();
 
 // Fills starts from the mask; returns the bytes of all values without slack, or -1 if a bit past cols is set.
 int64_t sm_starts(int64_t format, const uint64_t* mask, int64_t rows, int64_t cols, int64_t* starts);
 
-// Packs dense bfloat16 [rows][cols] by m->mask into m->values and m->scales, which are written to.
+// Packs dense bfloat16 [rows][cols] by m->mask into m->values and m->scales, which are written to; not for the shared
+// formats, whose values are those of a dense one.
 void sm_pack(const sm_matrix* m, const uint16_t* dense, int64_t threads);
 
 // Rows [first, last) as bfloat16 [last - first][cols], dropped weights 0.
@@ -48,14 +50,17 @@ struct sm_linear {
 // A block of the LLaMA kind: x += o(attention(norm(x))), x += down(activation(gate) * up of norm(x)).
 struct sm_block {
   sm_linear q, k, v, o, gate, up, down;
-  const float *attention_norm, *mlp_norm;  // [hidden]
-  const float *q_norm, *k_norm;            // [head_size], of each head, or null
-  int64_t window;                          // columns that are attended to, 0 = all
+  const float *attention_norm, *mlp_norm;          // [hidden]
+  const float *q_norm, *k_norm;                    // [head_size], of each head, or null
+  const float *attention_out_norm, *mlp_out_norm;  // [hidden], of what is added to x, or null
+  int64_t window;                                  // columns that are attended to, 0 = all
+  int64_t rotation;                                // which of the rotations
 };
 
 struct sm_model {
   int64_t blocks, hidden, heads, key_heads, head_size, intermediate, gelu;
-  float epsilon, scale;  // of the norms; of the products of queries and keys
+  float epsilon, scale;            // of the norms; of the products of queries and keys
+  float attention_cap, logit_cap;  // scores and logits become cap * tanh(one / cap); 0 = they stay
   const sm_block* block;
   const float* norm;  // [hidden]
   const sm_matrix* head;
@@ -63,7 +68,7 @@ struct sm_model {
 
 // One token of each of `count` sequences.
 //   x [count][hidden]: their embeddings; overwritten.
-//   cosine, sine [count][head_size]: of the rotation at their positions.
+//   cosine, sine [rotations][count][head_size]: of each rotation at their positions.
 //   keys, values [blocks]: bfloat16 [rows >= count][key_heads][columns][head_size]; sequence r has its tokens in the
 //   columns [starts[r], end), and column `end` is written.
 //   logits [count][head's rows].

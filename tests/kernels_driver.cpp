@@ -1,16 +1,18 @@
 // Packs, unpacks and multiplies matrices of odd shapes in buffers of exactly the promised size, for the sanitizers,
-// and exchanges weights of rows.
+// exchanges weights of rows, and does the first from several threads at once.
 // Prints the name of the kernels; exit status 1 if a product is wrong.
 #include <math.h>
 #include <stdio.h>
 
+#include <atomic>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "../csrc/kernels.h"
 
-static std::mt19937 random_bits(0);
+static thread_local std::mt19937 random_bits(0);
 
 static int check(int64_t format, int64_t rows, int64_t cols, int64_t count, int64_t threads) {
   const int64_t words = (cols + 63) / 64;
@@ -26,14 +28,17 @@ static int check(int64_t format, int64_t rows, int64_t cols, int64_t count, int6
     }
   std::vector<int64_t> starts((rows + SM_BLOCK - 1) / SM_BLOCK + 1);
   std::vector<uint16_t> scales(rows * words);
-  bool masked = format >= SM_BF16, integers = format != SM_BF16 && format != SM_DENSE_BF16;
-  int64_t size = masked ? sm_starts(format, mask.data(), rows, cols, starts.data())
-                        : rows * (integers ? 64 * words : 2 * cols);
-  std::unique_ptr<uint8_t[]> values(new uint8_t[size + SM_SLACK]());
-  sm_matrix m = {format, rows, cols, masked ? mask.data() : nullptr, values.get(), masked ? starts.data() : nullptr,
-                 integers ? scales.data() : nullptr};
-  if (format == SM_DENSE_BF16) __builtin_memcpy(values.get(), dense.data(), size_t(size));
+  const bool masked = format >= SM_BF16, shared = format == SM_SHARED_BF16 || format == SM_SHARED_INT8;
+  const bool integers = !is_bf16(format), whole = shared || !masked;
+  int64_t size = whole ? rows * (integers ? 64 * words : 2 * cols)
+                       : sm_starts(format, mask.data(), rows, cols, starts.data());
+  std::unique_ptr<uint8_t[]> values(new uint8_t[size + (whole ? 0 : SM_SLACK)]());
+  sm_matrix m = {shared ? format - SM_SHARED_BF16 : format, rows, cols, masked && !shared ? mask.data() : nullptr,
+                 values.get(), whole ? nullptr : starts.data(), integers ? scales.data() : nullptr};
+  if (m.format == SM_DENSE_BF16) __builtin_memcpy(values.get(), dense.data(), size_t(size));
   else sm_pack(&m, dense.data(), threads);
+  m.format = format;
+  if (shared) m.mask = mask.data();
   sm_unpack(&m, 0, rows, out.data(), threads);
   sm_matmul(&m, x.data(), count, nullptr, y.data(), threads);
   for (int64_t b = 0; b < count; b++)
@@ -50,6 +55,13 @@ static int check(int64_t format, int64_t rows, int64_t cols, int64_t count, int6
         return 1;
       }
     }
+  if (masked && !integers) {  // the very sums of dense with zeros
+    const sm_matrix zeros = {SM_DENSE_BF16, rows, cols, nullptr, reinterpret_cast<const uint8_t*>(out.data()), nullptr,
+                             nullptr};
+    std::vector<uint16_t> other(count * rows);
+    sm_matmul(&zeros, x.data(), count, nullptr, other.data(), threads);
+    if (other != y) return fprintf(stderr, "format %d is not dense with zeros\n", int(format)), 1;
+  }
   return 0;
 }
 
@@ -105,4 +117,13 @@ int main() {
       for (int64_t group : {2, 4, 8})
         if (cols % group == 0 && check_exchange(7, cols, group, threads)) return 1;
     }
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> callers;
+  for (int64_t caller = 0; caller < 4; caller++)
+    callers.emplace_back([&wrong] {
+      for (int64_t format = 0; format < SM_FORMATS; format++)
+        for (int64_t count : {1, 18}) wrong += check(format, 200, 321, count, 3);
+    });
+  for (auto& caller : callers) caller.join();
+  return wrong != 0;
 }

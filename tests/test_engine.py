@@ -13,7 +13,7 @@ from submodel.runtime.slots import Slots
 from tests import tiny
 from tests.test_packed_models import export, store_of
 
-_TINY = {"gemma", "llama", "mistral", "qwen2", "qwen3"}
+_TINY = {"gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3"}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_every_native_family_is_tried():
 @pytest.mark.parametrize("form", ["bf16", "int8", "dense"])
 @torch.inference_mode()
 def test_steps_are_the_models(family: str, form: str, tmp_path: Path):
-    """Logits step by step over two sequences of different length, past mistral's window, within bfloat16's rounding."""
+    """Logits step by step over two sequences of different length, past every window, within bfloat16's rounding."""
     loaded = load(store_of(tmp_path, family), weight_format=form)
     plain = _without_engine(loaded)
     assert loaded.engine is not None
@@ -54,6 +54,26 @@ def test_steps_are_the_models(family: str, form: str, tmp_path: Path):
     for a, b in zip(caches[0].cache.layers, caches[1].cache.layers, strict=True):
         mine, theirs = (t.keys[:, :, : caches[0].end].float() for t in (a, b))  # type: ignore[attr-defined]
         assert (mine - theirs).norm() <= 0.03 * theirs.norm()
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
+@torch.inference_mode()
+def test_caps_and_rotations_are_felt(family: str, tmp_path: Path):
+    """The test above would see them left out."""
+    loaded = load(store_of(tmp_path, family), weight_format="dense")
+    assert loaded.engine is not None
+    plan: Any = loaded.engine._plan
+    found = []
+    for leave_out in (None, "logit_cap", "attention_cap" if family == "gemma2" else "rotation"):
+        if leave_out == "rotation":
+            for i in range(plan.blocks):
+                plan.block[i].rotation = 0
+        elif leave_out:
+            setattr(plan, leave_out, 0.0)
+        slots, _ = prefill(loaded, tiny.ids(1, 15)[0].tolist(), 17)
+        found.append(step(loaded, slots, [7]).clone())
+    for one, other in zip(found, found[1:], strict=False):
+        assert (one - other).norm() > 0.05 * one.norm()
 
 
 def _tokens(loaded: Loaded, requests: list[Request], **options: Any) -> dict[str, tuple[int, ...]]:

@@ -88,45 +88,7 @@ def test_a_missing_and_a_misshapen_tensor_are_named(llama: Path, tmp_path: Path)
 
 def test_gguf(tmp_path: Path):
     """A GGUF file written here from a tiny LLaMA gives that LLaMA's logits."""
-    from gguf import GGMLQuantizationType, GGUFWriter
-
-    model = tiny.build("llama")
-    config = model.config
-    file = tmp_path / "tiny.gguf"
-    writer = GGUFWriter(file, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_key_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_rope_freq_base(10000.0)
-    names = {
-        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
-        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk",
-    }  # fmt: skip
-    for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight":
-            continue
-        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-        for part, count in heads.items():
-            if part in name:  # GGUF keeps rotary pairs side by side
-                halves = tensor.reshape(count, 2, config.head_dim // 2, -1)
-                tensor = halves.transpose(1, 2).reshape(tensor.shape)
-        for ours, theirs in names.items():
-            name = name.replace(ours, theirs)
-        writer.add_tensor(name, tensor.numpy(), raw_dtype=GGMLQuantizationType.F32)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
+    file = tiny.save_gguf(tmp_path / "tiny.gguf")
     base = open_base(str(file))
     assert base.dtype == torch.bfloat16
     ids = tiny.ids(2, 24)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from submodel import masks
+from submodel.calibration import load_samples
 from submodel.cli import main
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
@@ -18,6 +19,9 @@ from submodel.runtime.linear import PackedEmbedding, PackedLinear
 from submodel.runtime.load import open_store_base
 from submodel.runtime.place import packed_of
 from submodel.store import Mask, Store, open_or_create
+from submodel.tasks import evaluate, parse_task
+from submodel.tasks.cell import Settings
+from submodel.tasks.perplexity import from_losses, window_losses
 from submodel.weights import Safetensors, write_tensors
 from tests import tiny
 
@@ -66,6 +70,15 @@ def test_the_base_has_dense_counterparts(tmp_path: Path):
     for name, kind in {"dense": "dense", "bf16": "dense", "int8": "dense-int8", "int4": "dense-int8"}.items():
         loaded = load(str(tmp_path / "llama"), weight_format=name)
         assert {packed.format for _, parts in packed_of(loaded.model) for packed in parts} == {kind}
+
+
+def test_a_dense_sub_model_has_zeros(tmp_path: Path):
+    """A dense format of a sub-model is not its base."""
+    reference = store_of(tmp_path, "llama")
+    zeros = load(reference)
+    assert torch.equal(_logits(load(reference, weight_format="dense").model, 40), _logits(zeros.model, 40))
+    found = _logits(load(reference, weight_format="dense-int8").model, 40)
+    assert (found - _logits(zeros.model, 40)).norm() <= 0.1 * found.norm()
 
 
 def test_a_tied_embedding_reads_the_8_bit_head(tmp_path: Path):
@@ -208,3 +221,22 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         values.append(row["value"])
     assert values[0] == pytest.approx(values[1], rel=0.01) and values[0] == pytest.approx(values[2], rel=0.05)
     assert main(["generate", out, "--format", "int8", "--prompt", "a"]) == 2
+
+
+@pytest.mark.parametrize("form", ["bf16", "int8", None])
+def test_perplexity_with_the_arithmetic_of_decoding(form: str | None, tmp_path: Path):
+    """Token by token it is that of whole windows, but for rounding; a row says which it was."""
+    reference = store_of(tmp_path, "llama")
+    text = tmp_path / "text.txt"
+    text.write_text("some words to read " * 60)
+    task, rows = parse_task(f"perplexity:{text}"), tmp_path / "rows.jsonl"
+    found = [
+        next(evaluate([reference], [task], rows, Settings(tokens=448, seq_len=64, weight_format=form, decode=decode)))
+        for decode in (False, True)
+    ]
+    assert [row.settings.get("arithmetic") for row in found] == [None, "decoding"]
+    assert found[1].n == found[0].n and found[1].value == pytest.approx(found[0].value, rel=0.01)
+    exact = load(reference).model.float()
+    samples = load_samples("t", str(text), load(reference).tokenizer, samples=7, seq_len=64, seed=0, split="held-out")
+    losses = window_losses(exact, samples)
+    assert found[1].value == pytest.approx(from_losses(losses, 63).value, rel=0.02)

@@ -23,13 +23,25 @@ _LLAMA: dict[str, Any] = {
 }
 _EXPERTS = {**_LLAMA, "hidden_size": 48, "intermediate_size": 52, "head_dim": 8, "num_experts_per_tok": 2}
 
-# model type -> what its config differs in; sizes are odd on purpose, sliding windows shorter than a sample
+# model type -> what its config differs in; sizes are odd on purpose, windows shorter than a sample, caps that bite
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**_LLAMA, "tie_word_embeddings": True},
     "mistral": {**_LLAMA, "sliding_window": 8},
     "gemma": {**_LLAMA},
-    "gemma2": {**_LLAMA, "sliding_window": 8},
-    "gemma3_text": {**_LLAMA, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "gemma2": {
+        **_LLAMA,
+        "sliding_window": 8,
+        "attn_logit_softcapping": 0.3,
+        "query_pre_attn_scalar": 6,
+        "final_logit_softcapping": 0.1,
+    },
+    "gemma3_text": {
+        **_LLAMA,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "final_logit_softcapping": 0.1,
+        "query_pre_attn_scalar": 6,
+    },
     "qwen2": {**_LLAMA},
     "qwen3": {**_LLAMA},
     "starcoder2": {**_LLAMA, "use_bias": True},
@@ -75,6 +87,48 @@ def save(family: str, folder: Path, dtype: torch.dtype = torch.float32, **option
     model.to(dtype).save_pretrained(folder, **options)
     byte_tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_gguf(file: Path) -> Path:
+    """Write the tiny LLaMA as a GGUF file in float32, without a tokenizer."""
+    from gguf import GGMLQuantizationType, GGUFWriter
+
+    model = build("llama")
+    config = model.config
+    writer = GGUFWriter(file, "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_key_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_rope_freq_base(10000.0)
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "input_layernorm": "attn_norm",
+        "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down", "model.layers": "blk",
+    }  # fmt: skip
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight":
+            continue
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+        for part, count in heads.items():
+            if part in name:  # GGUF keeps rotary pairs side by side
+                halves = tensor.reshape(count, 2, config.head_dim // 2, -1)
+                tensor = halves.transpose(1, 2).reshape(tensor.shape)
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        writer.add_tensor(name, tensor.numpy(), raw_dtype=GGMLQuantizationType.F32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -49,4 +49,7 @@ def runs_model(p: argparse.ArgumentParser, moved: bool = True) -> None:
 
 def packs(p: argparse.ArgumentParser) -> None:
     """The option of what may run a model packed."""
-    p.add_argument("--format", help="pack the weights: bf16, int8, int4, dense or dense-int8 (default: as stored)")
+    p.add_argument(
+        "--format",
+        help="pack the weights: bf16, int8, int4, shared, shared-int8, dense or dense-int8 (default: as stored)",
+    )

@@ -28,6 +28,7 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--limit", type=int, help="at most so many problems or windows of text, for a quick look")
     p.add_argument("--tokens", type=int, default=50_000, help="tokens of a perplexity's text (default: 50000)")
     p.add_argument("--seq-len", type=int, default=1024, help="tokens a window of it (default: 1024)")
+    p.add_argument("--decode", action="store_true", help="perplexity token by token, with decoding's arithmetic (slow)")
     p.add_argument("--samples", type=int, help="continuations a problem (default: 1, or the largest k)")
     p.add_argument("--k", metavar="K[,K]", help="the k of pass@k (default: 1, and 10 from 10 samples on)")
     p.add_argument("--temperature", type=float, help="0 is greedy (default: 0 for one sample, 0.8 for several)")
@@ -94,6 +95,7 @@ def _eval(args: argparse.Namespace) -> None:
         unsafe_code=args.unsafe_code,
         wordnet=arguments.directory(args.wordnet),
         weight_format=args.format,
+        decode=args.decode,
     )
     out = Path(args.out)
     already: dict[str, Row] = {}

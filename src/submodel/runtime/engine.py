@@ -14,7 +14,7 @@ from submodel.runtime import native
 from submodel.runtime.linear import PackedLinear
 from submodel.runtime.slots import Slots
 
-FAMILIES = ("gemma", "llama", "mistral", "qwen2", "qwen3")
+FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 _ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1}
 _MOST_ROWS = {"amx": 64}  # more sequences are faster through torch's product of unpacked panels; else 16
 
@@ -27,12 +27,13 @@ class Engine:
         most_rows: sequences that it is good for; more are faster through the model.
     """
 
-    def __init__(self, model: Any, plan: native.Model, vocabulary: int, held: list[Any]):
+    def __init__(self, model: Any, plan: native.Model, vocabulary: int, rotations: list[str], held: list[Any]):
         self.vocabulary = vocabulary
         self.most_rows = _MOST_ROWS.get(native.instruction_set(), 16)
         self._plan = plan
         self._held = held  # what the plan points to
         self._embed, self._rotary = model.get_input_embeddings(), model.model.rotary_emb
+        self._rotations = rotations  # kinds of layers with one of their own; none if all share one
 
     def step(self, ids: torch.Tensor, positions: torch.Tensor, slots: Slots) -> torch.Tensor:
         """Write one token of every live row into the cache; the caller advances it.
@@ -46,7 +47,9 @@ class Engine:
         """
         embedded = self._embed(ids)
         x = embedded[:, 0].float().contiguous()
-        cosine, sine = (t[:, 0].float().contiguous() for t in self._rotary(embedded.float(), positions))
+        kinds = [(kind,) for kind in self._rotations] or [()]
+        turns = [self._rotary(embedded.float(), positions, *kind) for kind in kinds]
+        cosine, sine = (torch.stack([t[:, 0].float() for t in both]) for both in zip(*turns, strict=True))
         layers: Any = slots.cache.layers
         pointers = ctypes.c_void_p * len(layers)
         keys = pointers(*(layer.keys.data_ptr() for layer in layers))
@@ -75,7 +78,9 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
     config: Any = model.config
     head: Any = model.get_output_embeddings()
     known = config.model_type in FAMILIES and isinstance(head, PackedLinear) and head.bias is None
-    if not known or config.hidden_act not in _ACTIVATIONS or not native.library():
+    activation = getattr(config, "hidden_activation", None) or config.hidden_act
+    both_ways = getattr(config, "use_bidirectional_attention", None)
+    if not known or activation not in _ACTIVATIONS or both_ways or not native.library():
         return None
     held: list[Any] = []
 
@@ -89,7 +94,10 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         return native.Linear(ctypes.pointer(module.packed.native), floats(module.bias))
 
     own: Any = model.model
-    plus = 1.0 if config.model_type == "gemma" else 0.0  # its norms are weighted by 1 + weight
+    gemma = config.model_type.startswith("gemma")
+    plus = 1.0 if gemma else 0.0  # its norms are weighted by 1 + weight
+    sandwich = config.model_type in ("gemma2", "gemma3_text")  # norms before and after attention and MLP
+    rotations = sorted(set(config.layer_types)) if config.model_type == "gemma3_text" else []
     blocks = (native.Block * len(own.layers))()
     for i, layer in enumerate(own.layers):
         attention, mlp = layer.self_attn, layer.mlp
@@ -97,12 +105,14 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         modules += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
         if not all(isinstance(module, PackedLinear) for module in modules):
             return None
-        norms = [layer.input_layernorm, layer.post_attention_layernorm]
+        norms = [layer.input_layernorm, layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm]
         norms += [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+        norms += [layer.post_attention_layernorm, layer.post_feedforward_layernorm] if sandwich else [None, None]
         mistral = config.sliding_window if config.model_type == "mistral" else None
         window = mistral or getattr(attention, "sliding_window", None) or 0
         weights = [None if norm is None else floats(norm.weight, plus) for norm in norms]
-        blocks[i] = native.Block(*map(linear, modules), *weights, window)
+        rotation = rotations.index(attention.layer_type) if rotations else 0
+        blocks[i] = native.Block(*map(linear, modules), *weights, window, rotation)
     first = own.layers[0].self_attn
     plan = native.Model(
         len(own.layers),
@@ -111,12 +121,14 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         config.num_key_value_heads,
         first.head_dim,
         config.intermediate_size,
-        _ACTIVATIONS[config.hidden_act],
+        _ACTIVATIONS[activation],
         config.rms_norm_eps,
         first.scaling,
+        (config.attn_logit_softcapping or 0) if config.model_type == "gemma2" else 0,
+        getattr(config, "final_logit_softcapping", None) or 0,
         blocks,
         floats(own.norm.weight, plus),
         ctypes.pointer(head.packed.native),
     )
     held += [blocks, model]
-    return Engine(model, plan, head.packed.rows, held)
+    return Engine(model, plan, head.packed.rows, rotations, held)

@@ -13,8 +13,8 @@ from typing import Any
 
 from submodel.errors import SubmodelError, unknown_name
 
-SETS = ("torch", "reference", "avx2", "avx512", "amx")
-"""What SUBMODEL_KERNELS may name: the torch twins, plain C++, and instruction sets, the better the later."""
+SETS = ("torch", "reference", "avx2", "avx512", "amx", "neon")
+"""What SUBMODEL_KERNELS may name: the torch twins, plain C++, those of x86, the better the later, and ARM's."""
 
 LIBRARY = Path(__file__).parent / "kernels.so"
 
@@ -40,7 +40,7 @@ class Linear(ctypes.Structure):
 
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
-NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm")
+NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "attention_out_norm", "mlp_out_norm")
 
 
 class Block(ctypes.Structure):
@@ -50,6 +50,7 @@ class Block(ctypes.Structure):
         *((name, Linear) for name in LINEARS),
         *((name, ctypes.c_void_p) for name in NORMS),
         ("window", ctypes.c_int64),
+        ("rotation", ctypes.c_int64),
     ]
 
 
@@ -63,6 +64,8 @@ class Model(ctypes.Structure):
         *((name, ctypes.c_int64) for name in SIZES),
         ("epsilon", ctypes.c_float),
         ("scale", ctypes.c_float),
+        ("attention_cap", ctypes.c_float),
+        ("logit_cap", ctypes.c_float),
         ("block", ctypes.POINTER(Block)),
         ("norm", ctypes.c_void_p),
         ("head", ctypes.POINTER(Matrix)),
@@ -115,6 +118,6 @@ def library() -> Any:
 
 
 def instruction_set() -> str:
-    """What the kernels run on: "amx", "avx512", "avx2", "reference" (plain C++) or "torch" (no library)."""
+    """What the kernels run on: "amx", "avx512", "avx2", "neon", "reference" (plain C++) or "torch" (no library)."""
     found = library()
     return found.sm_kernels().decode() if found else "torch"

@@ -1,4 +1,5 @@
-"""Packed matrices: a bitmask and the surviving weights, in bfloat16, 8 or 4 bits, and their dense counterparts.
+"""Packed matrices: a bitmask and the surviving weights, in bfloat16, 8 or 4 bits, and their dense counterparts; and
+dense weights with a bitmask over them, which many sub-models share.
 
 Layouts are specified in docs/format.md. Packing, unpacking and products run in the native kernels; where these are
 missing the torch twins at the end of this file do the same, bit for bit but for the order of sums.
@@ -6,7 +7,7 @@ missing the torch twins at the end of this file do the same, bit for bit but for
 
 import ctypes
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -29,24 +30,31 @@ class Format:
 
     Attributes:
         code: its number in csrc/submodel.h.
-        masked: only the weights that a mask keeps are stored.
+        masked: there is a mask.
+        whole: all weights are stored, also those that a mask drops.
         bits: of one stored weight; below 16 there is a scale to every 64 columns of a row.
         rest: the format of matrices that have no mask.
     """
 
     code: int
     masked: bool
+    whole: bool
     bits: int
     rest: str
 
 
 FORMATS = {
-    "dense": Format(0, False, 16, "dense"),
-    "dense-int8": Format(1, False, 8, "dense-int8"),
-    "bf16": Format(2, True, 16, "dense"),
-    "int8": Format(3, True, 8, "dense-int8"),
-    "int4": Format(4, True, 4, "dense-int8"),
+    "dense": Format(0, False, True, 16, "dense"),
+    "dense-int8": Format(1, False, True, 8, "dense-int8"),
+    "bf16": Format(2, True, False, 16, "dense"),
+    "int8": Format(3, True, False, 8, "dense-int8"),
+    "int4": Format(4, True, False, 4, "dense-int8"),
+    "shared": Format(5, True, True, 16, "dense"),
+    "shared-int8": Format(6, True, True, 8, "dense-int8"),
 }
+
+
+_SHARED = {form.rest: name for name, form in FORMATS.items() if form.masked and form.whole}
 
 
 def format_named(name: str) -> Format:
@@ -64,7 +72,7 @@ class Packed:
         format: a key of FORMATS.
         rows, cols: its shape unpacked.
         mask: int64 (rows, ceil(cols / 64)), or None.
-        values: uint8 (bytes of all values, and slack unless all are there).
+        values: uint8 (bytes of all values, and slack unless all weights are there).
         starts: int64 (ceil(rows / BLOCK) + 1), or None.
         scales: bfloat16 (rows, ceil(cols / 64)), or None.
     """
@@ -104,10 +112,9 @@ class Packed:
         form, words = FORMATS[self.format], -(-self.cols // 64)
         wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"values": (torch.uint8, self.values.shape)}
         if form.masked:
-            wanted |= {
-                "mask": (torch.int64, (self.rows, words)),
-                "starts": (torch.int64, (-(-self.rows // BLOCK) + 1,)),
-            }
+            wanted["mask"] = (torch.int64, (self.rows, words))
+        if not form.whole:
+            wanted["starts"] = (torch.int64, (-(-self.rows // BLOCK) + 1,))
         if form.bits < 16:
             wanted["scales"] = (torch.bfloat16, (self.rows, words))
         parts = self.tensors
@@ -121,6 +128,8 @@ class Packed:
             whole = end >= 0 and torch.equal(starts, self.starts) and self.values.numel() == end + SLACK
         elif whole:
             whole = self.values.numel() == self.rows * (2 * self.cols if form.bits == 16 else 64 * words)
+            if self.mask is not None and self.cols % 64:
+                whole = whole and not bool((self.mask[:, -1] >> self.cols % 64).any())
         if not whole:
             raise SubmodelError(f"a packed matrix of {self.rows} x {self.cols} in {self.format} is damaged")
 
@@ -135,6 +144,8 @@ def pack(dense: torch.Tensor, mask: Mask | None, name: str) -> Packed:
         name: a key of FORMATS.
     """
     form = format_named(name)
+    if mask is not None and form.masked and form.whole:
+        return share(pack(dense, None, name), mask_words(mask))
     if mask is None or not form.masked:
         name = form.rest
         form = FORMATS[name]
@@ -162,6 +173,11 @@ def pack(dense: torch.Tensor, mask: Mask | None, name: str) -> Packed:
     return packed
 
 
+def share(packed: Packed, mask: torch.Tensor) -> Packed:
+    """A dense matrix with a mask over it, int64 (rows, ceil(cols / 64)): the weights stay where they are."""
+    return replace(packed, format=_SHARED[packed.format], mask=mask)
+
+
 def unpack(packed: Packed, first: int = 0, last: int | None = None, room: torch.Tensor | None = None) -> torch.Tensor:
     """Rows [first, last) as bfloat16 (last - first, cols), dropped weights 0; first is a multiple of BLOCK.
 
@@ -184,8 +200,8 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
     """x (..., cols) times the matrix transposed, plus bias (rows): bfloat16 (..., rows).
 
     Few rows of x go through the format's own kernel, which reads the packed weights once; for more the weights are
-    unpacked and multiplied by torch, whose cost they share: in panels, but bf16 as a whole, since torch may sum the
-    products of a panel in another order than those of the matrix.
+    unpacked and multiplied by torch, whose cost they share: in panels, but bfloat16 as a whole, since torch may sum
+    the products of a panel in another order than those of the matrix.
     """
     flat = x.reshape(-1, packed.cols).to(torch.bfloat16).contiguous()
     library = native.library()
@@ -198,7 +214,7 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
         y = functional.linear(flat, unpack(packed), bias)
     else:
         y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
-        size = packed.rows if packed.format == "bf16" else min(_PANEL, packed.rows)
+        size = packed.rows if FORMATS[packed.format].bits == 16 else min(_PANEL, packed.rows)
         panel = _panel(size * packed.cols)
         for first in range(0, packed.rows, size):
             last = min(first + size, packed.rows)
@@ -218,11 +234,17 @@ def _panel(size: int) -> torch.Tensor:
     return _rooms.panel
 
 
-def mask_words(mask: Mask) -> torch.Tensor:
-    """A stored mask, its rows padded with zeros to whole words: int64 (rows, ceil(cols / 64))."""
+def mask_words(mask: Mask, room: torch.Tensor | None = None) -> torch.Tensor:
+    """A stored mask, its rows padded with zeros to whole words: int64 (rows, ceil(cols / 64)); in `room`, if given.
+
+    Raises SubmodelError for a mask with bits past its columns: kernels would read weights that are not there.
+    """
     rows, width = mask.packed.shape
     words = -(-mask.cols // 64)
-    padded = pages.empty(rows * words * 8).view(rows, words * 8)
+    if mask.cols % 8 and bool((mask.packed[:, -1] >> mask.cols % 8).any()):
+        raise SubmodelError(f"a mask of {mask.cols} columns keeps weights past them: extract the sub-model again")
+    room = pages.empty(rows * words * 8) if room is None else room
+    padded = room.view(rows, words * 8)
     padded[:, width:] = 0
     padded[:, :width] = torch.from_numpy(np.ascontiguousarray(mask.packed))
     return padded.view(torch.int64)
@@ -294,6 +316,9 @@ def _pack(packed: Packed, dense: torch.Tensor) -> None:
 
 def _unpack(packed: Packed) -> torch.Tensor:
     bits = _bits(packed)
+    if packed.format == "shared":
+        weights = packed.values.view(torch.bfloat16).view(packed.rows, packed.cols)
+        return weights.masked_fill(~bits[:, : packed.cols], 0)
     if packed.format == "bf16":
         out = torch.zeros(bits.shape, dtype=torch.int16)
         out[bits] = packed.values[:-SLACK].view(torch.int16)
@@ -308,6 +333,8 @@ def _unpack(packed: Packed) -> torch.Tensor:
             row[:half][kept[:half]] = (packed.values[at : at + left] & 15).float() - 8
             row[half:][kept[half:]] = (packed.values[at : at + right] >> 4).float() - 8
             at += max(left, right)
+    elif FORMATS[packed.format].whole:
+        steps = (packed.values.view(bits.shape).float() - 128) * bits
     else:
         steps[bits] = packed.values[: int(bits.sum())].float() - 128
     dense = steps.view(packed.rows, -1, 64) * packed.scales.float()[..., None]

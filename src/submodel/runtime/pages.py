@@ -1,6 +1,7 @@
 """Memory in huge pages, where the system has them: weights that are streamed for every token miss fewer translations.
 
-Matrices share chunks; a chunk goes back to the system when the last tensor in it goes.
+Small matrices share chunks; a chunk goes back to the system when the last tensor in it goes. A large one has a
+mapping of its own.
 """
 
 import mmap
@@ -9,6 +10,7 @@ import threading
 import torch
 
 _CHUNK = 64 << 20
+_LARGE = 8 << 20
 _ALIGNED = 64  # bytes, a cache line
 _HUGE = 2 << 20
 
@@ -19,15 +21,22 @@ class _Chunks:
         self._lock = threading.Lock()
 
     def take(self, size: int) -> torch.Tensor:
+        if size >= _LARGE:
+            return _mapping(size)[:size]
         with self._lock:
             if self._left.numel() < size:
-                memory = mmap.mmap(-1, max(size, _CHUNK) + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-                memory.madvise(mmap.MADV_HUGEPAGE)
-                with torch.inference_mode(False):  # or who comes later without it could not write to the rest
-                    whole = torch.frombuffer(memory, dtype=torch.uint8)
-                    self._left = whole[-whole.data_ptr() % _HUGE :]
+                self._left = _mapping(_CHUNK)
             taken, self._left = self._left[:size], self._left[-(-size // _ALIGNED) * _ALIGNED :]
             return taken
+
+
+def _mapping(size: int) -> torch.Tensor:
+    """At least `size` bytes of the system's, from the beginning of a huge page on."""
+    memory = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    with torch.inference_mode(False):  # or who comes later without it could not write to the rest of a chunk
+        whole = torch.frombuffer(memory, dtype=torch.uint8)
+        return whole[-whole.data_ptr() % _HUGE :]
 
 
 _chunks = _Chunks()

@@ -1,6 +1,7 @@
 """Build a model whose matrices are packed, block by block: the dense model is never in memory beside it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from submodel.errors import SubmodelError
 from submodel.models import Base, blocks_of, matrices_of
+from submodel.runtime import pages
 from submodel.runtime.linear import PackedEmbedding, PackedExperts, PackedLinear
 from submodel.runtime.packed import FORMATS, Packed, format_named, pack
 from submodel.store import Mask, Masks
@@ -22,7 +24,8 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
     Args:
         base: the base model.
         masks: of a sub-model; none for the base itself, whose matrices go into the format's dense counterpart.
-        name: a key of FORMATS. Output head and embedding have no mask; beside 8 and 4 bits they are in 8 bits.
+        name: a key of FORMATS; in a dense one, dropped weights are zeros. Output head and embedding have no mask;
+            beside 8 and 4 bits they are in 8 bits.
 
     Raises SubmodelError for an unknown format or masks of another base.
     """
@@ -49,21 +52,29 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
 def _pack(weight: torch.Tensor, mask: Mask | None, matrix: str, name: str) -> list[Packed]:
     if mask is not None and tuple(weight.shape) != (shape := (*mask.packed.shape[:-1], mask.cols)):
         raise SubmodelError(f"the masks have {matrix} with shape {shape}, the model has {tuple(weight.shape)}")
-    if mask is not None and mask.values is not None:
+    if mask is not None and (mask.values is not None or not FORMATS[name].masked):
         weight = mask.apply_to(weight.detach())
     if weight.dim() == 2:
-        return [pack(weight, mask, name)]
+        return [_in_pages(pack(weight, mask, name))]
     experts: list[Any] = [None] * len(weight) if mask is None else [Mask(np.asarray(m), mask.cols) for m in mask.packed]
-    return [pack(w, m, name) for w, m in zip(weight, experts, strict=True)]
+    return [_in_pages(pack(w, m, name)) for w, m in zip(weight, experts, strict=True)]
+
+
+def _in_pages(packed: Packed) -> Packed:
+    """Dense bfloat16 weights as fast to stream as packed ones, which are made in huge pages."""
+    if packed.format not in ("dense", "shared"):
+        return packed
+    values = pages.empty(packed.values.numel())
+    return replace(packed, values=values.copy_(packed.values))
 
 
 def place(model: nn.Module, parameter: str, packed: list[Packed]) -> None:
-    """Put packed matrices where a parameter is: a linear's weight, or the slices of a 3-D one."""
+    """Put packed matrices where a parameter or other packed ones are: a linear's weight, or the slices of a 3-D one."""
     path, _, attribute = parameter.rpartition(".")
     module = model.get_submodule(path)
     if isinstance(module, nn.Embedding):
         model.set_submodule(path, PackedEmbedding(packed[0]))
-    elif isinstance(module, nn.Linear):
+    elif isinstance(module, nn.Linear | PackedLinear):
         model.set_submodule(path, PackedLinear(packed[0], module.bias))
     else:
         delattr(module, attribute)

@@ -37,6 +37,7 @@ class Settings:
         slots: sequences decoded side by side on each core; as many as memory allows if None.
         unsafe_code: run model-written programs even where nothing isolates them.
         wordnet: directory of WordNet's dictionary files.
+        decode: perplexity token by token, with the arithmetic of decoding.
         weight_format: how the matrices are kept in memory (see `runtime.packed`); as torch tensors if None.
     """
 
@@ -57,6 +58,7 @@ class Settings:
     unsafe_code: bool = False
     wordnet: Path | None = None
     weight_format: str | None = None
+    decode: bool = False
 
 
 @dataclass(frozen=True)

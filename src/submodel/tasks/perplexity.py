@@ -1,7 +1,9 @@
 """Perplexity: exp of the mean negative log-likelihood a token, over packed windows of held-out text.
 
-A window of `seq_len` tokens predicts seq_len - 1 of them. The 95% interval is a bootstrap over whole windows
-(blocks of text), since the tokens of one text are not independent.
+A window is run as a whole, as a prompt is; `Settings.decode` runs it token by token instead, as text is generated:
+packed matrices in 8 and 4 bits round their inputs only then. A window of `seq_len` tokens predicts seq_len - 1 of
+them. The 95% interval is a bootstrap over whole windows (blocks of text), since the tokens of one text are not
+independent.
 """
 
 import threading
@@ -19,11 +21,14 @@ from transformers.modeling_utils import PreTrainedModel
 from submodel.calibration import Budget, Samples, Text, load_samples, pack, parts_of, read_repository, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
+from submodel.runtime.batch import prefill, step
+from submodel.runtime.slots import Slots
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
 from submodel.workers import Workers
 
+_TOGETHER = 4  # windows decoded side by side: each is computed as if alone (more rows are unpacked and multiplied)
 _LOGIT_ROWS = 32  # rows whose float32 copy stays in cache; of all logits it would be the peak of memory
 
 
@@ -52,6 +57,36 @@ def from_losses(nats: np.ndarray, predicted: int, seed: int = 0) -> Perplexity:
     return Perplexity(float(np.exp(nats.mean())), low, high, len(nats) * predicted)
 
 
+Measure = Callable[[Loaded, Samples, Callable[[int], Any]], np.ndarray]
+"""(model, samples, told the tokens that are done) -> mean nats a predicted token of every window."""
+
+
+def _prefilled(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> np.ndarray:
+    return window_losses(loaded.model, samples, progress)
+
+
+def decoded_losses(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> np.ndarray:
+    """As `window_losses`, with the arithmetic of decoding, a few windows side by side on every core."""
+    with Workers(str(loaded.model.device)) as workers:
+        groups = workers.map(lambda ids: _decoded_losses(loaded, ids, progress), samples.ids.split(_TOGETHER))
+    return np.concatenate(groups) / (samples.ids.shape[1] - 1)
+
+
+def _decoded_losses(loaded: Loaded, ids: torch.Tensor, progress: Callable[[int], Any]) -> np.ndarray:
+    begun = [prefill(loaded, [token], 1) for token in ids[:, 0].tolist()]
+    slots = Slots(len(begun[0][0].cache.layers), len(ids), ids.shape[1])
+    for one, _ in begun:
+        slots.add(one, 0)
+    logits = torch.cat([logits for _, logits in begun])
+    losses = np.zeros(len(ids))
+    for at in range(1, ids.shape[1]):
+        losses += F.cross_entropy(logits.float(), ids[:, at].to(logits.device), reduction="none").double().cpu().numpy()
+        if at + 1 < ids.shape[1]:
+            logits = step(loaded, slots, ids[:, at].tolist())
+        progress(len(ids))
+    return losses
+
+
 def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callable[[int], Any]) -> float:
     ids = window[None].to(model.device)
     logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
@@ -63,7 +98,7 @@ def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callabl
     return total
 
 
-def perplexity_rows(cell: Cell) -> Iterator[Row]:
+def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
     """`perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree; `repository:PATH[:LANGUAGE]`:
     the held-out files of a repository, as many tokens as there are if these are fewer."""
     task, loaded, settings = cell.task, cell.loaded, cell.settings
@@ -93,6 +128,7 @@ def perplexity_rows(cell: Cell) -> Iterator[Row]:
         "sha256_tokens": provenance.sha256_tokens,
     }
     used = {"tokens": provenance.tokens, "seq_len": settings.seq_len, "seed": settings.seed}
+    used |= {"arithmetic": "decoding"} if settings.decode else {}
     row = cell.row("perplexity", data, used)
     if cell.is_done(row):
         return
@@ -106,7 +142,7 @@ def perplexity_rows(cell: Cell) -> Iterator[Row]:
             seen += tokens
         cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
 
-    losses = window_losses(loaded.model, samples, count)
+    losses = (decoded_losses if settings.decode else measure)(loaded, samples, count)
     found = from_losses(losses, settings.seq_len - 1)
     yield filled(row, found.value, (found.low, found.high), found.tokens, started, losses)
 

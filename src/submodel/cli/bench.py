@@ -1,0 +1,65 @@
+"""The verb that compares speed, memory and quality: bench."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from submodel.cli import arguments
+from submodel.cli.console import Bar, say, show
+from submodel.errors import SubmodelError
+
+if TYPE_CHECKING:
+    from submodel.models import Base
+    from submodel.tasks.rows import Row
+
+
+def add(verbs: arguments.Verbs) -> None:
+    """The verbs of this module."""
+    p = verbs.add("bench", _bench, "compare speed, memory and quality of models and their bases in one interleaved run")
+    p.add_argument("model", nargs="+", metavar="MODEL")
+    p.add_argument("--formats", default="bf16,int8,int4", help="of the sub-models (default: bf16,int8,int4)")
+    p.add_argument("--threads", type=int, default=1, help="of each contender (default: 1)")
+    p.add_argument("--rounds", type=int, default=10, help="that count, after one that warms up (default: 10)")
+    p.add_argument("--prompt-tokens", type=int, default=256, help="of the prefill in a round (default: 256)")
+    p.add_argument("--new-tokens", type=int, default=16, help="steps of decoding in a round (default: 16)")
+    p.add_argument("--task", action="append", default=[], metavar="T", help="quality as well: any task of eval")
+    p.add_argument("--limit", type=int, help="at most so many problems or windows of text of a task")
+    p.add_argument("--tokens", type=int, default=50_000, help="tokens of a perplexity's text (default: 50000)")
+    p.add_argument("--seq-len", type=int, default=1024, help="tokens a window of it (default: 1024)")
+    p.add_argument("--decode", action="store_true", help="perplexity token by token, with decoding's arithmetic (slow)")
+    p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")
+    p.add_argument("--unsafe-code", action="store_true", help="run model-written code even where nothing isolates it")
+    p.add_argument("--gguf", metavar="FILE", help="the base as GGUF: its weights are written for llama.cpp from it")
+    p.add_argument("--llama-python", metavar="PYTHON", help="an interpreter that has llama-cpp-python (default: this)")
+    p.add_argument("--out", required=True, metavar="ROWS.jsonl", help="rows are appended to it")
+    p.add_argument("--base", help="where the store's base is now, if it has moved")
+    p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from submodel import bench
+    from submodel.tasks import parse_task
+
+    for option in ("threads", "rounds", "prompt_tokens", "new_tokens"):
+        if getattr(args, option) < 1:
+            raise SubmodelError(f"--{option.replace('_', '-')} {getattr(args, option)}: give a larger number")
+    for task in args.task:
+        parse_task(task)
+    settings = {key: getattr(args, key) for key in ("limit", "tokens", "seq_len", "decode", "data_dir", "unsafe_code")}
+    plan = bench.Plan(
+        threads=args.threads,
+        rounds=args.rounds,
+        prompt_tokens=args.prompt_tokens,
+        new_tokens=args.new_tokens,
+        tasks=tuple(args.task),
+        settings=settings,
+        trust_remote_code=args.trust_remote_code,
+        llama_python=args.llama_python or sys.executable,
+    )
+    bases: dict[str, Base] = {}
+    found = bench.contenders(args.model, args.formats.split(","), bases, args.base, args.trust_remote_code)
+    found += bench.llama_contenders(bases, plan.llama_python, args.gguf, Path(args.out), say)
+    with Bar("", "") as bar:
+        rows: list[Row] = list(bench.run(found, plan, Path(args.out), bases, say, bar.named))
+    show(args, {"rows": [row.__dict__ for row in rows]}, [bench.table(rows)])
