@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 
-from submodel.calibration import ALIASES, DOMAINS, Budget, Domain, Samples, load_domain, parse_domains, stand_ins
+from submodel.calibration import (
+    ALIASES,
+    DOMAINS,
+    Budget,
+    Domain,
+    Samples,
+    load_domain,
+    parse_domains,
+    read_held_out,
+    stand_ins,
+)
 from submodel.calibration.packing import share
 from submodel.errors import SubmodelError
 from submodel.sets import NamedSet, read_set
@@ -210,3 +220,31 @@ def test_files_of_a_hub_repository_are_read_at_the_revision(monkeypatch: pytest.
 def test_every_alias_has_real_text(name: str, data_dir: Path):
     samples = load(name, data_dir, samples=8, seq_len=256)
     assert samples.ids.shape == (8, 256)
+
+
+def test_a_held_out_split_has_the_template_of_its_set(tmp_path: Path, monkeypatch):
+    rows = [{"translation": {"en": "cat", "fr": "chat"}}, {"translation": {"en": "dog", "fr": "chien"}}]
+    folder = write(tmp_path, "tico19_fr_en/test.jsonl.gz", rows)
+    text = read_held_out("translation/test", folder)
+    assert [d.text for d in text.documents] == [
+        "#Text: cat #Translation: chat",
+        "#Text: dog #Translation: chien",
+    ]
+    assert (text.name, text.split, text.path) == ("translation/test", "test", f"{folder}/tico19_fr_en/test.jsonl.gz")
+    assert stand_ins(text.about) == ["wmt14 (wmt/wmt14) was not read but tico19_fr_en/test.jsonl"]
+    # of a set that calibration may read half of, the other splits are read whole, and the split read here is no other
+    write(tmp_path, "debian_docs_fr_en/test.jsonl.gz", rows)
+    assert len(read_held_out("opus_books/test", folder).documents) == 2
+    write(tmp_path, "math_qa/test.jsonl.gz", [row_of("math_qa")])
+    assert read_held_out("math_qa/test", folder).path.endswith("math_qa/test.jsonl.gz")
+    with pytest.raises(SubmodelError, match="tico19_fr_en/dev.jsonl"):
+        read_held_out("translation/dev", folder)
+    with pytest.raises(SubmodelError, match="only its train split"):
+        read_held_out("apps/test", folder)
+    # what is a path is read as one
+    tiny.write_jsonl(tmp_path / "own.jsonl", "own", rows=3)
+    (tmp_path / "math").mkdir()
+    (tmp_path / "math" / "test").write_text("one text")
+    monkeypatch.chdir(tmp_path)
+    assert [d.text for d in read_held_out("math/test", folder).documents] == ["one text"]
+    assert len(read_held_out("own.jsonl:text", folder).documents) == 3

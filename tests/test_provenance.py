@@ -172,3 +172,8 @@ def test_tables_say_what_was_a_stand_in(store: Path, llama: Path, texts: dict[st
     shown = capsys.readouterr().out
     assert "mix: calibrated on a stand-in: c4 (allenai/c4)" in shown and "math: calibrated" not in shown
     assert table(read_rows(rows)) in shown
+    (tmp_path / "data/c4").mkdir(parents=True)
+    tiny.write_jsonl(tmp_path / "data/c4/validation.jsonl", "c4")
+    task = ["--task", "perplexity:english/validation", "--data-dir", str(tmp_path / "data"), "--seq-len", "32"]
+    assert cli.main(["eval", str(llama), *task, "--tokens", "320", "--out", str(rows)]) == 0
+    assert "c4 (allenai/c4) was not read but c4/validation.jsonl" in capsys.readouterr().out

@@ -19,6 +19,7 @@ import pytest
 
 from submodel import cli, study
 from submodel.errors import SubmodelError
+from submodel.store import Store
 from submodel.study import launch
 from submodel.study.cost import RATES, START_SECONDS, Work, estimate
 from submodel.study.file import CALIBRATION, EVALUATION
@@ -107,9 +108,9 @@ def test_the_plan(file: Path, llama: Path):
     parsed = [cli.parser().parse_args(cell.argv) for cell in cells]
     wanda = next(args for args, cell in zip(parsed, cells, strict=True) if cell.name == "tiny/extract/wanda-2of4")
     assert wanda.model == str(llama) and wanda.pattern == "2:4" and (wanda.samples, wanda.seq_len) == (3, 32)
-    assert wanda.calibration == ["python=python.jsonl:text", "prose=prose.jsonl:text"]
+    assert wanda.domain == ["python=python.jsonl:text", "prose=prose.jsonl:text"] and wanda.data_dir == "."
     magnitude = parsed[expected.index("tiny/extract/magnitude-50")]
-    assert magnitude.calibration == [] and magnitude.name == ["magnitude-50"] and magnitude.sparsity == 0.5
+    assert magnitude.domain == [] and magnitude.name == ["magnitude-50"] and magnitude.sparsity == 0.5
     assert parsed[1].task == ["perplexity:news.jsonl:text"] and (parsed[1].limit, parsed[1].data_dir) == (2, ".")
 
 
@@ -163,6 +164,45 @@ def test_a_domain_that_comes_later(file: Path):
     both = ["prose-wanda-50", "python-wanda-50"]
     assert walks == {"python-wanda-50": both, "prose-wanda-50": both, "late-wanda-50": ["late-wanda-50"]}
     assert study.study_table(read, cells, records).count("2.0 s") == 3
+
+
+def test_domains_are_what_extract_takes(file: Path, capsys):
+    """Named sets from the study's data directory, mixtures, repositories, and splits of named sets to measure on."""
+    data = file.parent / "data"
+    rows = [json.dumps({"question": f"{n} + {n}?", "answer": f"It is {2 * n}."}) for n in range(100)]
+    for split in ("train", "test"):
+        (data / "gsm8k/main").mkdir(parents=True, exist_ok=True)
+        (data / f"gsm8k/main/{split}.jsonl").write_text("\n".join(reversed(rows) if split == "test" else rows))
+    (data / "repo").mkdir()
+    for n in range(20):
+        (data / "repo" / f"{n}.py").write_text("\n".join(f"x{i} = {n}" for i in range(30)))
+    given = (
+        'prune.methods=["wanda"]',
+        "prune.sparsities=[0.5]",
+        'domains={sums="math", own="python.jsonl:text", both="own:2+math", repo="./repo:python"}',
+        'tasks={sums={task="perplexity:math/test", limit=3, seq_len=32}}',
+    )
+    read, cells, records = planned(file, *given)
+    results = study.run(cells, records, submit=in_here([]))
+    assert names(results, "done") == {cell.name for cell in cells} and len(cells) == 6
+    found = {row.submodel: row for cell in cells for row in records.rows_of(cell) if row.task == "perplexity"}
+    assert set(found) == {"dense", *(f"{name}-wanda-50" for name in ("sums", "own", "both", "repo"))}
+    assert found["dense"].data["name"] == "math/test" and found["dense"].data["set"]["split"] == "test"
+    store = Store(records.out / "tiny.store")
+    calibrations = {name: store.manifest(name)["calibration"] for name in store.names}
+    assert calibrations["sums-wanda-50"]["path"] == "gsm8k/main/train.jsonl"
+    assert [part["tokens"] for part in calibrations["both-wanda-50"]["parts"]] == [64, 32]
+    assert calibrations["repo-wanda-50"]["repository"]["languages"]
+    assert study.study_table(read, cells, records).count("sums") == 3, "a column, a row, what stands behind it"
+
+    # a part that becomes another text makes its mixtures others
+    made = next(cell.makes for cell in cells if cell.makes)
+    assert made["both-wanda-50"][-1] == "own:2+math; own=python.jsonl:text"
+    for spec, said in (("maths", "did you mean 'math'?"), ("math:0", "above 0"), ("cpp", "code_search_net/cpp/train")):
+        assert said in refused(capsys, file, "--set", f"domains.sums={spec}"), spec
+    trained = 'tasks={sums={task="perplexity:math/train"}}'
+    options = [word for setting in (*given[:3], trained) for word in ("--set", setting)]
+    assert "math/train is what domain sums is calibrated on" in refused(capsys, file, *options)
 
 
 def test_a_failed_cell_does_not_stop_the_others(file: Path, monkeypatch, capsys):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from submodel.calibration import stand_ins
 from submodel.errors import SubmodelError
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
@@ -53,6 +54,9 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None) -> st
     notes = sorted({f"{row.n:,} {_counted(row)} of {_name(row, names)}" for row in results})
     notes = [f"95% intervals in brackets; {'; '.join(notes)}"] if notes else []
     notes += sorted({f"{row.submodel}: calibrated on a stand-in: {note}" for row in rows for note in row.notes})
+    notes += sorted(
+        {f"{_name(row, names)}: text of a stand-in: {note}" for row in results for note in stand_ins(row.data)}
+    )
     if bases:
         notes.append(f"with a sign: difference from {against} on the same windows or problems")
     if len(results) < len(rows):

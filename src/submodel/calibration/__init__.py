@@ -3,7 +3,14 @@
 from submodel.calibration.catalogue import ALIASES, DOMAINS
 from submodel.calibration.contamination import Problems, problem_text
 from submodel.calibration.documents import Document, Split, Text, parse_spec, read_documents, read_text
-from submodel.calibration.domains import Domain, load_domain, parse_domains
+from submodel.calibration.domains import (
+    Domain,
+    is_named_split,
+    load_domain,
+    parse_domains,
+    read_held_out,
+    read_part,
+)
 from submodel.calibration.packing import Budget, load_samples, pack, pack_documents, tokens_in
 from submodel.calibration.rebuild import rebuild
 from submodel.calibration.repository import read_repository
@@ -23,6 +30,7 @@ __all__ = [
     "Split",
     "Text",
     "is_held_out",
+    "is_named_split",
     "load_domain",
     "load_samples",
     "pack",
@@ -32,6 +40,8 @@ __all__ = [
     "parts_of",
     "problem_text",
     "read_documents",
+    "read_held_out",
+    "read_part",
     "read_repository",
     "rebuild",
     "read_text",

@@ -312,13 +312,14 @@ ALIASES: dict[str, str] = {
 }
 
 
-def read_domain(name: str, data_dir: Path | None, revision: str | None = None) -> Text:
+def read_domain(name: str, data_dir: Path | None, revision: str | None = None, split: str | None = None) -> Text:
     """The documents of a named set or alias.
 
     Args:
         name: a key of DOMAINS or ALIASES.
         data_dir: where sets lie (see `sets`); the hub if None.
         revision: another commit of the hub than the entry's.
+        split: another split than the one to calibrate on, read whole.
 
     Raises:
         SubmodelError: it cannot be had, has other columns, or no text.
@@ -326,8 +327,10 @@ def read_domain(name: str, data_dir: Path | None, revision: str | None = None) -
     key = ALIASES.get(name, name)
     wanted = DOMAINS[key]
     source = replace(wanted.source, revision=revision) if revision else wanted.source
+    if split is not None:
+        source = _other_split(source, split)
     found = read_set(source, data_dir, _MOST_ROWS)
-    rows = found.rows[: max(1, int(len(found.rows) * wanted.fraction))]
+    rows = found.rows if split else found.rows[: max(1, int(len(found.rows) * wanted.fraction))]
     text = wanted.stand_in_text if found.stand_in and wanted.stand_in_text else wanted.text
     turns = wanted.turns if text is wanted.text else None
     documents: list[Document] = []
@@ -338,7 +341,14 @@ def read_domain(name: str, data_dir: Path | None, revision: str | None = None) -
             documents.append(Document(found.origin, number, shown, pair))
     if not documents:
         raise SubmodelError(f"{found.origin}: no text in it: give the set's own rows")
-    return Text(name, documents, found.origin, None, wanted.source.split, {"set": _named(key, found)})
+    return Text(name, documents, found.origin, None, source.split, {"set": _named(key, found)})
+
+
+def _other_split(source: NamedSet, split: str) -> NamedSet:
+    if source.files:
+        raise SubmodelError(f"{source.hub}: only its {source.split} split can be read, not {split!r}: name another set")
+    stand_in = f"{source.path}/{split}.jsonl" if source.stand_in else ""
+    return replace(source, split=split, split_here=None, stand_in=stand_in)
 
 
 def _render(template: Template, row: Row, found: Rows, number: int) -> str:

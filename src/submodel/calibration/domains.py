@@ -1,7 +1,7 @@
-"""What `--domain` says: a named set, own text, a repository, a mixture of them -> samples."""
+"""What `--domain` says: a named set, own text, a repository, a mixture of them -> samples. And what is held out."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,29 @@ def parse_domains(specs: Sequence[str], own: Mapping[str, str]) -> tuple[list[Do
     return domains, readers
 
 
+def read_held_out(spec: str, data_dir: Path | None = None) -> Text:
+    """Text to evaluate on: `SET/SPLIT`, a named set's other split in the template that it is calibrated on, or
+    `PATH[:COLUMN]`, of a source tree its held-out files. What is there as a path is read as one.
+
+    Args:
+        spec: such as translation/test or notes.jsonl:body.
+        data_dir: where named sets lie; the hub if None.
+
+    Raises:
+        SubmodelError: it is not there, has other columns, or no text.
+    """
+    if not is_named_split(spec):
+        return read_text(spec, spec, "held-out")
+    name, _, split = spec.partition("/")
+    return replace(read_domain(name, data_dir, split=split), name=spec)
+
+
+def is_named_split(spec: str) -> bool:
+    """Whether it is `SET/SPLIT` and no path."""
+    name, _, split = spec.partition("/")
+    return name in {*DOMAINS, *ALIASES} and split.isidentifier() and not Path(spec).exists()
+
+
 def _is_repository(recipe: str, readers: Mapping[str, Reader]) -> bool:
     """Whether it is a path and not names; a directory called like a known name has to be given as ./NAME."""
     known = recipe.partition("+")[0].partition(":")[0] in {*DOMAINS, *ALIASES, *readers}
@@ -104,8 +127,14 @@ def load_domain(
     """
     if not domain.parts:
         return Samples(domain.name, torch.empty(0, 0, dtype=torch.int64))
-    parts = [(readers[n]() if n in readers else read_domain(n, data_dir), weight) for n, weight in domain.parts]
-    return pack(domain.name, parts, tokenizer, budget, domain.recipe)
+    texts = [read_part(name, readers, data_dir) for name, _ in domain.parts]
+    weights = [weight for _, weight in domain.parts]
+    return pack(domain.name, list(zip(texts, weights, strict=True)), tokenizer, budget, domain.recipe)
+
+
+def read_part(name: str, readers: Mapping[str, Reader], data_dir: Path | None) -> Text:
+    """The text of one part of a domain (see `load_domain`)."""
+    return readers[name]() if name in readers else read_domain(name, data_dir)
 
 
 def _weight(spec: str, given: str) -> float:

@@ -60,7 +60,11 @@ def add(verbs: arguments.Verbs) -> None:
         metavar="NATS",
         help="find the highest sparsity at which --held-out loses no more than so many nats a token",
     )
-    p.add_argument("--held-out", metavar="PATH[:COLUMN]", help="text of the domain that calibration does not see")
+    p.add_argument(
+        "--held-out",
+        metavar="TEXT",
+        help="text of the domain that calibration does not see: PATH[:COLUMN], or SET/SPLIT such as python/test",
+    )
     p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
     p.add_argument(
         "--allocation",
@@ -198,12 +202,12 @@ def _extract(args: argparse.Namespace) -> None:
 
 def _held_out(args: argparse.Namespace, base: "Base", domains: int) -> "Samples":
     """The text that `--max-loss` is measured on."""
-    from submodel.calibration import read_text
+    from submodel.calibration import read_held_out
     from submodel.tasks.perplexity import as_much_as_there_is
 
     if domains != 1 or args.held_out is None or args.sparsity is not None or args.pattern is not None:
-        raise SubmodelError("--max-loss: give one domain, --held-out PATH[:COLUMN], and no --sparsity or --pattern")
-    text = read_text(args.held_out, args.held_out, "held-out")
+        raise SubmodelError("--max-loss: give one domain, --held-out TEXT, and no --sparsity or --pattern")
+    text = read_held_out(args.held_out, arguments.directory(args.data_dir))
     return as_much_as_there_is(text, base.tokenizer, 50_000, min(args.seq_len, 1024))
 
 

@@ -21,7 +21,7 @@ def add(verbs: arguments.Verbs) -> None:
         action="append",
         required=True,
         metavar="T",
-        help="perplexity:PATH[:COLUMN], humaneval, mbpp, csr, ...",
+        help="perplexity:PATH[:COLUMN] or perplexity:SET/SPLIT, humaneval, mbpp, csr, ...",
     )
     p.add_argument("--out", required=True, metavar="ROWS.jsonl", help="rows are appended to it")
     p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")

@@ -5,12 +5,13 @@ line: a study comes from others more often than a command does.
 """
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from submodel.calibration import parse_spec, read_documents
+from submodel.calibration import Text, is_named_split, parse_domains, read_held_out, read_part
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, is_hub_id, open_base
 from submodel.prune import METHODS
@@ -93,7 +94,7 @@ class Study:
         models: name -> absolute path or hub id.
         data: the directory where relative paths of domains and tasks start; cells run in it.
         named_sets: whether named sets such as humaneval lie there too; else they come from the hub.
-        domains: name -> PATH[:COLUMN] to calibrate on.
+        domains: name -> what to calibrate on, as `extract --domain NAME=...` takes it.
         calibration: options of every extraction, equal for all domains.
         methods, patterns: how to prune.
         tasks: name -> what to measure, with its options.
@@ -259,30 +260,49 @@ def _check_data(study: Study) -> None:
     """Every text is there and has its column, every named set is there, and no task's text is calibrated on."""
     if not study.data.is_dir():
         raise SubmodelError(f"{study.file}: data = {str(study.data)!r}: no such directory: give it with --set data=DIR")
+    with chdir(study.data):  # as cells do
+        calibrated = _check_domains(study)
+        for name, (task, _) in study.tasks.items():
+            with _named(study, f"[tasks.{name}]"):
+                if task.name == "perplexity" and (study.named_sets or not is_named_split(task.spec)):
+                    path = Path(read_held_out(task.spec, _data_dir(study)).path)
+                    if path.is_file() and path.resolve() in calibrated:
+                        raise SubmodelError(
+                            f"{task.spec} is what domain {calibrated[path.resolve()]} is calibrated on: evaluate on "
+                            "text that it has not seen"
+                        )
+                if study.named_sets:
+                    for source in sets_of(task):
+                        read_set(source, study.data)
+
+
+def _check_domains(study: Study) -> dict[Path, str]:
+    """File -> the domain that it is calibrated on; of sets on the hub only the name is checked."""
+    specs = [f"{name}={spec}" for name, spec in study.domains.items()]
+    with _named(study, "[domains]"):
+        domains, readers = parse_domains(specs, {})
+    texts: dict[str, Text] = {}
     calibrated: dict[Path, str] = {}
-    for name, spec in study.domains.items():
-        path, column = _text(study, spec)
-        read_documents(path, column)
-        calibrated[path.resolve()] = name
-    for name, (task, _) in study.tasks.items():
-        if task.name == "perplexity":
-            path, column = _text(study, task.spec)
-            read_documents(path, column, "held-out")
-            if path.is_file() and path.resolve() in calibrated:
-                raise SubmodelError(
-                    f"{study.file}, [tasks.{name}]: {task.spec} is what domain {calibrated[path.resolve()]} is "
-                    "calibrated on: evaluate on text that it has not seen"
-                )
-        if study.named_sets:
-            for source in sets_of(task):
-                read_set(source, study.data)
+    for domain in domains:
+        for part, _ in domain.parts:
+            if part not in readers and not study.named_sets:
+                continue
+            with _named(study, f"[domains], {domain.name}"):
+                texts[part] = texts.get(part) or read_part(part, readers, _data_dir(study))
+            calibrated.setdefault(Path(texts[part].path).resolve(), domain.name)
+    return calibrated
 
 
-def _text(study: Study, spec: str) -> tuple[Path, str | None]:
-    """The file and column of a `PATH[:COLUMN]` as a cell will see it."""
-    path, column = parse_spec(spec if spec.startswith("~") else str(study.data / spec))
-    if not path.exists():
+def _data_dir(study: Study) -> Path | None:
+    return study.data if study.named_sets else None
+
+
+@contextmanager
+def _named(study: Study, where: str) -> Iterator[None]:
+    """Say of an error which entry of the file it is about."""
+    try:
+        yield
+    except SubmodelError as error:
         raise SubmodelError(
-            f"{study.file}: {spec}: no such file or directory under {study.data}: give another --set data=DIR"
-        )
-    return path, column
+            f"{study.file}, {where}: {error}; paths start in {study.data}: another is given with --set data=DIR"
+        ) from error

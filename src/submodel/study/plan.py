@@ -126,9 +126,10 @@ def _extraction(
         made = {name: (*way, *options)}
         texts: tuple[str, ...] = ("--name", name)
     else:
-        texts = tuple(word for d, spec in study.domains.items() for word in ("--calibration", f"{d}={spec}"))
+        texts = tuple(word for d, spec in study.domains.items() for word in ("--domain", f"{d}={spec}"))
         texts += tuple(word for d in study.domains for word in ("--name", f"{d}-{name}"))
-        made = {f"{d}-{name}": (*way, *options, "--calibration", spec) for d, spec in study.domains.items()}
+        texts += ("--data-dir", ".") if study.named_sets else ()
+        made = {f"{d}-{name}": (*way, *options, "--domain", _text(study.domains, d)) for d in study.domains}
     store = out / f"{model}.store"
     return Cell(
         name=f"{model}/extract/{name}",
@@ -138,6 +139,14 @@ def _extraction(
         work=extraction_work(method, study.calibration, len(made), size),
         store=store,
         makes=made,
+    )
+
+
+def _text(domains: Mapping[str, str], name: str) -> str:
+    """What decides a domain's text: its entry and, of a mixture, those of its parts."""
+    parts = [part.partition(":")[0] for part in domains[name].split("+")]
+    return "; ".join(
+        [domains[name], *(f"{part}={domains[part]}" for part in parts if part in domains and part != name)]
     )
 
 

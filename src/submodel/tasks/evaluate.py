@@ -23,7 +23,7 @@ TASKS: dict[str, Callable[[Cell], Iterable[Row]]] = {
     **HARNESS,
     **TRANSLATION,
 }
-_TAKES = {"perplexity": "PATH[:COLUMN]", "repository": "PATH[:LANGUAGE]", "translation": "[FORM]"}
+_TAKES = {"perplexity": "PATH[:COLUMN] or SET/SPLIT", "repository": "PATH[:LANGUAGE]", "translation": "[FORM]"}
 
 
 def parse_task(spec: str) -> Task:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.calibration import Budget, Samples, Text, load_samples, pack, parts_of, read_repository, tokens_in
+from submodel.calibration import Budget, Samples, Text, pack, parts_of, read_held_out, read_repository, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.runtime.batch import prefill, step
@@ -99,8 +99,9 @@ def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callabl
 
 
 def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
-    """`perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree; `repository:PATH[:LANGUAGE]`:
-    the held-out files of a repository, as many tokens as there are if these are fewer."""
+    """`perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree; `perplexity:SET/SPLIT`: a
+    split of a named set; `repository:PATH[:LANGUAGE]`: the held-out files of a repository, as many tokens as there are
+    if these are fewer."""
     task, loaded, settings = cell.task, cell.loaded, cell.settings
     key = (loaded.base.sha256, task)
     if key not in cell.shared:
@@ -108,15 +109,9 @@ def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
         if task.name == "repository":
             cell.shared[key] = held_out(task.spec, loaded.tokenizer, tokens, settings.seq_len, settings.seed)
         else:
-            cell.shared[key] = load_samples(
-                task.spec,
-                task.spec,
-                loaded.tokenizer,
-                samples=max(1, tokens // settings.seq_len),
-                seq_len=settings.seq_len,
-                seed=settings.seed,
-                split="held-out",
-            )
+            text = read_held_out(task.spec, settings.data_dir)
+            budget = Budget(settings.seq_len, tokens=tokens, seed=settings.seed)
+            cell.shared[key] = pack(text.name, [(text, 1)], loaded.tokenizer, budget)
     samples: Samples = cell.shared[key]
     refuse_calibrated_rows(loaded, samples)
     provenance = samples.provenance
@@ -127,6 +122,8 @@ def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
         "documents": provenance.documents,
         "sha256_tokens": provenance.sha256_tokens,
     }
+    if "set" in provenance.about:
+        data["set"] = provenance.about["set"]
     used = {"tokens": provenance.tokens, "seq_len": settings.seq_len, "seed": settings.seed}
     used |= {"arithmetic": "decoding"} if settings.decode else {}
     row = cell.row("perplexity", data, used)
