@@ -69,7 +69,7 @@ class Samples:
     computed. Packed samples have no padding and no lengths. `weights`, if there, float32 of `ids`' shape, are what
     tokens count for in a statistic. `openings`, if there, int64 (count,), are tokens that each open a sequence of
     their own (see `with_openings`). `documents` are those that take part, whole; `contamination` is what
-    `contamination.Problems` found of them.
+    `contamination.Problems` found of them, `settling` how their number was found (see `prune.settle`).
     """
 
     name: str
@@ -80,6 +80,7 @@ class Samples:
     weights: torch.Tensor | None = None
     documents: tuple[Document, ...] = ()
     contamination: Mapping[str, Any] | None = None
+    settling: Mapping[str, Any] | None = None
 
     @property
     def tokens(self) -> torch.Tensor:

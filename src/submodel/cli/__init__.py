@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         for option in ("samples", "seq_len", "tokens", "batch_tokens", "limit", "max_tokens", "slots"):
-            if (value := getattr(args, option, None)) is not None and value < (2 if option == "seq_len" else 1):
+            if isinstance(value := getattr(args, option, None), int) and value < (2 if option == "seq_len" else 1):
                 raise SubmodelError(f"--{option.replace('_', '-')} {value}: give a larger number")
         return args.run(args) or 0
     except SubmodelError as error:

@@ -8,6 +8,7 @@ from typing import NoReturn
 from submodel.errors import SubmodelError
 
 DTYPES = ("bfloat16", "float16", "float32")
+AUTO = "auto"
 Run = Callable[[argparse.Namespace], int | None]
 
 
@@ -30,6 +31,16 @@ class Verbs:
         p.set_defaults(run=run)
         p.add_argument("--json", action="store_true", help="print one JSON document")
         return p
+
+
+def tokens(given: str) -> int | str:
+    """A token budget: a number, or AUTO."""
+    if given == AUTO:
+        return AUTO
+    try:
+        return int(given)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid value {given!r}: give a number or {AUTO}") from None
 
 
 def directory(given: str | None) -> Path | None:

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from submodel.errors import SubmodelError, unknown_name
 if TYPE_CHECKING:
     from submodel.calibration import Samples
     from submodel.models import Base
+    from submodel.prune.select import Pattern
+    from submodel.prune.settle import Settling
 
 
 def add(verbs: arguments.Verbs) -> None:
@@ -80,7 +83,18 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")
     p.add_argument("--seq-len", type=int, default=2048, help="tokens a sample (default: 2048)")
-    p.add_argument("--tokens", type=int, help="token budget of every domain, instead of --samples")
+    p.add_argument(
+        "--tokens",
+        type=arguments.tokens,
+        help="token budget of every domain, instead of --samples; auto: doubled until the masks have settled, "
+        "--samples at most",
+    )
+    p.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.02,
+        help="of --tokens auto: Jaccard distance to the masks of unlimited text that is expected (default: 0.02)",
+    )
     p.add_argument(
         "--shape", default="packed", help="packed, or document: each sample is one document (default: packed)"
     )
@@ -151,10 +165,17 @@ def _extract(args: argparse.Namespace) -> None:
         wanted = [replace(domain, name=name) for domain, name in zip(wanted, args.name, strict=True)]
     base = open_base(args.model, args.trust_remote_code)
     longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
-    budget = Budget(
-        min(args.seq_len, longest), args.samples, args.tokens, args.seed, args.shape, args.form, args.weighting
-    )
-    domains = [load_domain(domain, base.tokenizer, budget, readers=readers, data_dir=data_dir) for domain in wanted]
+    auto = args.tokens == arguments.AUTO
+    tokens = None if auto else args.tokens
+    budget = Budget(min(args.seq_len, longest), args.samples, tokens, args.seed, args.shape, args.form, args.weighting)
+    read = partial(load_domain, tokenizer=base.tokenizer, readers=readers, data_dir=data_dir)
+    domains = [read(domain, budget=budget) for domain in wanted]
+    if auto:
+        curves = _settle(args, base, domains, pattern)
+        if all(curve.is_settled for curve in curves.values()):
+            budget = replace(budget, samples=max(curve.samples[-1] for curve in curves.values()))
+            domains = [read(domain, budget=budget) for domain in wanted]
+        domains = [replace(domain, settling=curves[domain.name].as_dict()) for domain in domains]
     if data_dir and not args.skip_contamination:
         problems = Problems(problems_in(data_dir))
         domains = [replace(d, contamination=problems.overlaps(d.documents)) if d.documents else d for d in domains]
@@ -198,6 +219,38 @@ def _extract(args: argparse.Namespace) -> None:
     if args.against:
         run["fit"] = _fit(args, result.manifests, budget.seq_len, lines)
     show(args, {"submodels": result.manifests, **run}, lines)
+
+
+def _settle(
+    args: argparse.Namespace, base: "Base", domains: "list[Samples]", pattern: "Pattern"
+) -> "dict[str, Settling]":
+    """How much text is enough for each domain; says it."""
+    import torch
+
+    from submodel.prune.settle import settle
+
+    with Bar("settling", "tokens") as bar:
+        curves = settle(
+            base,
+            domains,
+            method=args.method,
+            pattern=pattern,
+            tolerance=args.tolerance,
+            dtype=getattr(torch, args.dtype) if args.dtype else None,
+            device=args.device,
+            batch_tokens=args.batch_tokens,
+            progress=bar.named,
+        )
+    for name, curve in curves.items():
+        if not curve.is_settled:
+            say(f"{name}: not settled: {_settled(curve.as_dict())}; all {args.samples} samples are used")
+    return curves
+
+
+def _settled(settling: dict[str, Any]) -> str:
+    curve = zip(settling["tokens"], settling["distances"], strict=True)
+    steps = ", ".join(f"{distance:.4f} at {tokens:,}" for tokens, distance in curve)
+    return f"{steps} tokens (distance to the masks of unlimited text, estimated; tolerance {settling['tolerance']:g})"
 
 
 def _held_out(args: argparse.Namespace, base: "Base", domains: int) -> "Samples":
@@ -271,6 +324,8 @@ def _info(args: argparse.Namespace) -> None:
         ]
         lines += [f"stand-in: {line}" for line in stand_ins(calibration)]
         lines += _overlapping(manifest)
+        if "settling" in manifest:
+            lines.append(f"settling: {_settled(manifest['settling'])}")
     removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
     lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")
     lines.append(f"masks {manifest['masks']['sha256'][:16]}, made {manifest['created'][:19]} in {manifest['dtype']}")

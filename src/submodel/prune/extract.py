@@ -139,6 +139,8 @@ def extract(
                     seen = {"unseen_experts": sorted(found.unseen), "seconds": round(time.monotonic() - started, 1)}
                     if domain.contamination is not None:
                         seen["contamination"] = domain.contamination
+                    if domain.settling is not None:
+                        seen["settling"] = domain.settling
                     target.add(domain.name, found, {**recipe, **seen, "created": _now()})
                 work.remove()
     except (OSError, SubmodelError) as error:
