@@ -117,6 +117,7 @@ def test_the_plan(file: Path, llama: Path):
 @pytest.mark.parametrize("verb, options", [("extract", CALIBRATION), ("eval", EVALUATION)])
 def test_every_option_of_a_file_is_one_of_its_verb(verb: str, options: dict[str, Any]):
     values = {"k": [1, 10], "chat": True, "dtype": "float32", "device": "cpu", "wordnet": "DIR"}
+    values |= {"shape": "document", "form": "fim", "weighting": "document"}
     given = {name: values.get(name, 3) for name in options}
     assert all(options[name].fits(value) for name, value in given.items())
     more = ["--task", "humaneval"] if verb == "eval" else []
@@ -310,6 +311,7 @@ BAD_LINES = {
     "a sparsity that is no number": ("[0.5,", "[true,", "give a fraction"),
     "a sparsity twice": ("[0.5,", "[0.5, 0.5,", "twice"),
     "a number of the wrong kind": ("samples = 3", "samples = 0.5", "a whole number from 1"),
+    "a shape that is none": ("samples = 3", 'shape = "square"', "packed or document"),
     "a model that is not there": ('tiny = "', 'tiny = "/nowhere', "--set models.tiny=PATH"),
     "a domain that is not there": ("python.jsonl", "pithon.jsonl", "--set data=DIR"),
     "no such column": ("prose.jsonl:text", "prose.jsonl:body", "no column 'body'"),

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from submodel.calibration import Text, is_named_split, parse_domains, read_held_out, read_part
+from submodel.calibration.forms import FORMS
+from submodel.calibration.packing import SHAPES, WEIGHTINGS
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, is_hub_id, open_base
 from submodel.prune import METHODS
@@ -38,6 +40,10 @@ def _whole(least: int) -> Kind:
     return Kind(f"a whole number from {least}", lambda v: isinstance(v, int) and v is not True and v >= least)
 
 
+def _one_of(known: Iterable[str]) -> Kind:
+    return Kind(" or ".join(known), lambda v: v in list(known))
+
+
 _TEXT = Kind("a string", lambda v: isinstance(v, str) and bool(v))
 _FLAG = Kind("true or false", lambda v: isinstance(v, bool))
 _NUMBER = Kind("a number from 0", lambda v: isinstance(v, int | float) and not isinstance(v, bool) and v >= 0)
@@ -51,6 +57,9 @@ CALIBRATION: dict[str, Kind] = {
     "tokens": _whole(1),
     "samples": _whole(1),
     "seq_len": _whole(2),
+    "shape": _one_of(SHAPES),
+    "form": _one_of(FORMS),
+    "weighting": _one_of(WEIGHTINGS),
     "seed": _whole(0),
     "dtype": _DTYPE,
     "batch_tokens": _whole(1),
