@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from submodel.runtime import Loaded, Request, generate, generate_batch, load, native
-from submodel.runtime.batch import prefill, step
 from submodel.runtime.engine import FAMILIES
+from submodel.runtime.forward import prefill, step
 from submodel.runtime.slots import Slots
 from tests import tiny
 from tests.test_packed_models import export, store_of

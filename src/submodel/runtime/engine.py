@@ -34,16 +34,19 @@ class Engine:
         self._held = held  # what the plan points to
         self._embed, self._rotary = model.get_input_embeddings(), model.model.rotary_emb
 
-    def step(self, ids: torch.Tensor, positions: torch.Tensor, slots: Slots) -> torch.Tensor:
+    def step(self, ids: torch.Tensor, positions: torch.Tensor, slots: Slots, *, alone: bool = False) -> torch.Tensor:
         """Write one token of every live row into the cache; the caller advances it.
 
         Args:
             ids, positions: int64 (rows, 1).
             slots: of at least `rows` sequences, with room for a column.
+            alone: every row's logits are, bit for bit, those it gets by itself; many rows then take up to twice as long
+                where the processor has tiles.
 
         Returns:
             float32 logits (rows, vocabulary).
         """
+        self._plan.alone = alone
         embedded = self._embed(ids)
         x = embedded[:, 0].float().contiguous()
         cosine, sine = (t[:, 0].float().contiguous() for t in self._rotary(embedded.float(), positions))
@@ -112,6 +115,7 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         first.head_dim,
         config.intermediate_size,
         _ACTIVATIONS[config.hidden_act],
+        0,
         config.rms_norm_eps,
         first.scaling,
         blocks,
