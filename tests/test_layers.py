@@ -15,7 +15,7 @@ LAYERS = [
     ["compare", "runtime"],
     ["export", "prune", "tasks"],
     ["report"],
-    ["study"],
+    ["study", "serve"],
     ["cli"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
