@@ -55,7 +55,7 @@ class Engine:
         keys = pointers(*(layer.keys.data_ptr() for layer in layers))
         values = pointers(*(layer.values.data_ptr() for layer in layers))
         starts = (ctypes.c_int64 * len(ids))(*slots.starts)
-        logits = torch.empty(len(ids), self.vocabulary)
+        logits = torch.empty(len(ids), self.vocabulary, dtype=torch.float32)
         native.library().sm_step(
             ctypes.byref(self._plan),
             len(ids),

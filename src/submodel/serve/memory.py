@@ -5,10 +5,11 @@ waiting stand in line, so that a stream of requests for one model cannot keep an
 """
 
 import asyncio
-import gc
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from submodel.errors import SubmodelError
 from submodel.runtime.live import Live
@@ -53,6 +54,7 @@ class Models:
         self._entries: dict[str, _Entry] = {}
         self._line = asyncio.Lock()
         self._freed = asyncio.Event()
+        self._loading = asyncio.Lock()  # two at once would share pages, and neither's be free when it goes
         self.loads = self.evictions = 0
 
     @property
@@ -66,19 +68,18 @@ class Models:
         Raises:
             Refusal: no room in time (503), or it cannot be loaded (500).
         """
+        deadline = asyncio.get_running_loop().time() + self._wait_s
+        await self._in_time(deadline, name, self._line.acquire())
         try:
-            async with asyncio.timeout(self._wait_s), self._line:
-                entry = self._entries.get(name)
-                if entry is None:
-                    await self._make_room(self._size(name))
-                    task = asyncio.create_task(self._load(name))
-                    entry = self._entries[name] = _Entry(task, self._size(name))
-                    task.add_done_callback(lambda done, entry=entry: self._loaded(name, entry, done))
-                entry.users += 1  # before anyone else can look
-        except TimeoutError as error:
-            raise Refusal(
-                503, f"{name} is not in memory, and the others are busy: try again", "no_memory", retry_after_s=5
-            ) from error
+            entry = self._entries.get(name)
+            if entry is None:
+                await self._make_room(name, deadline)
+                task = asyncio.create_task(self._load(name))
+                entry = self._entries[name] = _Entry(task, self._size(name))
+                task.add_done_callback(lambda done, entry=entry: self._loaded(name, entry, done))
+            entry.users += 1  # before anyone else can look
+        finally:
+            self._line.release()
         try:
             live = await asyncio.shield(entry.live)
         except SubmodelError as error:
@@ -111,7 +112,8 @@ class Models:
         def load() -> Live:
             return Live(self.provision.load(name), cache_bytes=self._cache_bytes)
 
-        live = await asyncio.to_thread(load)
+        async with self._loading:
+            live = await asyncio.to_thread(load)
         self.loads += 1
         _log.info("%s: loaded in %.2f s", name, time.monotonic() - start)
         return live
@@ -122,6 +124,7 @@ class Models:
                 _log.error("%s: not loaded: %s", name, task.exception())
             if self._entries.get(name) is entry:
                 del self._entries[name]
+        if not entry.users:
             self._freed.set()
 
     def _leave(self, entry: _Entry) -> None:
@@ -130,18 +133,28 @@ class Models:
         if not entry.users:
             self._freed.set()
 
-    async def _make_room(self, size_bytes: int) -> None:
-        """Evict until a model of this size fits; wait while all are busy."""
+    async def _make_room(self, name: str, deadline: float) -> None:
+        """Evict until a model fits; wait while all are busy."""
+        size_bytes = self._size(name)
         while self._entries and sum(self.resident.values()) + size_bytes > self._memory_bytes:
             idle = [name for name, entry in self._entries.items() if not entry.users and entry.live.done()]
-            if not idle:
+            if idle:
+                await self._evict(min(idle, key=lambda n: self._entries[n].used))
+            else:
                 self._freed.clear()
-                await self._freed.wait()
-                continue
-            name = min(idle, key=lambda n: self._entries[n].used)
-            entry = self._entries.pop(name)
-            await asyncio.to_thread(entry.live.result().close)
-            del entry
-            await asyncio.to_thread(gc.collect)  # modules refer to each other in circles
-            self.evictions += 1
-            _log.info("%s: evicted", name)
+                await self._in_time(deadline, name, self._freed.wait())
+
+    async def _evict(self, name: str) -> None:
+        await asyncio.to_thread(self._entries.pop(name).live.result().close)
+        self.evictions += 1
+        _log.info("%s: evicted", name)
+
+    async def _in_time(self, deadline: float, name: str, wait: Coroutine[Any, Any, Any]) -> None:
+        """Raises Refusal (503) when others take too long."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await wait
+        except TimeoutError as error:
+            raise Refusal(
+                503, f"{name} is not in memory, and the others are busy: try again", "no_memory", retry_after_s=5
+            ) from error

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.runtime import Loaded, load
@@ -68,6 +70,7 @@ class PackedProvision:
                 )
         self._opened: dict[str, Base] = {}
         self._base = open_store_base(self._store, base, trust_remote_code, self._opened)
+        self._base.skeleton(torch.bfloat16)  # built before any thread computes
         self._manifests = {name: self._store.manifest(name) for name in self._store.names}
 
     @property
@@ -114,7 +117,7 @@ class PackedProvision:
             masked = form.masked and name != BASE
             bits = form.bits if masked else FORMATS[form.rest].bits
             words = count // cols * -(-cols // 64)
-            kept = count * (1 - entry["sparsity"]) if masked else count
+            kept = count * (1 - entry["sparsity"]) if masked else count if bits == 16 else 64 * words
             size += kept * bits / 8 + masked * words * 8 + (bits < 16) * words * 2
         whole = self._store.base["size_bytes"] / self._base.dtype.itemsize
         rest = max(0.0, whole - weights)
