@@ -85,10 +85,15 @@ class PackedProvision:
     def context(self) -> int:
         return getattr(self._base.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
+    @property
+    def _parameters(self) -> int:
+        return self._store.base["size_bytes"] // self._base.dtype.itemsize
+
     def describe(self, name: str) -> dict[str, Any]:
         about = {"size_bytes": self.size_bytes(name), "format": self._format}
         if name == BASE:
-            return {**about, "base": Path(self._store.base["reference"]).name}
+            family = self._base.config.get_text_config().model_type
+            return {**about, "base": Path(self._base.reference).name, "family": family, "parameters": self._parameters}
         manifest = self._manifests[name]
         calibration = manifest["calibration"] or {}
         return {
@@ -119,8 +124,7 @@ class PackedProvision:
             words = count // cols * -(-cols // 64)
             kept = count * (1 - entry["sparsity"]) if masked else count if bits == 16 else 64 * words
             size += kept * bits / 8 + masked * words * 8 + (bits < 16) * words * 2
-        whole = self._store.base["size_bytes"] / self._base.dtype.itemsize
-        rest = max(0.0, whole - weights)
+        rest = max(0, self._parameters - weights)
         return int(size + rest * (1.1 if FORMATS[form.rest].bits == 8 else 2))
 
     def load(self, name: str) -> Loaded:
