@@ -1,8 +1,10 @@
 """The verb that answers over HTTP: serve."""
 
 import argparse
+import contextlib
 import os
 import re
+import sys
 
 from submodel.cli import arguments
 from submodel.cli.console import say, show
@@ -79,7 +81,9 @@ def _serve(args: argparse.Namespace) -> None:
     server = Server(provision, undecided, settings)
     names = [*provision.names, *settings.upstreams]
     show(args, {"url": server.url, "models": names}, [f"{server.url}/v1 answers as auto, {', '.join(names)}"])
-    server.run()
+    sys.stdout.flush()  # a program that started this one waits for the line
+    with contextlib.suppress(KeyboardInterrupt):  # raised again when all is put away
+        server.run()
     say("stopped")
 
 
