@@ -60,7 +60,7 @@ function write(target, text, plain) {
 const REASONS = {
   model: "as asked", header: "by the header", file: "by the file's name", fence: "by the code's fence",
   fim: "by the code around", detector: "by the kind of code", activations: "by the base's activations",
-  default: "undecided",
+  mention: "by the language it names", default: "undecided",
 };
 
 // Streams one answer into an article; returns its text.
