@@ -9,12 +9,12 @@ import argparse
 import os
 import sys
 
-from submodel.cli import derive, generate, measure
+from submodel.cli import derive, generate, measure, route
 from submodel.cli.arguments import Parser, Verbs
 from submodel.cli.console import say
 from submodel.errors import SubmodelError
 
-GROUPS = (derive, measure, generate)
+GROUPS = (derive, measure, generate, route)
 
 
 def parser() -> argparse.ArgumentParser:
