@@ -1,6 +1,6 @@
 """Routing accuracy and latency on labelled requests that were not seen at calibration.
 
-    python -m benchmarks.routing MODEL --data DIR [--out DIR] [--limit N] [--fresh]
+    python -m benchmarks.routing MODEL --data DIR [--out DIR] [--limit N] [--prompts N] [--fresh]
 
 DIR holds named sets in their hub columns. Sub-models for Python, Java, C++, JavaScript, maths and translation are
 fitted from train splits; requests come from test splits of the same sets and of sets that were not fitted to
@@ -198,31 +198,32 @@ def table(found: list[tuple[Request, Decision]]) -> list[str]:
 
 
 def latency(router: Router, base: Base, wanted: list[Request]) -> list[str]:
-    """Milliseconds of a decision and of the base's prefill of the same prompts, by turns."""
+    """Processor time of a decision and of the base's prefill of the same prompts, by turns; the detector's apart."""
     model = base.load(torch.bfloat16)
-    decisions: list[float] = []
-    prefills: list[float] = []
-    lengths: list[int] = []
+    spent: list[list[float]] = []
     with torch.inference_mode():
         for request in wanted:
             ids = base.tokenizer(request.signals.text, return_tensors="pt")["input_ids"]
-            started = time.perf_counter()
+            clock = [time.process_time()]
             model(input_ids=ids, logits_to_keep=1)
-            middle = time.perf_counter()
+            clock.append(time.process_time())
             router.choose(request.signals)
-            decisions.append(time.perf_counter() - middle)
-            prefills.append(middle - started)
-            lengths.append(ids.shape[1])
-    decided, filled, tokens = (np.array(values) for values in (decisions, prefills, lengths))
-    lines = [f"latency, {torch.get_num_threads()} threads, prefill by transformers in bfloat16"]
+            clock.append(time.process_time())
+            detector.detect(request.signals.text)
+            clock.append(time.process_time())
+            spent.append([ids.shape[1], *np.diff(clock).tolist()])
+    tokens, prefill, decision, detected = np.array(spent).T
+    lines = [f"processor time, {torch.get_num_threads()} threads, prefill by transformers in bfloat16, medians"]
     for least, most in ((1, 32), (32, 96), (96, 256), (256, 1 << 30)):
         at = (tokens >= least) & (tokens < most)
         if at.sum() > 2:
-            share = np.median(decided[at] / filled[at])
             lines.append(
-                f"prompts of {least} to {min(most, tokens.max() + 1) - 1} tokens (n {at.sum()}): "
-                f"decision {1e3 * np.median(decided[at]):.1f} ms, prefill {1e3 * np.median(filled[at]):.1f} ms, "
-                f"median share {share:.3f}"
+                f"prompts of {least} to {min(most, int(tokens.max()) + 1) - 1} tokens (n {at.sum()}): "
+                f"decision {1e3 * np.median(decision[at]):.1f} ms "
+                f"(90% below {1e3 * np.quantile(decision[at], 0.9):.1f}), "
+                f"detector alone {1e3 * np.median(detected[at]):.1f} ms, "
+                f"prefill {1e3 * np.median(prefill[at]):.1f} ms, "
+                f"share {np.median(decision[at] / prefill[at]):.3f}"
             )
     return lines
 
@@ -234,7 +235,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("routing"))
     parser.add_argument("--limit", type=int, default=120, help="requests of each kind and label")
     parser.add_argument("--fresh", action="store_true", help="fit again")
-    parser.add_argument("--no-latency", action="store_true")
+    parser.add_argument("--prompts", type=int, default=80, help="prompts to take latency on; 0 for none")
     args = parser.parse_args()
     if args.fresh:
         shutil.rmtree(args.out, ignore_errors=True)
@@ -251,8 +252,8 @@ def main() -> None:
         for r, d in found:
             f.write(json.dumps({"kind": r.kind, "right": r.name, "text": r.signals.text, **d.__dict__}) + "\n")
     print("\n".join(table(found)))
-    if not args.no_latency:
-        print("\n".join(latency(router, base, random.Random(3).sample(wanted, 120))))
+    if args.prompts:
+        print("\n".join(latency(router, base, random.Random(3).sample(wanted, args.prompts))))
 
 
 if __name__ == "__main__":

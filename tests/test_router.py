@@ -191,15 +191,15 @@ def test_the_detector_decides_where_there_are_no_statistics(plain: Store):
 
 
 @pytest.mark.parametrize(("language", "name"), [("java", "java"), ("rust", None)])
-def test_a_sure_detector_decides_of_what_looks_like_code(
+def test_the_detector_is_asked_where_activations_are_not_sure(
     fitted: Store, monkeypatch: pytest.MonkeyPatch, language: str, name: str | None
 ):
-    monkeypatch.setattr(detector, "detect", lambda code: (language, 0.97))
-    decision = open_router(fitted).choose(Signals(CODE))
-    assert (decision.name, decision.signal, decision.confidence) == (name, "detector", 0.97)
     monkeypatch.setattr(detector, "detect", lambda code: (language, 0.8))
     assert open_router(fitted, threshold=0.0).choose(Signals(CODE)).signal == "activations"
-    assert open_router(fitted, threshold=1.0).choose(Signals(CODE)).signal == "detector"
+    decision = open_router(fitted, threshold=1.0).choose(Signals(CODE))
+    assert (decision.name, decision.signal, decision.confidence) == (name, "detector", 0.8)
+    gap = open_router(fitted, threshold=1.0).choose(Signals(CODE[:20], suffix=CODE[40:]))
+    assert (gap.name, gap.signal) == (name, "fim")
     monkeypatch.setattr(detector, "detect", lambda code: (language, 0.4))
     assert open_router(fitted, threshold=1.0).choose(Signals(CODE)).signal == "default"
 

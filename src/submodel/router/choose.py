@@ -1,8 +1,8 @@
 """Which sub-model of a store should answer a request: explicit signals first, then content.
 
-In this order: a header, the file's name, a fenced block's language, then, where code is to be filled in or the text
-looks like code, the language detector, and for everything the discriminant on the base's activations. What is not
-sure enough goes to the base or to a named default.
+In this order: a header, the file's name, a fenced block's language; then the discriminant on the base's activations,
+among languages only where code is to be filled in; where it is not sure the language detector, then a language that the
+text names. What is still open goes to the base or to a named default.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from submodel.runtime.load import open_store_base
 from submodel.store import Store
 
 BASE = "base"  # in scores
-_SURE, _LIKELY = 0.9, 0.5  # of the detector: against the activations; without them
+_LIKELY = 0.5  # less than this the detector is not believed
 
 
 @dataclass(frozen=True)
@@ -108,35 +108,27 @@ class Router:
 
     def _between(self, signals: Signals, vector: "_Once") -> Decision:
         """Fill in the middle: code in any case, so only its language is open."""
-        found, sure = detector.detect(f"{signals.text}\n{signals.suffix}")
-        scores = {name: p for name, p in self._scores(vector).items() if self.languages.get(name)}
-        whole = sum(scores.values())
-        if found is not None and (sure >= _SURE or not whole):
-            decision = self._of_language(found, "fim", sure, vector)
-            return decision if sure >= _LIKELY else self._unsure(sure, {})
-        if not whole:
-            return self._unsure(0.0, {})
-        scores = {name: p / whole for name, p in scores.items()}
-        best = max(scores, key=lambda name: scores[name])
-        return (
-            Decision(best, scores[best], "fim", scores)
-            if scores[best] >= self.threshold
-            else self._unsure(scores[best], scores)
-        )
+        found = {name: p for name, p in self._scores(vector).items() if self.languages.get(name)}
+        whole = sum(found.values())
+        scores = {name: p / whole for name, p in found.items()} if whole else {}
+        best = max(scores, key=lambda name: scores[name], default=BASE)
+        if scores and scores[best] >= self.threshold:
+            return Decision(best, scores[best], "fim", scores)
+        language, sure = detector.detect(f"{signals.text}\n{signals.suffix}")
+        if language is not None and sure >= _LIKELY:
+            return replace(self._of_language(language, "fim", sure, vector), scores=scores)
+        return self._unsure(scores.get(best, 0.0), scores)
 
     def _content(self, text: str, vector: "_Once") -> Decision:
         scores = self._scores(vector)
-        best = max(scores, key=lambda name: scores[name]) if scores else BASE
-        unsure = not scores or scores[best] < self.threshold
-        if unsure or self._looks_like_code(vector):
-            found, sure = detector.detect(_code_of(text))
-            if found is not None and sure >= (_LIKELY if unsure else _SURE):
-                return self._of_language(found, "detector", sure, vector)
-        if not scores:
-            return self._named(text, scores) or self._unsure(0.0, scores)
-        if unsure:
-            return self._named(text, scores) or self._unsure(scores[best], scores)
-        return Decision(None if best == BASE else best, scores[best], "activations", scores)
+        best = max(scores, key=lambda name: scores[name], default=BASE)
+        if scores and scores[best] >= self.threshold:
+            return Decision(None if best == BASE else best, scores[best], "activations", scores)
+        # the detector takes longer than the rest, so it is asked only where it is needed
+        language, sure = detector.detect(_code_of(text))
+        if language is not None and sure >= _LIKELY:
+            return replace(self._of_language(language, "detector", sure, vector), scores=scores)
+        return self._named(text, scores) or self._unsure(scores.get(best, 0.0), scores)
 
     def _named(self, text: str, scores: dict[str, float]) -> Decision | None:
         """The sub-model for the one language that a text names in words, if it does and there is one."""
@@ -164,14 +156,6 @@ class Router:
         found = self.activations.discriminant.probabilities(vector())[0]
         labels = self.activations.discriminant.labels
         return {BASE if label is None else label: float(p) for label, p in zip(labels, found, strict=True)}
-
-    def _looks_like_code(self, vector: "_Once") -> bool:
-        """Whether the nearest mean is one of pieces of code, not of tasks in words."""
-        if self.activations is None:
-            return True
-        discriminant = self.activations.discriminant
-        label, kind = discriminant.keys[int(discriminant.distances(vector())[0].argmin())]
-        return label is not None and bool(self.languages[label]) and kind != "requests"
 
 
 class _Once:
