@@ -4,7 +4,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from submodel import masks
 from submodel.models import blocks_of, matrices_of, open_base
+from submodel.router import Decision, Signals
 from submodel.serve.provision import PackedProvision
-from submodel.serve.routing import Question
 from submodel.serve.server import Server, Settings
 from submodel.store import Mask, open_or_create
 from tests import tiny
@@ -31,24 +30,16 @@ CONTEXT = 512
 LANGUAGES = {"def ": "python", "class ": "java"}
 
 
-@dataclass(frozen=True)
-class Decided:
-    name: str | None
-    confidence: float
-    signal: str
-    scores: dict[str, float] = field(default_factory=dict)
-
-
-def choose(question: Question) -> Decided:
+def choose(question: Signals) -> Decision:
     """Stands for a router: header, file, fill in the middle, words, nothing."""
     if question.language:
-        return Decided(question.language, 1.0, "header")
+        return Decision(question.language, 1.0, "header")
     if question.file:
-        return Decided({"py": "python", "java": "java"}.get(question.file.rpartition(".")[2]), 0.99, "file")
+        return Decision({"py": "python", "java": "java"}.get(question.file.rpartition(".")[2]), 0.99, "file")
     for word, name in LANGUAGES.items():
         if word in question.text:
-            return Decided(name, 0.9, "detector" if question.suffix is None else "fim", {name: 0.9})
-    return Decided(None, 0.3, "default")
+            return Decision(name, 0.9, "detector" if question.suffix is None else "fim", {name: 0.9})
+    return Decision(None, 0.3, "default")
 
 
 def make_store(folder: Path, names: tuple[str, ...] = SUBMODELS) -> Path:

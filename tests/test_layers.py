@@ -13,6 +13,7 @@ LAYERS = [
     ["models", "calibration"],
     ["stream", "store"],
     ["compare", "runtime"],
+    ["router"],
     ["export", "prune", "tasks"],
     ["report"],
     ["study", "search", "serve"],

@@ -9,12 +9,12 @@ import argparse
 import os
 import sys
 
-from submodel.cli import derive, generate, measure, serve
+from submodel.cli import derive, generate, measure, route, serve
 from submodel.cli.arguments import Parser, Verbs
 from submodel.cli.console import say
 from submodel.errors import SubmodelError
 
-GROUPS = (derive, measure, generate, serve)
+GROUPS = (derive, measure, generate, route, serve)
 
 
 def parser() -> argparse.ArgumentParser:

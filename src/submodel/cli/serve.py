@@ -51,10 +51,11 @@ def _serve(args: argparse.Namespace) -> None:
     from dataclasses import replace
     from pathlib import Path
 
+    from submodel.router import open_router
+
     try:
         from submodel.serve.limits import Limits
         from submodel.serve.provision import PackedProvision
-        from submodel.serve.routing import undecided
         from submodel.serve.server import Server, Settings
         from submodel.serve.upstream import parse_upstream
     except ModuleNotFoundError as error:
@@ -78,7 +79,10 @@ def _serve(args: argparse.Namespace) -> None:
         limits=limits,
     )
     provision = PackedProvision(Path(args.store), args.format, args.base, args.trust_remote_code)
-    server = Server(provision, undecided, settings)
+    router = open_router(provision.store, provision.base)
+    if router.missing:
+        say(f"without statistics for routing: {', '.join(router.missing)}; see submodel route --fit")
+    server = Server(provision, router.choose, settings)
     names = [*provision.names, *settings.upstreams]
     show(args, {"url": server.url, "models": names}, [f"{server.url}/v1 answers as auto, {', '.join(names)}"])
     sys.stdout.flush()  # a program that started this one waits for the line

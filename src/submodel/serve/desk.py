@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from submodel.router import Signals
 from submodel.runtime import Request
 from submodel.serve import answers, routing
 from submodel.serve.answers import Chat, Form, Plain
@@ -117,7 +118,7 @@ class Desk:
         http: HttpRequest,
         path: str,
         body: Sampling,
-        question: routing.Question,
+        question: Signals,
         prompts: Callable[[], Coroutine[Any, Any, list[Prompt]]],
         most: int,
         best: int | None,

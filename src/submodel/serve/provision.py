@@ -61,17 +61,17 @@ class PackedProvision:
 
     def __init__(self, store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False):
         format_named(weight_format)
-        self._store, self._format = Store(store), weight_format
+        self.store, self._format = Store(store), weight_format
         self._trust = trust_remote_code
         for name in (BASE, AUTO):
-            if name in self._store.names:
+            if name in self.store.names:
                 raise SubmodelError(
                     f"{store}@{name}: the name {name} has another meaning here: extract it under another"
                 )
         self._opened: dict[str, Base] = {}
-        self._base = open_store_base(self._store, base, trust_remote_code, self._opened)
-        self._base.skeleton(torch.bfloat16)  # built before any thread computes
-        self._manifests = {name: self._store.manifest(name) for name in self._store.names}
+        self.base = open_store_base(self.store, base, trust_remote_code, self._opened)
+        self.base.skeleton(torch.bfloat16)  # built before any thread computes
+        self._manifests = {name: self.store.manifest(name) for name in self.store.names}
 
     @property
     def names(self) -> list[str]:
@@ -79,26 +79,26 @@ class PackedProvision:
 
     @property
     def tokenizer(self) -> Any:
-        return self._base.tokenizer
+        return self.base.tokenizer
 
     @property
     def context(self) -> int:
-        return getattr(self._base.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+        return getattr(self.base.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
     @property
     def _parameters(self) -> int:
-        return self._store.base["size_bytes"] // self._base.dtype.itemsize
+        return self.store.base["size_bytes"] // self.base.dtype.itemsize
 
     def describe(self, name: str) -> dict[str, Any]:
         about = {"size_bytes": self.size_bytes(name), "format": self._format}
         if name == BASE:
-            family = self._base.config.get_text_config().model_type
-            return {**about, "base": Path(self._base.reference).name, "family": family, "parameters": self._parameters}
+            family = self.base.config.get_text_config().model_type
+            return {**about, "base": Path(self.base.reference).name, "family": family, "parameters": self._parameters}
         manifest = self._manifests[name]
         calibration = manifest["calibration"] or {}
         return {
             **about,
-            "mask_bytes": self._store.size_bytes(name),
+            "mask_bytes": self.store.size_bytes(name),
             "sparsity": manifest["sparsity"],
             "pattern": manifest["pattern"],
             "method": manifest["method"],
@@ -128,7 +128,7 @@ class PackedProvision:
         return int(size + rest * (1.1 if FORMATS[form.rest].bits == 8 else 2))
 
     def load(self, name: str) -> Loaded:
-        reference = next(iter(self._opened)) if name == BASE else f"{self._store.path}@{name}"
+        reference = next(iter(self._opened)) if name == BASE else f"{self.store.path}@{name}"
         base = None if name == BASE else next(iter(self._opened))
         return load(
             reference,

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from submodel.router import Decision, Signals, conversation
 from submodel.serve.prompts import Prompts
 from submodel.serve.provision import AUTO, BASE
 from submodel.serve.refusal import Refusal
@@ -14,33 +14,7 @@ from submodel.serve.schema import ChatMessage
 _MOST_TEXT = 16_000  # characters that a decision looks at: the last ones, which are nearest to what is wanted
 
 
-class Decision(Protocol):
-    """A router's answer; `name` None is the base."""
-
-    @property
-    def name(self) -> str | None: ...
-
-    @property
-    def confidence(self) -> float: ...
-
-    @property
-    def signal(self) -> str: ...
-
-    @property
-    def scores(self) -> dict[str, float]: ...
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a decision is made from, field for field a router's `Signals`."""
-
-    text: str
-    file: str | None = None
-    suffix: str | None = None
-    language: str | None = None
-
-
-Choose = Callable[[Question], Decision]
+Choose = Callable[[Signals], Decision]
 
 
 @dataclass(frozen=True)
@@ -62,11 +36,6 @@ class Chosen:
         }
 
 
-def undecided(question: Question) -> Chosen:
-    """For a store without a router: everything goes to the default."""
-    return Chosen("", "default", 0.0)
-
-
 class Chooser:
     """Decides one request at a time, beside the event loop.
 
@@ -80,7 +49,7 @@ class Chooser:
         self._choose, self._names, self._default = choose, frozenset(names), default
         self._thread = ThreadPoolExecutor(1, "route")
 
-    async def model(self, name: str, question: Question) -> Chosen:
+    async def model(self, name: str, question: Signals) -> Chosen:
         """The named model, or the router's choice for "auto". Raises Refusal (404) for a name that is not there."""
         if name == AUTO:
             return await self.decide(question)
@@ -89,7 +58,7 @@ class Chooser:
             raise Refusal(404, f"model {name[:80]!r} does not exist: there are {known}", "model_not_found", "model")
         return Chosen(name, "model", 1.0)
 
-    async def decide(self, question: Question) -> Chosen:
+    async def decide(self, question: Signals) -> Chosen:
         loop = asyncio.get_running_loop()
         found = await loop.run_in_executor(self._thread, self._choose, question)
         name = found.name if found.name in self._names else None
@@ -99,16 +68,14 @@ class Chooser:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
-def of_chat(messages: list[ChatMessage], file: str | None, language: str | None) -> Question:
+def of_chat(messages: list[ChatMessage], file: str | None, language: str | None) -> Signals:
     """What the user said."""
-    said = "\n\n".join(message.text for message in messages if message.role == "user")
-    return Question(said[-_MOST_TEXT:], file, None, language)
+    said = conversation([(message.role, message.text) for message in messages])
+    return Signals(said[-_MOST_TEXT:], file, None, language)
 
 
-def of_completion(
-    prompt: str, suffix: str | None, prompts: Prompts, file: str | None, language: str | None
-) -> Question:
+def of_completion(prompt: str, suffix: str | None, prompts: Prompts, file: str | None, language: str | None) -> Signals:
     """The text around the cursor, whichever way the client wrote it."""
     if suffix is None:
         prompt, suffix = prompts.split(prompt)
-    return Question(prompt[-_MOST_TEXT:], file, None if suffix is None else suffix[:_MOST_TEXT], language)
+    return Signals(prompt[-_MOST_TEXT:], file, None if suffix is None else suffix[:_MOST_TEXT], language)
