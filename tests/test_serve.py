@@ -1,5 +1,6 @@
 """The server through the official client: every parameter, streamed and whole, and what goes wrong."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -16,6 +17,7 @@ from openai import OpenAI
 
 from submodel.errors import SubmodelError
 from submodel.runtime import native
+from submodel.serve.guard import Guard
 from submodel.serve.limits import Limits
 from submodel.serve.provision import PackedProvision
 from submodel.serve.server import Server, Settings
@@ -483,3 +485,36 @@ def test_stopping_ends_what_is_under_way(store: Path):
         thread.join(30)
         assert results and results[0].usage.completion_tokens == 400
         client.close()
+
+
+def test_a_reader_that_takes_nothing_is_let_go():
+    """A piece that is not taken in time ends the answer, without an error."""
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x"})
+        raise AssertionError("it was taken")
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+        if len(sent) == 2:
+            await asyncio.sleep(60)
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"[::1]:80")]}
+    asyncio.run(Guard(app, Limits(write_s=0.05), None, True)(scope, receive, send))
+    assert sent == ["http.response.start", "http.response.body"]
+
+
+def test_a_connection_that_says_nothing_is_closed(store: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("submodel.serve.server._HEAD_S", 0.2)
+    with serving.running(store) as server:
+        for said in (b"", b"GET / HTTP/1.1\r\nHost: loc", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT"):
+            with socket.create_connection(server._socket.getsockname()) as quiet:
+                quiet.sendall(said)
+                quiet.settimeout(20)
+                while quiet.recv(4096):
+                    pass
