@@ -29,12 +29,12 @@ import torch
 
 from submodel.report import aligned
 from submodel.runtime import Loaded, load
+from submodel.sets import Rows, read_set
 from submodel.tasks import parse_task
 from submodel.tasks.cell import Cell, Settings
 from submodel.tasks.code.problem import Problem, program
 from submodel.tasks.code.tables import CODE
 from submodel.tasks.code.task import code_rows, judge_of, problems_of
-from submodel.tasks.data import Rows, read_set
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ from submodel.router import Decision, Router, Signals, detector, open_router
 from submodel.router.languages import SPOKEN
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_texts
+from submodel.sets import NamedSet, read_set
 from submodel.store import Mask, Store, open_or_create
-from submodel.tasks.data import NamedSet, read_set
 from submodel.tasks.intervals import wilson
 
 CODE = ("python", "java", "cpp", "javascript")

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from submodel.sets import read_set
 from submodel.tasks.code.problem import Problem, program
 from submodel.tasks.code.tables import CODE
 from submodel.tasks.code.task import problems_of
-from submodel.tasks.data import read_set
 from submodel.tasks.judge import Judge, Verdict, missing_toolchain
 from submodel.tasks.sandbox import open_sandbox
 

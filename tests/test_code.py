@@ -11,13 +11,13 @@ import pytest
 
 from submodel.errors import SubmodelError
 from submodel.runtime import Continuation, Request
+from submodel.sets import NamedSet, read_set
 from submodel.tasks import TASKS, evaluate, parse_task
 from submodel.tasks.cell import Settings
 from submodel.tasks.code import CODE
 from submodel.tasks.code import task as code_task
 from submodel.tasks.code.passk import pass_at_k
 from submodel.tasks.code.problem import program, text_of_answer
-from submodel.tasks.data import NamedSet, read_set
 from submodel.tasks.intervals import bootstrap, mean_interval, wilson
 from submodel.tasks.journal import Journal
 from submodel.tasks.sandbox import open_sandbox

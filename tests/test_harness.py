@@ -11,9 +11,9 @@ import torch
 
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, load
+from submodel.sets import NamedSet
 from submodel.tasks import harness, likelihood
 from submodel.tasks.cell import Cell, Settings, Task
-from submodel.tasks.data import NamedSet
 from submodel.tasks.rows import Row
 from tests import tiny
 

@@ -9,14 +9,14 @@ ROOT = Path(submodel.__file__).parent
 # a module may import from earlier lines, and from its own package
 LAYERS = [
     ["errors"],
-    ["weights", "masks", "workers"],
+    ["weights", "masks", "sets", "workers"],
     ["models", "calibration"],
     ["stream", "store"],
     ["compare", "runtime"],
     ["router"],
     ["export", "prune", "tasks"],
     ["report"],
-    ["study"],
+    ["study", "search"],
     ["cli"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

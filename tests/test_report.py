@@ -3,6 +3,10 @@
 import re
 from typing import Any
 
+import numpy as np
+import pytest
+
+from submodel.errors import SubmodelError
 from submodel.report import table
 from submodel.tasks.rows import Row
 
@@ -51,6 +55,28 @@ def test_one_model():
     ]
     assert cells(table(rows, {"sets/python/test.jsonl:code": "python"}))[0] == ["sub-model", "perplexity python"]
     assert table([]) == "no rows"
+
+
+def test_differences_are_of_the_same_pieces():
+    """A difference of paired pieces is found where the two intervals overlap widely."""
+    nats = np.random.default_rng(0).normal(2.0, 0.5, 200)
+    solved = np.arange(200) % 2
+    rate = {"task": "humaneval", "metric": "pass@1", "n": 200}
+    rows = [
+        row(7.4, "wanda", parts=nats.tolist()),
+        row(7.3, "swaps", parts=(nats - 0.02).tolist()),
+        row(7.5, "old"),
+        row(0.5, "wanda", parts=solved.tolist(), **rate),
+        row(0.5, "swaps", parts=np.roll(solved, 1).tolist(), **rate),
+    ]
+    found = {line[0]: line[1:] for line in cells(table(rows, against="wanda"))}
+    assert found["wanda"][0] == "7.40 [6.40, 8.40]"
+    assert found["swaps"][0] == "-2.0% [-2.0, -2.0]"
+    assert found["old"][0] == "7.50 [6.50, 8.50]"  # a row without pieces is shown as it is
+    change, low, high = re.fullmatch(r"(.*) points \[(.*), (.*)\]", found["swaps"][1]).groups()  # type: ignore[union-attr]
+    assert float(change) == 0 and -16 < float(low) < -10 and 10 < float(high) < 16
+    with pytest.raises(SubmodelError, match="no row of it: there are old, swaps, wanda"):
+        table(rows, against="dense")
 
 
 def test_a_column_for_every_setting():

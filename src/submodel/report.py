@@ -4,41 +4,56 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
+from submodel.errors import SubmodelError
+from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
 
 EXTRACTION = "extract"  # the task of the rows that say what an extraction took
 _TOOK = {"seconds": "extraction", "peak_bytes": "peak memory"}
 
 
-def table(rows: Iterable[Row], names: Mapping[str, str] | None = None) -> str:
+def table(rows: Iterable[Row], names: Mapping[str, str] | None = None, against: str | None = None) -> str:
     """A table a model: a line a sub-model, a column a metric, data set and settings: value and 95% interval.
 
     Args:
         rows: results of `eval` or of a study; of two of the same thing the last counts.
         names: data set -> how its column calls it, where that is not the end of its path.
+        against: a sub-model, or "dense": the other lines then show how they differ from it, piece by piece.
+
+    Raises:
+        SubmodelError: no row of `against`.
     """
+    rows = list(rows)
+    if against is not None and all(row.submodel != against for row in rows):
+        have = ", ".join(sorted({row.submodel for row in rows}))
+        raise SubmodelError(f"--against {against!r}: no row of it: there are {have or 'none'}")
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.weights, []).append(row)
-    tables = [_table(group, names or {}) for group in groups.values()]
+    tables = [_table(group, names or {}, against) for group in groups.values()]
     if len(tables) > 1:
         tables = [f"{_short(group[-1].model)}\n{text}" for group, text in zip(groups.values(), tables, strict=True)]
     return "\n\n".join(tables) or "no rows"
 
 
-def _table(rows: list[Row], names: Mapping[str, str]) -> str:
+def _table(rows: list[Row], names: Mapping[str, str], against: str | None) -> str:
     columns: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row.task == EXTRACTION):
         columns.setdefault(_column(row), row)
     cells = {(_line(row), _column(row)): row for row in rows}
     lines = sorted({line: None for line, _ in cells}, key=lambda line: line != ("dense", None))
     text = [["sub-model", *_heads(list(columns.values()), names)]]
+    bases = {_column(row): row for row in rows if row.submodel == against}
     for line in lines:
-        found = [cells.get((line, column)) for column in columns]
-        text.append([_called(line, lines), *(_cell(row) if row else "-" for row in found)])
+        found = [(cells.get((line, column)), bases.get(column)) for column in columns]
+        text.append([_called(line, lines), *(_against(row, base) if row else "-" for row, base in found)])
     results = [row for row in rows if row.task != EXTRACTION]
     notes = sorted({f"{row.n:,} {_counted(row)} of {_name(row, names)}" for row in results})
     notes = [f"95% intervals in brackets; {'; '.join(notes)}"] if notes else []
+    if bases:
+        notes.append(f"with a sign: difference from {against} on the same windows or problems")
     if len(results) < len(rows):
         notes.append("extraction, peak memory: of the process that made the sub-model and those of the other domains")
     if any(row.settings.get("resumed_blocks") for row in rows if row.task == EXTRACTION):
@@ -84,6 +99,17 @@ def _cell(row: Row) -> str:
     scale, digits = (1, 2) if row.metric == "perplexity" else (100, 1)
     value, low, high = (f"{scale * x:.{digits}f}" for x in (row.value, row.low, row.high))
     return f"{value}{'%' if scale == 100 else ''} [{low}, {high}]"
+
+
+def _against(row: Row, base: Row | None) -> str:
+    """A cell, as its difference from the same cell of another line where both have their parts."""
+    if base is None or row is base or row.parts is None or base.parts is None or len(row.parts) != len(base.parts):
+        return _cell(row)
+    differences = np.array(row.parts) - np.array(base.parts)
+    nats = row.metric == "perplexity"
+    value, (low, high) = differences.mean(), bootstrap(differences)
+    shown = [100 * (np.expm1(x) if nats else x) for x in (value, low, high)]
+    return "{:+.1f}{} [{:+.1f}, {:+.1f}]".format(shown[0], "%" if nats else " points", *shown[1:])
 
 
 def _counted(row: Row) -> str:

@@ -144,6 +144,10 @@ def digest_of_submodel(manifest: Mapping[str, Any]) -> str:
     return manifest["masks"]["sha256"] + (f"+{own['sha256']}" if own else "")
 
 
+OWN_KEYS = ("format", "name", "masks", "weights", "matrices")
+"""What `Store.add` itself writes into a manifest; the rest is the recipe."""
+
+
 class Store:
     """An opened store.
 

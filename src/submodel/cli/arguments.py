@@ -2,7 +2,10 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
+
+from submodel.errors import SubmodelError
 
 DTYPES = ("bfloat16", "float16", "float32")
 Run = Callable[[argparse.Namespace], int | None]
@@ -27,6 +30,13 @@ class Verbs:
         p.set_defaults(run=run)
         p.add_argument("--json", action="store_true", help="print one JSON document")
         return p
+
+
+def directory(given: str | None) -> Path | None:
+    """What an option that names a directory says. Raises SubmodelError when it is none."""
+    if given is not None and not Path(given).is_dir():
+        raise SubmodelError(f"{given}: no such directory")
+    return Path(given) if given is not None else None
 
 
 def runs_model(p: argparse.ArgumentParser, moved: bool = True) -> None:

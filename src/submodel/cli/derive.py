@@ -1,6 +1,7 @@
 """Verbs that make sub-models and hand them on: extract, list, info, verify, export, compare."""
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,13 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("model", metavar="MODEL", help="Hugging Face directory, hub id or .gguf file")
     p.add_argument("--out", required=True, metavar="STORE", help="the store; made if it is not there")
     p.add_argument(
-        "--domain", action="append", default=[], metavar="D", help="a domain (default: all of --calibration)"
+        "--domain",
+        action="append",
+        default=[],
+        metavar="D",
+        help="a domain: python, c4, ..., a name of --calibration, or NAME=PART[:WEIGHT]+... for a mixture by tokens, "
+        "such as coder=python:2+java:1, or NAME=PATH[:LANGUAGE] for a repository "
+        "(default: all of --calibration; docs/calibration.md lists the sets)",
     )
     p.add_argument(
         "--calibration",
@@ -28,12 +35,27 @@ def add(verbs: arguments.Verbs) -> None:
         metavar="NAME=PATH[:COLUMN]",
         help="a domain from own JSONL, parquet or text, or from a source tree (then COLUMN is its language)",
     )
+    p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")
     p.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
+    p.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="after a repository's extraction: how much better it fits the repository's held-out files than this",
+    )
     p.add_argument(
         "--method",
         default="wanda",
         help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights (default: wanda)",
     )
+    p.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="NATS",
+        help="find the highest sparsity at which --held-out loses no more than so many nats a token",
+    )
+    p.add_argument("--held-out", metavar="PATH[:COLUMN]", help="text of the domain that calibration does not see")
     p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
     p.add_argument(
         "--allocation",
@@ -80,45 +102,57 @@ def add(verbs: arguments.Verbs) -> None:
 def _extract(args: argparse.Namespace) -> None:
     import torch
 
+    from submodel.calibration import Budget, Domain, load_domain, parse_domains
     from submodel.models import open_base
     from submodel.prune import METHODS
     from submodel.prune.extract import extract
     from submodel.prune.select import parse_pattern
+    from submodel.search import search
 
     pattern = parse_pattern(args.sparsity, args.pattern)
     if args.method not in METHODS:
         raise unknown_name("method", args.method, METHODS)
     own = dict(_named(spec) for spec in args.calibration)
-    wanted = args.domain or list(own)
-    for name in wanted:
-        if name not in own:
-            raise SubmodelError(
-                f"unknown domain {name!r}: allowed are {', '.join(sorted(own)) or 'none yet'}; "
-                "give its text with --calibration NAME=PATH[:COLUMN]"
-            )
+    data_dir = arguments.directory(args.data_dir)
+    wanted, readers = parse_domains(args.domain, own)
     if METHODS[args.method].statistic is None and not wanted:
-        wanted = [args.method]
+        wanted = [Domain(args.method, ())]
     if not wanted:
-        raise SubmodelError(f"{args.method} needs text to calibrate on: give --calibration NAME=PATH[:COLUMN]")
+        raise SubmodelError(
+            f"{args.method} needs text to calibrate on: give --domain python or --calibration NAME=PATH[:COLUMN]"
+        )
     if args.name and len(args.name) != len(wanted):
         raise SubmodelError(f"{len(args.name)} --name for {len(wanted)} domains: give one each or none")
+    if args.name:
+        wanted = [replace(domain, name=name) for domain, name in zip(wanted, args.name, strict=True)]
     base = open_base(args.model, args.trust_remote_code)
-    domains = [
-        _samples(base, name, own.get(domain), args) for name, domain in zip(args.name or wanted, wanted, strict=True)
-    ]
-    with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
-        result = extract(
+    longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
+    budget = Budget(min(args.seq_len, longest), args.samples, args.tokens, args.seed)
+    domains = [load_domain(domain, base.tokenizer, budget, readers=readers, data_dir=data_dir) for domain in wanted]
+    if args.against and not any("repository" in part for d in domains for part in d.parts):
+        raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")
+    settings: dict[str, Any] = {
+        "method": args.method,
+        "allocation": args.allocation,
+        "openings": args.openings,
+        "dtype": getattr(torch, args.dtype) if args.dtype else None,
+        "device": args.device,
+        "batch_tokens": args.batch_tokens,
+    }
+    if args.max_loss is None:
+        with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
+            result = extract(base, domains, Path(args.out), pattern=pattern, progress=bar.update, **settings)
+    else:
+        held_out = _held_out(args, base, len(domains))
+        result = search(
             base,
-            domains,
+            domains[0],
+            held_out,
             Path(args.out),
-            method=args.method,
-            pattern=pattern,
-            allocation=args.allocation,
-            openings=args.openings,
-            dtype=getattr(torch, args.dtype) if args.dtype else None,
-            device=args.device,
-            batch_tokens=args.batch_tokens,
-            progress=bar.update,
+            args.max_loss,
+            say=say,
+            trust_remote_code=args.trust_remote_code,
+            **settings,
         )
     for name, manifest in result.manifests.items():
         for expert in manifest["unseen_experts"]:
@@ -130,7 +164,46 @@ def _extract(args: argparse.Namespace) -> None:
     if result.resumed_blocks:
         lines.insert(0, f"went on after {result.resumed_blocks} blocks of an earlier run")
     run = {"seconds": result.seconds, "already": result.already, "resumed_blocks": result.resumed_blocks}
+    if args.against:
+        run["fit"] = _fit(args, result.manifests, budget.seq_len, lines)
     show(args, {"submodels": result.manifests, **run}, lines)
+
+
+def _held_out(args: argparse.Namespace, base: "Base", domains: int) -> "Samples":
+    """The text that `--max-loss` is measured on."""
+    from submodel.calibration import read_text
+    from submodel.tasks.perplexity import as_much_as_there_is
+
+    if domains != 1 or args.held_out is None or args.sparsity is not None or args.pattern is not None:
+        raise SubmodelError("--max-loss: give one domain, --held-out PATH[:COLUMN], and no --sparsity or --pattern")
+    text = read_text(args.held_out, args.held_out, "held-out")
+    return as_much_as_there_is(text, base.tokenizer, 50_000, min(args.seq_len, 1024))
+
+
+def _fit(args: argparse.Namespace, manifests: dict[str, Any], seq_len: int, lines: list[str]) -> dict[str, Any]:
+    """Measure every sub-model of a repository on its held-out files; says it in `lines`."""
+    from submodel.calibration import parts_of
+    from submodel.tasks.fit import fit
+
+    found: dict[str, Any] = {}
+    for name, manifest in manifests.items():
+        for part in parts_of(manifest["calibration"]):
+            if "repository" in part:
+                where = ":".join(filter(None, (part["path"], part["column"])))
+                models = [*args.against, f"{args.out}@{name}", args.model]
+                with Bar("", "tokens") as bar:
+                    fits = fit(
+                        models,
+                        where,
+                        seq_len=min(seq_len, 1024),
+                        device=args.device,
+                        trust_remote_code=args.trust_remote_code,
+                        progress=bar.named,
+                    )
+                found[f"{name} {where}"] = [asdict(one) for one in fits]
+                lines.append(f"on {fits[0].perplexity.tokens:,} held-out tokens of {where}, against {models[0]}:")
+                lines += [f"  {one.line}" for one in fits]
+    return found
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -144,6 +217,7 @@ def _list(args: argparse.Namespace) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
+    from submodel.calibration import stand_ins
     from submodel.store import Store, split_reference
 
     parts = split_reference(args.model)
@@ -160,6 +234,11 @@ def _info(args: argparse.Namespace) -> None:
             f"{calibration['documents']} documents ({calibration['split']}), seed {calibration['seed']}, "
             f"token digest {calibration['sha256_tokens'][:16]}"
         )
+        lines += [
+            f"part {part['name']}: {part['tokens']:,} tokens of {part['documents']} documents of {part['path']}"
+            for part in calibration.get("parts", ())
+        ]
+        lines += [f"stand-in: {line}" for line in stand_ins(calibration)]
     removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
     lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")
     lines.append(f"masks {manifest['masks']['sha256'][:16]}, made {manifest['created'][:19]} in {manifest['dtype']}")
@@ -219,19 +298,6 @@ def _compare(args: argparse.Namespace) -> None:
             blocks = [["block", "distance"], *([k, f"{v:.4f}"] for k, v in groups["block"].items())]
             lines += [aligned(kinds), aligned(blocks)]
     show(args, {"set": "kept weights", "pairs": pairs}, lines)
-
-
-def _samples(base: "Base", name: str, spec: str | None, args: argparse.Namespace) -> "Samples":
-    import torch
-
-    from submodel.calibration import Samples, load_samples
-
-    if spec is None:
-        return Samples(name, torch.empty(0, 0, dtype=torch.int64))
-    longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
-    seq_len = min(args.seq_len, longest)
-    samples = args.samples if args.tokens is None else max(1, args.tokens // seq_len)
-    return load_samples(name, spec, base.tokenizer, samples=samples, seq_len=seq_len, seed=args.seed)
 
 
 def _size(store: str, name: str) -> str:

@@ -44,6 +44,11 @@ def add(verbs: arguments.Verbs) -> None:
 
     p = verbs.add("report", _report, "print the table of a file of rows")
     p.add_argument("rows", metavar="ROWS.jsonl")
+    p.add_argument(
+        "--against",
+        metavar="NAME",
+        help="show how the others differ from this sub-model, or from dense, piece by piece",
+    )
 
     p = verbs.add("study", _study, "run a grid of extractions and evaluations from a file; goes on where it stopped")
     p.add_argument("file", metavar="FILE.toml", help="the study (docs/studies.md)")
@@ -78,7 +83,7 @@ def _eval(args: argparse.Namespace) -> None:
         dtype=getattr(torch, args.dtype) if args.dtype else None,
         device=args.device,
         limit=args.limit,
-        data_dir=_directory(args.data_dir),
+        data_dir=arguments.directory(args.data_dir),
         samples=args.samples,
         ks=_whole_numbers("--k", args.k),
         temperature=args.temperature,
@@ -87,7 +92,7 @@ def _eval(args: argparse.Namespace) -> None:
         chat=args.chat,
         slots=args.slots,
         unsafe_code=args.unsafe_code,
-        wordnet=_directory(args.wordnet),
+        wordnet=arguments.directory(args.wordnet),
         weight_format=args.format,
     )
     out = Path(args.out)
@@ -117,7 +122,7 @@ def _report(args: argparse.Namespace) -> None:
     if not Path(args.rows).is_file():
         raise SubmodelError(f"{args.rows}: no such file: give the rows that submodel eval wrote")
     rows = read_rows(Path(args.rows))
-    show(args, {"rows": [row.__dict__ for row in rows]}, [table(rows)])
+    show(args, {"rows": [row.__dict__ for row in rows]}, [table(rows, against=args.against)])
 
 
 def _study(args: argparse.Namespace) -> int:
@@ -148,12 +153,6 @@ def _study(args: argparse.Namespace) -> int:
     for result in failed:
         say(f"failed: {result.cell.name}: {result.reason}; its log: {records.log(result.cell)}")
     return 2 if failed else 0
-
-
-def _directory(given: str | None) -> Path | None:
-    if given is not None and not Path(given).is_dir():
-        raise SubmodelError(f"{given}: no such directory")
-    return Path(given) if given is not None else None
 
 
 def _whole_numbers(option: str, given: str | None) -> tuple[int, ...]:

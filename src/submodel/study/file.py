@@ -15,10 +15,10 @@ from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, is_hub_id, open_base
 from submodel.prune import METHODS
 from submodel.prune.select import Pattern, parse_pattern
+from submodel.sets import read_set
 from submodel.store import check_name
 from submodel.tasks import parse_task
 from submodel.tasks.cell import Task
-from submodel.tasks.data import read_set
 from submodel.tasks.evaluate import sets_of
 
 Options = dict[str, Any]

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from submodel.runtime import Loaded
-from submodel.tasks.data import NamedSet, Rows, read_set, refuse_calibrated
+from submodel.sets import NamedSet, Rows, read_set
+from submodel.tasks.data import refuse_calibrated
 from submodel.tasks.journal import Journal
 from submodel.tasks.rows import Row, machine, versions
 
@@ -136,7 +138,16 @@ class Cell:
         return Journal(self.out, replace(row, metric="", data=data).key)
 
 
-def filled(row: Row, value: float, interval: tuple[float, float], n: int, started: float) -> Row:
-    """The row with its measurement; `started` is time.monotonic() at its begin."""
+def filled(
+    row: Row,
+    value: float,
+    interval: tuple[float, float],
+    n: int,
+    started: float,
+    parts: np.ndarray | None = None,
+) -> Row:
+    """The row with its measurement; `started` is time.monotonic() at its begin, `parts` as in `Row`."""
     low, high = interval
-    return replace(row, value=value, low=low, high=high, n=n, seconds=round(time.monotonic() - started, 1))
+    each = None if parts is None else [round(float(part), 6) for part in parts]
+    seconds = round(time.monotonic() - started, 1)
+    return replace(row, value=value, low=low, high=high, n=n, seconds=seconds, parts=each)

@@ -7,9 +7,9 @@ from typing import Any
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base
 from submodel.runtime import load
+from submodel.sets import NamedSet
 from submodel.tasks.cell import Cell, Progress, Settings, Task
 from submodel.tasks.code import CODE, code_rows
-from submodel.tasks.data import NamedSet
 from submodel.tasks.harness import GSM8K, HARNESS, SETS
 from submodel.tasks.perplexity import perplexity_rows
 from submodel.tasks.rows import Row, append_rows, read_rows
@@ -17,11 +17,12 @@ from submodel.tasks.translation import PAIRS, TRANSLATION
 
 TASKS: dict[str, Callable[[Cell], Iterable[Row]]] = {
     "perplexity": perplexity_rows,
+    "repository": perplexity_rows,
     **dict.fromkeys(CODE, code_rows),
     **HARNESS,
     **TRANSLATION,
 }
-_TAKES = {"perplexity": "PATH[:COLUMN]", "translation": "[FORM]"}
+_TAKES = {"perplexity": "PATH[:COLUMN]", "repository": "PATH[:LANGUAGE]", "translation": "[FORM]"}
 
 
 def parse_task(spec: str) -> Task:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from submodel.errors import SubmodelError
+from submodel.sets import NamedSet
 from submodel.tasks.cell import Cell, filled
-from submodel.tasks.data import NamedSet
 from submodel.tasks.intervals import mean_interval
 from submodel.tasks.rows import Row
 
@@ -172,5 +172,5 @@ def _scored(cell: Cell, ask: _Ask, shown: str, before: int, total: int) -> Itera
     for row in ask.rows:
         if not cell.is_done(row):
             values = found[row.metric]
-            yield filled(row, float(values.mean()), mean_interval(values), len(values), started)
+            yield filled(row, float(values.mean()), mean_interval(values), len(values), started, values)
     return found

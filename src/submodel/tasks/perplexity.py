@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.calibration import Samples, load_samples
+from submodel.calibration import Budget, Samples, Text, load_samples, pack, parts_of, read_repository, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.tasks.cell import Cell, filled
@@ -36,14 +37,13 @@ class Perplexity:
     tokens: int
 
 
-def perplexity(
+def window_losses(
     model: PreTrainedModel, samples: Samples, progress: Callable[[int], Any] = lambda tokens: None
-) -> Perplexity:
-    """Measure a model on packed samples, a window at a time on every core."""
+) -> np.ndarray:
+    """Mean nats a predicted token of every window, float64 (samples,)."""
     with Workers(str(model.device)) as workers:
         losses = workers.map(lambda window: _window_loss(model, window, progress), samples.ids)
-    predicted = samples.ids.shape[1] - 1
-    return from_losses(np.array(losses) / predicted, predicted)
+    return np.array(losses) / (samples.ids.shape[1] - 1)
 
 
 def from_losses(nats: np.ndarray, predicted: int, seed: int = 0) -> Perplexity:
@@ -64,22 +64,26 @@ def _window_loss(model: PreTrainedModel, window: torch.Tensor, progress: Callabl
 
 
 def perplexity_rows(cell: Cell) -> Iterator[Row]:
-    """The task `perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree."""
+    """`perplexity:PATH[:COLUMN]`: text of a file, or the held-out files of a source tree; `repository:PATH[:LANGUAGE]`:
+    the held-out files of a repository, as many tokens as there are if these are fewer."""
     task, loaded, settings = cell.task, cell.loaded, cell.settings
     key = (loaded.base.sha256, task)
     if key not in cell.shared:
         tokens = settings.tokens if settings.limit is None else settings.limit * settings.seq_len
-        cell.shared[key] = load_samples(
-            task.spec,
-            task.spec,
-            loaded.tokenizer,
-            samples=max(1, tokens // settings.seq_len),
-            seq_len=settings.seq_len,
-            seed=settings.seed,
-            split="held-out",
-        )
+        if task.name == "repository":
+            cell.shared[key] = held_out(task.spec, loaded.tokenizer, tokens, settings.seq_len, settings.seed)
+        else:
+            cell.shared[key] = load_samples(
+                task.spec,
+                task.spec,
+                loaded.tokenizer,
+                samples=max(1, tokens // settings.seq_len),
+                seq_len=settings.seq_len,
+                seed=settings.seed,
+                split="held-out",
+            )
     samples: Samples = cell.shared[key]
-    _refuse_calibrated(loaded, samples)
+    refuse_calibrated_rows(loaded, samples)
     provenance = samples.provenance
     assert provenance is not None
     data = {
@@ -102,21 +106,42 @@ def perplexity_rows(cell: Cell) -> Iterator[Row]:
             seen += tokens
         cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
 
-    found = perplexity(loaded.model, samples, count)
-    yield filled(row, found.value, (found.low, found.high), found.tokens, started)
+    losses = window_losses(loaded.model, samples, count)
+    found = from_losses(losses, settings.seq_len - 1)
+    yield filled(row, found.value, (found.low, found.high), found.tokens, started, losses)
 
 
-def _refuse_calibrated(loaded: Loaded, samples: Samples) -> None:
-    """Rule 1 of the science: never evaluate on what was calibrated on."""
-    calibration = (loaded.manifest or {}).get("calibration")
+def held_out(spec: str, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
+    """Up to `tokens` tokens of the held-out files of a repository `PATH[:LANGUAGE]`.
+
+    Raises SubmodelError when they do not fill one window of `seq_len`.
+    """
+    return as_much_as_there_is(read_repository(spec, spec, "held-out"), tokenizer, tokens, seq_len, seed)
+
+
+def as_much_as_there_is(text: Text, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
+    """Up to `tokens` tokens of held-out text. Raises SubmodelError when they do not fill one window of `seq_len`."""
+    found = tokens_in(text, tokenizer)
+    if found < seq_len:
+        raise SubmodelError(
+            f"{text.path}: {found:,} tokens in its {len(text.documents)} held-out files: give --seq-len {found} or less"
+        )
+    return pack(text.name, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(found, tokens), seed=seed))
+
+
+def refuse_calibrated_rows(loaded: Loaded, samples: Samples) -> None:
+    """Rule 1 of the science: never evaluate on what was calibrated on. Raises SubmodelError."""
     provenance = samples.provenance
-    if not calibration or provenance is None:
-        return
-    for source, rows in provenance.rows.items():
-        same_file = calibration["path"] == provenance.path and calibration["split"] == provenance.split
-        common = set(rows) & set(calibration["rows"].get(source, ())) if same_file else set()
-        if common:
-            raise SubmodelError(
-                f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
-                f"(row {min(common)} among them): evaluate on text that it has not seen"
-            )
+    assert provenance is not None
+    path = Path(provenance.path)
+    for part in parts_of((loaded.manifest or {}).get("calibration")):
+        # a tree's two splits share no file; a file has one split, whatever a named set calls it
+        if Path(part["path"]).resolve() != path.resolve() or (path.is_dir() and part["split"] != provenance.split):
+            continue
+        for source, rows in provenance.rows.items():
+            common = set(rows) & set(part["rows"].get(part["path"] if source == provenance.path else source, ()))
+            if common:
+                raise SubmodelError(
+                    f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
+                    f"(row {min(common)} among them): evaluate on text that it has not seen"
+                )

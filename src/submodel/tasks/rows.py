@@ -24,6 +24,8 @@ class Row:
         value, low, high: the value and its 95% confidence interval.
         n: how many tokens or problems stand behind it.
         settings: everything else that decides the value; `seed` among them.
+        parts: the value of every problem, of a perplexity the mean nats a token of every window: what two rows on the
+            same data are compared by, piece by piece. None in rows that have none.
     """
 
     model: str
@@ -41,6 +43,7 @@ class Row:
     versions: dict[str, str]
     machine: str
     seconds: float
+    parts: list[float] | None = None
 
     @property
     def key(self) -> str:

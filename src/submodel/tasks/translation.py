@@ -22,8 +22,8 @@ import numpy as np
 
 from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime.batch import Request, generate_batch
+from submodel.sets import NamedSet
 from submodel.tasks.cell import Cell, filled
-from submodel.tasks.data import NamedSet
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
 
@@ -98,7 +98,7 @@ def translation_rows(cell: Cell) -> Iterator[Row]:
     for metric, (swapped, matcher, _) in variants.items():
         if not cell.is_done(asked[metric]):
             best = np.array([best_meteor(pairs[at]["en"], texts[at], matcher(), swapped) for at in chosen])
-            yield filled(asked[metric], float(best.mean()), bootstrap(best), len(best), started)
+            yield filled(asked[metric], float(best.mean()), bootstrap(best), len(best), started, best)
 
 
 TRANSLATION: dict[str, Callable[[Cell], Iterator[Row]]] = {"translation": translation_rows}

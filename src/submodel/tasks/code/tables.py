@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from submodel.sets import NamedSet
 from submodel.tasks.code.problem import SHOWN, Problem
-from submodel.tasks.data import NamedSet
 
 Row = dict[str, Any]
 

@@ -12,11 +12,11 @@ import numpy as np
 
 from submodel.errors import SubmodelError
 from submodel.runtime import Continuation, Loaded, Request, generate_batch
+from submodel.sets import Rows
 from submodel.tasks.cell import Cell, Settings, filled
 from submodel.tasks.code.passk import pass_at_k
 from submodel.tasks.code.problem import Problem, program, question, text_of_answer
 from submodel.tasks.code.tables import CODE
-from submodel.tasks.data import Rows
 from submodel.tasks.intervals import mean_interval
 from submodel.tasks.journal import Journal
 from submodel.tasks.judge import Judge, missing_toolchain
@@ -101,7 +101,7 @@ def code_rows(cell: Cell) -> Iterator[Row]:
     for row, k in zip(rows, sampling.ks, strict=True):
         values = np.array([pass_at_k(sampling.samples, int(count), k) for count in passed])
         if not cell.is_done(row):
-            yield filled(row, float(values.mean()), mean_interval(values), len(problems), started)
+            yield filled(row, float(values.mean()), mean_interval(values), len(problems), started, values)
 
 
 def problems_of(name: str, sets: dict[str, Rows]) -> list[Problem]:

@@ -1,0 +1,99 @@
+"""Token samples of a domain and where they come from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where samples come from; goes into the manifest as `as_dict` gives it.
+
+    Attributes:
+        path, column, split: what was read (`column` is the language for a source tree); of a mixture `path` is its
+            recipe, and its parts say the rest.
+        rows: file -> the row indices that take part.
+        sha256_rows: file -> SHA-256 over the texts of those rows.
+        tokens, documents: how much took part.
+        sha256_tokens: SHA-256 of the samples without padding, int64 little-endian, sample by sample.
+        shape: what differs from packed raw text: `shape`, `form`.
+        about: of a named set `set`: its name, its place on the hub, what stands in for it; of a repository
+            `repository`: its commit, its files by language, and how many were left out and why.
+        parts: of a mixture: for each part its name, weight, tokens and these same keys.
+    """
+
+    path: str
+    column: str | None
+    split: str
+    seed: int
+    seq_len: int
+    samples: int
+    tokens: int
+    documents: int
+    rows: dict[str, list[int]]
+    sha256_rows: dict[str, str]
+    sha256_tokens: str
+    shape: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[Mapping[str, Any], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The manifest's `calibration`; keys that hold nothing are left out."""
+        found = asdict(self)
+        shape, about, parts = found.pop("shape"), found.pop("about"), found.pop("parts")
+        return {**found, **shape, **about, **({"parts": list(parts)} if parts else {})}
+
+
+def parts_of(calibration: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The parts of a manifest's `calibration`: itself where it is no mixture, none where there is none."""
+    if not calibration:
+        return []
+    return list(calibration.get("parts") or [calibration])
+
+
+def stand_ins(calibration: Mapping[str, Any] | None) -> list[str]:
+    """Which named sets of a manifest's `calibration` were not read themselves, and what stood in for them."""
+    named = [part.get("set", {}) for part in parts_of(calibration)]
+    return [f"{of['name']} ({of['hub']}) was not read but {of['stand_in']}" for of in named if of.get("stand_in")]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Token samples of one domain: `ids` int64 (samples, seq_len).
+
+    `lengths`, if there, says how many tokens of each sample are real; the rest is padding, which is never
+    computed. Packed samples have no padding and no lengths. `openings`, if there, int64 (count,), are tokens that
+    each open a sequence of their own (see `with_openings`).
+    """
+
+    name: str
+    ids: torch.Tensor
+    provenance: Provenance | None = None
+    lengths: tuple[int, ...] | None = None
+    openings: torch.Tensor | None = None
+
+    @property
+    def parts(self) -> list[Mapping[str, Any]]:
+        """`parts_of` what its manifest will say."""
+        return parts_of(self.provenance.as_dict() if self.provenance else None)
+
+
+def with_openings(samples: Samples, count: int, vocabulary: int) -> Samples:
+    """Add sequences of one token, as what a sequence may open with.
+
+    Many models park attention on the first token, whose hidden state some early block makes huge, whatever the token
+    is. Calibration text shows as many first tokens as it has samples; a model pruned by it may fail on any other. The
+    first position sees nothing but its own token, so one-token sequences show it completely.
+
+    Args:
+        samples: packed samples.
+        count: how many tokens: the most frequent ones of the samples, then others at random (seed 0).
+        vocabulary: tokens are below this.
+    """
+    tokens, uses = samples.ids.unique(return_counts=True)
+    found = tokens[uses.argsort(descending=True, stable=True)]
+    others = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0))
+    others = others[~torch.isin(others, found)]
+    return replace(samples, openings=torch.cat([found, others])[:count])

@@ -1,0 +1,88 @@
+"""How well models fit a repository: perplexity on its held-out files, each against the first on the same windows."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from submodel.errors import SubmodelError
+from submodel.runtime import load
+from submodel.tasks.intervals import bootstrap
+from submodel.tasks.perplexity import Perplexity, from_losses, held_out, refuse_calibrated_rows, window_losses
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One model on a repository's held-out files.
+
+    Attributes:
+        model: its reference.
+        perplexity: with its 95% interval over windows.
+        ratio, low, high: its perplexity over the first model's, with a 95% interval over the same windows' differences.
+    """
+
+    model: str
+    perplexity: Perplexity
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def line(self) -> str:
+        """One line of a report."""
+        value = f"{self.model}: perplexity {self.perplexity.value:.3f}"
+        if self.low == self.high:
+            return value
+        part, low, high = (100 * (x - 1) for x in (self.ratio, self.low, self.high))
+        verdict = "" if low > 0 or high < 0 else ", no difference that this text shows"
+        return f"{value}, {part:+.1f}% [{low:+.1f}, {high:+.1f}]{verdict}"
+
+
+def fit(
+    models: Sequence[str],
+    repository: str,
+    *,
+    tokens: int = 50_000,
+    seq_len: int = 1024,
+    dtype: torch.dtype | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    progress: Callable[[str, int, int], Any] = lambda what, done, total: None,
+) -> list[Fit]:
+    """Compare models on the held-out files of `repository`, PATH[:LANGUAGE].
+
+    Args:
+        models: anything that `load` opens, of one tokenizer; the first is what the others are measured against.
+        tokens: of held-out text at most.
+        seq_len: tokens a window.
+
+    Raises:
+        SubmodelError: a model that is not there, has other tokens or was calibrated on these rows, or too little
+            held-out text.
+    """
+    found: list[Fit] = []
+    first, ids = np.empty(0), torch.empty(0)
+    opened: dict[str, Any] = {}
+    for reference in models:
+        loaded = load(reference, dtype=dtype, device=device, trust_remote_code=trust_remote_code, opened=opened)
+        samples = held_out(repository, loaded.tokenizer, tokens, seq_len)
+        if found and not torch.equal(samples.ids, ids):
+            raise SubmodelError(f"{reference}: its tokens are not those of {models[0]}: compare models of one base")
+        ids = samples.ids
+        refuse_calibrated_rows(loaded, samples)
+        done = 0
+
+        def count(seen: int, reference: str = reference, whole: int = samples.ids.numel()) -> None:
+            nonlocal done
+            done += seen
+            progress(f"{reference} on {repository}", done, whole)
+
+        losses = window_losses(loaded.model, samples, count)
+        first = losses if not found else first
+        low, high = bootstrap(losses - first, np.exp)
+        ratio = float(np.exp((losses - first).mean()))
+        found.append(Fit(reference, from_losses(losses, seq_len - 1), ratio, low, high))
+        del loaded
+    return found
