@@ -131,7 +131,7 @@ void Input::prepare(int64_t format) {
 
 bool Input::together(int64_t format) const {
   // rows from which `several` is faster than one product after another: unpacking must pay
-  const int64_t least = format == SM_DENSE_BF16 || format == SM_BF16 ? 5 : 9;
+  const int64_t least = is_bf16(format) ? 5 : 9;
   return kernels.several && !alone && activations.count >= least;
 }
 
