@@ -16,9 +16,10 @@ from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, native
 from submodel.runtime.packed import FORMATS
 from submodel.runtime.place import packed_of
+from submodel.runtime.shared import FORMATS_SHARED
 from submodel.serve.limits import Limits
 from submodel.serve.memory import Models
-from submodel.serve.provision import PackedProvision
+from submodel.serve.provision import PackedProvision, provision_of
 from submodel.serve.refusal import Refusal
 from tests import serving
 
@@ -109,6 +110,7 @@ def test_a_busy_model_is_never_taken_away(provision: Slow):
         with pytest.raises(Refusal, match="the others are busy") as refused:
             await models.lease("maths")
         assert refused.value.status == 503 and refused.value.headers["Retry-After"]
+        models._wait_s = 60.0
         waiting = asyncio.create_task(models.lease("maths"))
         await asyncio.sleep(0.05)
         late = asyncio.create_task(models.lease("java"))  # stands in line behind the one who waits for memory
@@ -178,6 +180,34 @@ def test_switching_drops_no_request(crowded: Any):
     with ThreadPoolExecutor(9) as pool:
         assert list(pool.map(ask, range(14))) == alone
     assert crowded.desk.models.evictions > 2 and len(crowded.desk.models.resident) <= 2
+
+
+@pytest.mark.parametrize("form", FORMATS_SHARED)
+def test_sub_models_share_the_base(store: Path, form: str):
+    """All at once over one set of weights, in the room of the base, their masks and caches; answers as alone."""
+    provision = provision_of(store, form)
+    names = ["base", *serving.SUBMODELS]
+    parts = {name: [part for _, own in packed_of(provision.load(name).model) for part in own] for name in names}
+    assert len({tuple(part.values.data_ptr() for part in own) for own in parts.values()}) == 1
+    for name in names:
+        size = sum(part.mask.nbytes for part in parts[name] if part.mask is not None)
+        assert provision.size_bytes(name) == size
+    room = provision.shared_bytes + sum(provision.size_bytes(name) + CACHE for name in names)
+
+    def ask(index: int) -> str:
+        with OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client:
+            found = client.completions.create(model=names[index % 4], prompt="ab", max_tokens=5 + index, temperature=0)
+            return f"{found.model} {found.choices[0].text}"
+
+    with serving.running(store, provision, memory_bytes=room, cache_bytes=CACHE) as server:
+        alone = [ask(index) for index in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(ask, range(8))) == alone
+        assert server.desk.models.evictions == 0 and len(server.desk.models.resident) == 4
+    # the base's weights are counted, though they belong to none of the four
+    with serving.running(store, provision, memory_bytes=room - 1, cache_bytes=CACHE) as server:
+        assert [ask(index) for index in range(4)] == alone[:4]
+        assert server.desk.models.evictions == 1
 
 
 def test_waiting_for_memory_ends_in_503(store: Path):

@@ -19,7 +19,9 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("store", metavar="STORE")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     p.add_argument("--port", type=int, default=8000, help="0 is any free one (default: 8000)")
-    p.add_argument("--format", default="bf16", help="how weights are kept: bf16, int8 or int4 (default: bf16)")
+    p.add_argument(
+        "--format", default="bf16", help="how weights are kept: bf16, int8, int4, shared or shared-int8 (default: bf16)"
+    )
     p.add_argument(
         "--memory", metavar="SIZE", help="for weights and caches, such as 8G (default: half of the machine's)"
     )
@@ -55,7 +57,7 @@ def _serve(args: argparse.Namespace) -> None:
 
     try:
         from submodel.serve.limits import Limits
-        from submodel.serve.provision import PackedProvision
+        from submodel.serve.provision import provision_of
         from submodel.serve.server import Server, Settings
         from submodel.serve.upstream import parse_upstream
     except ModuleNotFoundError as error:
@@ -78,7 +80,7 @@ def _serve(args: argparse.Namespace) -> None:
         upstream_key=os.environ.get("SUBMODEL_UPSTREAM_KEY"),
         limits=limits,
     )
-    provision = PackedProvision(Path(args.store), args.format, args.base, args.trust_remote_code)
+    provision = provision_of(Path(args.store), args.format, args.base, args.trust_remote_code)
     router = open_router(provision.store, provision.base)
     if router.missing:
         say(f"without statistics for routing: {', '.join(router.missing)}; see submodel route --fit")

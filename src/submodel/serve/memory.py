@@ -62,6 +62,10 @@ class Models:
         """Sizes of the models that are there, or on their way."""
         return {name: entry.size_bytes for name, entry in self._entries.items()}
 
+    @property
+    def _there(self) -> int:
+        return self.provision.shared_bytes + sum(self.resident.values())
+
     async def lease(self, name: str) -> Lease:
         """A model, loaded if it has to be.
 
@@ -136,7 +140,7 @@ class Models:
     async def _make_room(self, name: str, deadline: float) -> None:
         """Evict until a model fits; wait while all are busy."""
         size_bytes = self._size(name)
-        while self._entries and sum(self.resident.values()) + size_bytes > self._memory_bytes:
+        while self._entries and self._there + size_bytes > self._memory_bytes:
             idle = [name for name, entry in self._entries.items() if not entry.users and entry.live.done()]
             if idle:
                 await self._evict(min(idle, key=lambda n: self._entries[n].used))

@@ -1,5 +1,7 @@
 """How a name becomes a running model, and what that takes: the only place that knows how weights are kept."""
 
+import math
+import threading
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,6 +12,7 @@ from submodel.models import Base
 from submodel.runtime import Loaded, load
 from submodel.runtime.load import open_store_base
 from submodel.runtime.packed import FORMATS, format_named
+from submodel.runtime.shared import FORMATS_SHARED, SharedBase
 from submodel.store import Store
 
 BASE = "base"
@@ -38,6 +41,11 @@ class Provision(Protocol):
         """What the page shows of a model."""
         ...
 
+    @property
+    def shared_bytes(self) -> int:
+        """What all of them share in memory, about; there whatever is loaded."""
+        ...
+
     def size_bytes(self, name: str) -> int:
         """What loading one adds to memory, about."""
         ...
@@ -48,7 +56,7 @@ class Provision(Protocol):
 
 
 class PackedProvision:
-    """Each model packed by itself: the smallest and fastest for few.
+    """The models of a store, each packed by itself: the fastest, and the smallest for few.
 
     Args:
         store: whose base and sub-models these are.
@@ -60,7 +68,7 @@ class PackedProvision:
     """
 
     def __init__(self, store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False):
-        format_named(weight_format)
+        self._form = format_named(weight_format)
         self.store, self._format = Store(store), weight_format
         self._trust = trust_remote_code
         for name in (BASE, AUTO):
@@ -89,6 +97,10 @@ class PackedProvision:
     def _parameters(self) -> int:
         return self.store.base["size_bytes"] // self.base.dtype.itemsize
 
+    @property
+    def shared_bytes(self) -> int:
+        return 0
+
     def describe(self, name: str) -> dict[str, Any]:
         about = {"size_bytes": self.size_bytes(name), "format": self._format}
         if name == BASE:
@@ -108,24 +120,22 @@ class PackedProvision:
 
     def size_bytes(self, name: str) -> int:
         """From the shapes: packed matrices by the sparsity of each, all other weights as the format keeps them."""
-        form = FORMATS[self._format]
-        entries: dict[str, Any] = next(iter(self._manifests.values()))["matrices"] if self._manifests else {}
-        if name != BASE:
-            entries = self._manifests[name]["matrices"]
+        form, rest = self._form, FORMATS[self._form.rest]
+        masked = form.masked and name != BASE
         size, weights = 0.0, 0
-        for entry in entries.values():
-            *_, cols = entry["shape"]
-            count = 1
-            for n in entry["shape"]:
-                count *= n
+        for entry in self._entries(name):
+            count, words = math.prod(entry["shape"]), _words(entry)
             weights += count
-            masked = form.masked and name != BASE
-            bits = form.bits if masked else FORMATS[form.rest].bits
-            words = count // cols * -(-cols // 64)
-            kept = count * (1 - entry["sparsity"]) if masked else count if bits == 16 else 64 * words
+            bits = form.bits if masked else rest.bits
+            whole = count if bits == 16 else 64 * words
+            kept = whole if form.whole or not masked else count * (1 - entry["sparsity"])
             size += kept * bits / 8 + masked * words * 8 + (bits < 16) * words * 2
-        rest = max(0, self._parameters - weights)
-        return int(size + rest * (1.1 if FORMATS[form.rest].bits == 8 else 2))
+        return int(size + max(0, self._parameters - weights) * (1.1 if rest.bits == 8 else 2))
+
+    def _entries(self, name: str) -> list[dict[str, Any]]:
+        """The prunable matrices; of the base those of any sub-model."""
+        manifests = self._manifests.values() if name == BASE else [self._manifests[name]]
+        return list(next(iter(manifests))["matrices"].values()) if manifests else []
 
     def load(self, name: str) -> Loaded:
         reference = next(iter(self._opened)) if name == BASE else f"{self.store.path}@{name}"
@@ -137,3 +147,50 @@ class PackedProvision:
             opened=self._opened,
             weight_format=self._format,
         )
+
+
+class SharedProvision(PackedProvision):
+    """The base's weights once in memory, every sub-model as a mask over them: the smallest for many.
+
+    A sub-model with weights of its own cannot share them and is packed beside them.
+
+    Args, Raises: as of PackedProvision; `weight_format` is one of FORMATS_SHARED.
+    """
+
+    def __init__(self, store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False):
+        super().__init__(store, weight_format, base, trust_remote_code)
+        self._weights: SharedBase | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def shared_bytes(self) -> int:
+        return super().size_bytes(BASE)
+
+    def size_bytes(self, name: str) -> int:
+        if name == BASE:
+            return 0
+        return super().size_bytes(name) if self._rewritten(name) else sum(map(_words, self._entries(name))) * 8
+
+    def load(self, name: str) -> Loaded:
+        if name != BASE and self._rewritten(name):
+            return super().load(name)
+        with self._loading:
+            self._weights = self._weights or SharedBase(self.base, self._format)
+        return self._weights.dense if name == BASE else self._weights.submodel(self.store, name)
+
+    def _rewritten(self, name: str) -> bool:
+        return "weights" in self._manifests[name]
+
+
+def provision_of(
+    store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False
+) -> PackedProvision:
+    """The models of a store in a format. Raises SubmodelError as the two kinds do."""
+    kind = SharedProvision if weight_format in FORMATS_SHARED else PackedProvision
+    return kind(store, weight_format, base, trust_remote_code)
+
+
+def _words(entry: dict[str, Any]) -> int:
+    """64-bit words of a matrix's mask."""
+    *rows, cols = entry["shape"]
+    return math.prod(rows) * -(-cols // 64)
