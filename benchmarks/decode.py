@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.measure import MIB, memory_bytes
 from submodel.runtime import Loaded, load, native
-from submodel.runtime.batch import prefill, step
+from submodel.runtime.forward import prefill, step
 
 _PROMPT = 'def quicksort(items):\n    """Sort a list."""\n'
 _STEPS = 4

@@ -19,11 +19,6 @@
 
 namespace {
 
-// rows of x from which `several` is faster than one product after another: unpacking must pay
-bool many(int64_t format, int64_t count) {
-  return kernels.several && count >= (is_bf16(format) ? 5 : 9);
-}
-
 #if defined(__x86_64__)
 // Tiles of bfloat16 are there, and the kernel lets this process use them.
 bool has_amx() {
@@ -134,6 +129,12 @@ void Input::prepare(int64_t format) {
   activations.init = init.get();
 }
 
+bool Input::together(int64_t format) const {
+  // rows from which `several` is faster than one product after another: unpacking must pay
+  const int64_t least = is_bf16(format) ? 5 : 9;
+  return kernels.several && !alone && activations.count >= least;
+}
+
 void Input::prepare_tiles() {
   if (activations.tiles) return;
   const int64_t count = activations.count, steps = words * 2, groups = (count + 15) / 16;
@@ -151,7 +152,7 @@ void Input::prepare_tiles() {
 void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, Input& x, int64_t threads) {
   int64_t first[8], piece[8], total = 0;
   for (int64_t i = 0; i < count; i++) {
-    if (many(matrices[i]->format, x.activations.count)) x.prepare_tiles();
+    if (x.together(matrices[i]->format)) x.prepare_tiles();
     else x.prepare(matrices[i]->format);
     piece[i] = piece_rows(*matrices[i]);
     first[i] = total;
@@ -163,7 +164,7 @@ void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, 
     const sm_matrix& m = *matrices[i];
     int64_t from = (index - first[i]) * piece[i];
     int64_t to = from + piece[i] < m.rows ? from + piece[i] : m.rows;
-    if (!many(m.format, x.activations.count)) return kernels.product[m.format](m, x.activations, from, to, y[i], m.rows);
+    if (!x.together(m.format)) return kernels.product[m.format](m, x.activations, from, to, y[i], m.rows);
     // kept by each thread: a fresh one would cost more, in page faults, than unpacking
     static thread_local std::vector<uint16_t> scratch;
     if (int64_t(scratch.size()) < scratch_of(m)) scratch.resize(size_t(scratch_of(m)));

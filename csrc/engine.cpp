@@ -20,10 +20,11 @@ void normalise(const float* x, const float* weight, int64_t size, float epsilon,
 
 // products of several layers with one input
 void apply(const sm_linear* const* layers, float* const* y, int64_t number, const float* x, int64_t count,
-           int64_t threads) {
+           bool alone, int64_t threads) {
   const sm_matrix* matrices[8];
   for (int64_t i = 0; i < number; i++) matrices[i] = layers[i]->matrix;
   Input input(x, count, matrices[0]->cols, false);
+  input.alone = alone;
   multiply(matrices, y, number, input, threads);
   for (int64_t i = 0; i < number; i++) {
     const int64_t rows = matrices[i]->rows;
@@ -70,7 +71,7 @@ extern "C" void sm_step(const sm_model* m, int64_t count, float* x, const float*
     norm_all(block.attention_norm);
     const sm_linear* qkv[] = {&block.q, &block.k, &block.v};
     float* qkv_out[] = {q.get(), k.get(), v.get()};
-    apply(qkv, qkv_out, 3, normed.get(), count, threads);
+    apply(qkv, qkv_out, 3, normed.get(), count, m->alone, threads);
 
     parallel(threads, count * m->key_heads, [&](int64_t index) {
       const int64_t b = index / m->key_heads, h = index % m->key_heads;
@@ -100,21 +101,22 @@ extern "C" void sm_step(const sm_model* m, int64_t count, float* x, const float*
 
     const sm_linear* o = &block.o;
     float* to = added.get();
-    apply(&o, &to, 1, mixed.get(), count, threads);
+    apply(&o, &to, 1, mixed.get(), count, m->alone, threads);
     add_all(block.attention_out_norm);
 
     norm_all(block.mlp_norm);
     const sm_linear* both[] = {&block.gate, &block.up};
     float* both_out[] = {gate.get(), up.get()};
-    apply(both, both_out, 2, normed.get(), count, threads);
+    apply(both, both_out, 2, normed.get(), count, m->alone, threads);
     kernels.activate(gate.get(), up.get(), count * m->intermediate, m->gelu);
     const sm_linear* down = &block.down;
-    apply(&down, &to, 1, gate.get(), count, threads);
+    apply(&down, &to, 1, gate.get(), count, m->alone, threads);
     add_all(block.mlp_out_norm);
   }
 
   norm_all(m->norm);
   Input input(normed.get(), count, hidden, false);
+  input.alone = m->alone;
   multiply(&m->head, &logits, 1, input, threads);
   if (m->logit_cap > 0)
     parallel(threads, count, [&](int64_t b) { kernels.cap(logits + b * m->head->rows, m->head->rows, m->logit_cap); });

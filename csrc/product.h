@@ -10,8 +10,11 @@ struct Input {
   Input(const float* x, int64_t count, int64_t cols, bool rounded);
   void prepare(int64_t format);
   void prepare_tiles();
+  // whether its rows are multiplied together, by tiles
+  bool together(int64_t format) const;
 
   int64_t words;
+  bool alone = false;  // one row after another, whatever that costs
   int32_t prepared_offset = 0;
   std::unique_ptr<float[]> padded, scale;
   std::unique_ptr<uint16_t[]> bf16, tiles;

@@ -59,6 +59,7 @@ struct sm_block {
 
 struct sm_model {
   int64_t blocks, hidden, heads, key_heads, head_size, intermediate, gelu;
+  int64_t alone;  // every sequence gets the very sums that it gets by itself, which takes the tiles away
   float epsilon, scale;            // of the norms; of the products of queries and keys
   float attention_cap, logit_cap;  // scores and logits become cap * tanh(one / cap); 0 = they stay
   const sm_block* block;

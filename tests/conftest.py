@@ -1,6 +1,7 @@
 """Shared by all tests. Run them with `make test`, or one file with `pytest tests/test_masks.py`."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from submodel.router import profile
 from submodel.runtime import native
 from tests import tiny
 
@@ -27,6 +29,17 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two JSONL files of different text."""
     folder = tmp_path_factory.mktemp("texts")
     return {name: tiny.write_jsonl(folder / f"{name}.jsonl", name) for name in ("python", "prose")}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def few_routing_texts() -> Iterator[None]:
+    """What an extraction keeps for routing is made of fewer texts: most tests do not look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PIECES", "REQUESTS", "STUBS"):
+            patch.setattr(profile, name, 24)
+        made = {kind: texts[:12] for kind, texts in profile.background.texts().items()}
+        patch.setattr(profile.background, "texts", lambda: made)
+        yield
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from submodel.runtime import Loaded, Request, generate, generate_batch, load, native
-from submodel.runtime.batch import prefill, step
 from submodel.runtime.engine import FAMILIES
+from submodel.runtime.forward import prefill, step
 from submodel.runtime.slots import Slots
 from tests import tiny
 from tests.test_packed_models import export, store_of
@@ -129,3 +129,32 @@ def test_bf16_loses_nothing(family: str, tmp_path: Path):
     requests = [Request(str(i), prompt, 20) for i, prompt in enumerate(prompts)]
     for slots in (1, 5):
         assert _tokens(packed, requests, slots=slots) == _tokens(zeros, requests, slots=slots)
+
+
+@torch.inference_mode()
+def test_steps_while_another_thread_builds_a_model(tmp_path: Path):
+    """transformers sets the default dtype of the whole process for as long as it builds one."""
+    loaded = load(store_of(tmp_path, "llama"), weight_format="bf16")
+    slots, _ = prefill(loaded, [5, 6, 7], 20)
+    again, _ = prefill(loaded, [5, 6, 7], 20)
+    expected = step(loaded, slots, [9])
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = step(loaded, again, [9])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+def test_a_model_is_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    reference = store_of(tmp_path, "llama")
+    opened: Any = {}
+    first = load(reference, weight_format="bf16", opened=opened)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("the default dtype is set")
+
+    monkeypatch.setattr(torch, "set_default_dtype", refuse)
+    second = load(reference, weight_format="bf16", opened=opened)
+    prompt = tiny.ids(1, 9)
+    assert torch.equal(first.model(prompt).logits, second.model(prompt).logits)  # type: ignore[operator]

@@ -13,9 +13,10 @@ LAYERS = [
     ["models", "calibration"],
     ["stream", "store"],
     ["compare", "runtime"],
+    ["router"],
     ["export", "prune", "tasks"],
     ["report"],
-    ["study", "bench", "search"],
+    ["study", "bench", "search", "serve"],
     ["cli"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

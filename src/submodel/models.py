@@ -6,6 +6,7 @@ fuse checkpoint tensors, so a family needs no line here as long as its blocks co
 one 3-D parameter for all experts of a mixture.
 """
 
+import copy
 import json
 import re
 from collections.abc import Callable
@@ -81,6 +82,7 @@ class Base:
         self.config = config
         self.source = source
         self.trust_remote_code = trust_remote_code
+        self._built: dict[torch.dtype, PreTrainedModel] = {}
         if isinstance(source, Gguf):
             skeleton = self._empty(torch.bfloat16)
             source.bind(skeleton, config.to_dict())
@@ -120,6 +122,16 @@ class Base:
         return model
 
     def _empty(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The model on the meta device, a copy of one that is built once.
+
+        Building sets torch's default dtype for a moment, and that for all threads: one that computes meanwhile would
+        get tensors of another dtype. Copying does not.
+        """
+        if dtype not in self._built:
+            self._built[dtype] = self._build(dtype)
+        return copy.deepcopy(self._built[dtype])
+
+    def _build(self, dtype: torch.dtype) -> PreTrainedModel:
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(

@@ -207,7 +207,8 @@ class Store:
 
     def size_bytes(self, name: str) -> int:
         """What a sub-model's masks, and its own weights if it has any, take on disk."""
-        return sum(file.stat().st_size for file in (self.path / "submodels" / name).glob("*.safetensors"))
+        files = [self.path / "submodels" / name / f"{part}.safetensors" for part in ("masks", "weights")]
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     def add(self, name: str, model: Masks, recipe: dict[str, Any]) -> dict[str, Any]:
         """Write a sub-model.

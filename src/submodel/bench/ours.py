@@ -9,7 +9,7 @@ import torch
 
 from submodel.bench.child import answer_requests, resident_bytes
 from submodel.runtime import Loaded, load
-from submodel.runtime.batch import prefill, step
+from submodel.runtime.forward import prefill, step
 from submodel.runtime.place import packed_of
 from submodel.tasks import TASKS, parse_task
 from submodel.tasks.cell import Cell, Settings, Task

@@ -30,6 +30,8 @@ from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
+from submodel.router.pooled import Pooler
+from submodel.router.profile import fit_samples
 from submodel.stream import Pruned, Statistic, default_dtype, walk
 from submodel.weights import write_tensors
 
@@ -149,6 +151,12 @@ def extract(
         if isinstance(error, SubmodelError):
             raise
         raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
+    # the sub-models are whole by now; only what was made from text can be told by text
+    if texts := [domain for domain in missing if domain.provenance is not None]:
+        with target.lock():
+            pooler = Pooler(base)
+            for domain in texts:
+                fit_samples(target, pooler, domain.name, domain)
     manifests = {name: target.manifest(name) for name in names}
     already = [name for name in names if name not in {d.name for d in missing}]
     return Extracted(out, manifests, already, resumed, time.monotonic() - started)

@@ -7,19 +7,18 @@ to another, and its core as well. Each continuation has a generator of its own, 
 who shares the batch beyond rounding.
 """
 
-import functools
-import inspect
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from submodel.runtime.forward import end_tokens, forward, layers_of, step, token_bytes
 from submodel.runtime.load import Loaded
-from submodel.runtime.sample import pick
+from submodel.runtime.sequence import Continuation, Request, Sequence, Text, finish, next_tokens
 from submodel.runtime.slots import Slots
 
 _PREFILL_TOKENS = 2048  # at once, padding included: bounds its activations
@@ -27,57 +26,6 @@ _SLACK = 128  # columns beyond the longest sequence: room to go on before the ca
 _CACHE_BYTES = 2 << 30  # of keys and values, all lanes together
 _MOST_SLOTS = 64  # a lane; beyond it a step costs in proportion, so nothing more is won
 _FEW = 16  # sequences of a lane that another takes over once no prompt waits
-_CONTEXT = 8  # prompt tokens decoded with the text: some tokenizers write a piece's space by what stands before it
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt to continue.
-
-    Attributes:
-        key: comes back with its continuations.
-        prompt: token ids, at least one.
-        max_tokens: new tokens at most.
-        stops: the text ends before the first of them.
-        seeds: one continuation each; they share the prefill.
-        temperature: 0 is greedy.
-        top_p, top_k: nucleus and number of tokens to sample from; 1 and 0 are off.
-    """
-
-    key: str
-    prompt: tuple[int, ...]
-    max_tokens: int
-    stops: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """What a model wrote.
-
-    Attributes:
-        key, sample: of which request, the index of its seed.
-        text: without special tokens, cut before the first stop string.
-        tokens: all that were generated, the stop string's included.
-        finish: "stop", "eos" or "length".
-    """
-
-    key: str
-    sample: int
-    text: str
-    tokens: tuple[int, ...]
-    finish: str
-
-
-@dataclass
-class _Sequence:
-    request: Request
-    sample: int
-    generator: torch.Generator
-    tokens: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -89,38 +37,6 @@ class _Prefilled:
     row: int
     logits: torch.Tensor
     waiting: deque[int]
-
-
-class _Text:
-    """Tokens -> text, and whether a stop string has come."""
-
-    def __init__(self, tokenizer: Any):
-        self._tokenizer = tokenizer
-
-    def _decode(self, tokens: list[int]) -> str:
-        return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-    def of(self, sequence: _Sequence, last: int | None = None) -> str:
-        """The text of the last new tokens (of all by default) as it reads after what stands before them."""
-        tokens = sequence.tokens
-        before = [*sequence.request.prompt[-_CONTEXT:], *tokens]
-        cut = len(before) - (len(tokens) if last is None else min(last, len(tokens)))
-        head = before[max(0, cut - _CONTEXT) : cut]
-        whole, start = self._decode([*head, *before[cut:]]), self._decode(head)
-        return whole[len(start) :] if whole.startswith(start) else self._decode(before[cut:])
-
-    def stopped(self, sequence: _Sequence) -> str | None:
-        """The text before the first stop string, or None while there is none."""
-        stops = sequence.request.stops
-        if not stops:
-            return None
-        # a token holds at least one byte, and a character at most four
-        tail = self.of(sequence, 4 * max(map(len, stops)))
-        if not any(stop in tail for stop in stops):
-            return None
-        text = self.of(sequence)
-        found = [at for stop in stops if (at := text.find(stop)) >= 0]
-        return text[: min(found)] if found else None
 
 
 def generate_batch(
@@ -199,7 +115,7 @@ class _Crew:
         self.waiting = waiting
         self._active = lanes
         self._cores = cores
-        self._left: list[tuple[Slots, list[_Sequence]]] = []
+        self._left: list[tuple[Slots, list[Sequence]]] = []
         self._lock = threading.Lock()
 
     def use_cores(self) -> None:
@@ -207,7 +123,7 @@ class _Crew:
         if self._cores is not None and torch.get_num_threads() != (share := max(1, self._cores // self._active)):
             torch.set_num_threads(share)
 
-    def hand_over(self, slots: Slots, live: list[_Sequence]) -> bool:
+    def hand_over(self, slots: Slots, live: list[Sequence]) -> bool:
         """Leave one's sequences to another lane; False for the last lane."""
         with self._lock:
             if self._active == 1:
@@ -216,7 +132,7 @@ class _Crew:
             self._active -= 1
             return True
 
-    def take_over(self) -> list[tuple[Slots, list[_Sequence]]]:
+    def take_over(self) -> list[tuple[Slots, list[Sequence]]]:
         """What other lanes have left behind."""
         with self._lock:
             found, self._left = self._left, []
@@ -229,7 +145,7 @@ class _Crew:
             return not self._left
 
 
-def _join(parts: list[tuple[Slots, list[_Sequence]]], layers: int) -> tuple[Slots, list[_Sequence]]:
+def _join(parts: list[tuple[Slots, list[Sequence]]], layers: int) -> tuple[Slots, list[Sequence]]:
     """All sequences in slots of their own, the longest first."""
     rows = [(slots, row, live[row]) for slots, live in parts for row in range(len(live))]
     rows.sort(key=lambda item: item[0].end - item[0].starts[item[1]], reverse=True)
@@ -241,10 +157,10 @@ def _join(parts: list[tuple[Slots, list[_Sequence]]], layers: int) -> tuple[Slot
 
 def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
     """Work off the shared queue, longest prompt first, in `rows` slots."""
-    model, text, waiting = loaded.model, _Text(loaded.tokenizer), crew.waiting
+    model, text, waiting = loaded.model, Text(loaded.tokenizer), crew.waiting
     ends = end_tokens(loaded)
-    slots = Slots(_layers(model), rows, _longest(waiting) + _SLACK)
-    live: list[_Sequence] = []
+    slots = Slots(layers_of(model), rows, _longest(waiting) + _SLACK)
+    live: list[Sequence] = []
     ready: deque[_Prefilled] = deque()
     crew.use_cores()
     while True:
@@ -260,9 +176,9 @@ def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
             sample = first.waiting.popleft()
             if not first.waiting:
                 ready.popleft()
-            sequence = _Sequence(first.request, sample, torch.Generator().manual_seed(first.request.seeds[sample]))
-            sequence.tokens.append(_next(first.logits[None], [sequence])[0])
-            done = _finish(sequence, text, ends)
+            sequence = Sequence(first.request, sample, torch.Generator().manual_seed(first.request.seeds[sample]))
+            sequence.tokens.append(next_tokens(first.logits[None], [sequence])[0])
+            done = finish(sequence, text, ends)
             if done:
                 yield done
             else:
@@ -272,17 +188,17 @@ def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
             if 0 < len(live) <= _FEW and crew.hand_over(slots, live):
                 return
             if left := crew.take_over():
-                slots, live = _join([(slots, live), *left], _layers(model))
+                slots, live = _join([(slots, live), *left], layers_of(model))
             if not live and crew.leave():
                 return
         crew.use_cores()
         if not live:
             continue
         logits = step(loaded, slots, [s.tokens[-1] for s in live])
-        for sequence, token in zip(live, _next(logits, live), strict=True):
+        for sequence, token in zip(live, next_tokens(logits, live), strict=True):
             sequence.tokens.append(token)
         for row in reversed(range(len(live))):
-            done = _finish(live[row], text, ends)
+            done = finish(live[row], text, ends)
             if done:
                 yield done
                 slots.remove(row)
@@ -304,78 +220,16 @@ def _prefill(model: Any, waiting: deque[Request], free: int) -> list[_Prefilled]
     if not taken:
         return []
     width = len(max(taken, key=lambda r: len(r.prompt)).prompt)
-    slots = Slots(_layers(model), len(taken), width)
+    slots = Slots(layers_of(model), len(taken), width)
     pads = [width - len(r.prompt) for r in taken]
     ids = torch.tensor([[r.prompt[0]] * pad + list(r.prompt) for r, pad in zip(taken, pads, strict=True)])
     mask = (torch.arange(width)[None] >= torch.tensor(pads)[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     device = model.device
-    logits = _forward(model, ids.to(device), mask.to(device), positions.to(device), slots)
+    logits = forward(model, ids.to(device), mask.to(device), positions.to(device), slots)
     slots.advance(width)
     slots.starts = pads
     return [_Prefilled(r, slots, i, logits[i], deque(range(len(r.seeds)))) for i, r in enumerate(taken)]
-
-
-def step(loaded: Loaded, slots: Slots, last: list[int]) -> torch.Tensor:
-    """Logits (rows, vocabulary) that follow the last token of every live row."""
-    slots.prepare(1)
-    device = loaded.model.device
-    ids = torch.tensor(last, device=device)[:, None]
-    positions = torch.tensor([[slots.end - start] for start in slots.starts], device=device)
-    if loaded.engine and len(last) <= loaded.engine.most_rows:
-        logits = loaded.engine.step(ids, positions, slots)
-    else:
-        logits = _forward(loaded.model, ids, slots.mask(1).to(device), positions, slots)
-    slots.advance(1)
-    return logits
-
-
-def prefill(loaded: Loaded, prompt: list[int], columns: int) -> tuple[Slots, torch.Tensor]:
-    """One prompt in a cache of its own with room for `columns` tokens, and its logits (1, vocabulary)."""
-    [found] = _prefill(loaded.model, deque([Request("", tuple(prompt), 1)]), 1)
-    slots = Slots(_layers(loaded.model), 1, columns + 1)
-    slots.add(found.slots, found.row)
-    return slots, found.logits[None]
-
-
-def _forward(model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, slots: Slots) -> torch.Tensor:
-    """Logits (rows, vocabulary) of each row's last token."""
-    options: dict[str, Any] = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
-    if _accepts(model, "position_ids"):
-        options["position_ids"] = positions
-    return model(input_ids=ids, attention_mask=mask, past_key_values=slots.cache, use_cache=True, **options).logits[
-        :, -1
-    ]
-
-
-def _next(logits: torch.Tensor, sequences: list[_Sequence]) -> list[int]:
-    greedy = logits.argmax(-1).tolist()
-    return [
-        pick(row, r.temperature, r.top_p, r.top_k, s.generator) if (r := s.request).temperature else best
-        for row, s, best in zip(logits, sequences, greedy, strict=True)
-    ]
-
-
-def _finish(sequence: _Sequence, text: _Text, ends: frozenset[int]) -> Continuation | None:
-    request = sequence.request
-    if sequence.tokens[-1] in ends:
-        written, finish = text.of(sequence), "eos"
-    elif (before := text.stopped(sequence)) is not None:
-        written, finish = before, "stop"
-    elif len(sequence.tokens) >= request.max_tokens:
-        written, finish = text.of(sequence), "length"
-    else:
-        return None
-    return Continuation(request.key, sequence.sample, written, tuple(sequence.tokens), finish)
-
-
-def end_tokens(loaded: Loaded) -> frozenset[int]:
-    """Token ids that end a text, by the model's generation settings and by its tokenizer."""
-    ends: set[int] = set()
-    for given in (loaded.model.generation_config, loaded.model.config, loaded.tokenizer):
-        found: Any = getattr(given, "eos_token_id", None)
-        ends |= set(found) if isinstance(found, list) else set() if found is None else {found}
-    return frozenset(ends)
 
 
 def _longest(waiting: Iterable[Request]) -> int:
@@ -384,24 +238,6 @@ def _longest(waiting: Iterable[Request]) -> int:
 
 def _rows(model: Any, waiting: deque[Request], lanes: int) -> int:
     """Slots a lane: no more than there is work for, and than fit the budget of the cache."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token = 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
-    fit = _CACHE_BYTES // (lanes * token * (_longest(waiting) + _SLACK))
+    fit = _CACHE_BYTES // (lanes * token_bytes(model) * (_longest(waiting) + _SLACK))
     work = -(-sum(len(r.seeds) for r in waiting) // lanes)
     return max(1, min(_MOST_SLOTS, fit, work))
-
-
-def _layers(model: Any) -> int:
-    return model.config.get_text_config().num_hidden_layers
-
-
-def _accepts(model: Any, name: str) -> bool:
-    return name in _parameters(type(model))
-
-
-@functools.cache
-def _parameters(kind: type) -> frozenset[str]:
-    """Asked for at every step, so looked up once a class."""
-    return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]

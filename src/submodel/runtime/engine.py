@@ -35,16 +35,19 @@ class Engine:
         self._embed, self._rotary = model.get_input_embeddings(), model.model.rotary_emb
         self._rotations = rotations  # kinds of layers with one of their own; none if all share one
 
-    def step(self, ids: torch.Tensor, positions: torch.Tensor, slots: Slots) -> torch.Tensor:
+    def step(self, ids: torch.Tensor, positions: torch.Tensor, slots: Slots, *, alone: bool = False) -> torch.Tensor:
         """Write one token of every live row into the cache; the caller advances it.
 
         Args:
             ids, positions: int64 (rows, 1).
             slots: of at least `rows` sequences, with room for a column.
+            alone: every row's logits are, bit for bit, those it gets by itself; many rows then take up to twice as long
+                where the processor has tiles.
 
         Returns:
             float32 logits (rows, vocabulary).
         """
+        self._plan.alone = alone
         embedded = self._embed(ids)
         x = embedded[:, 0].float().contiguous()
         kinds = [(kind,) for kind in self._rotations] or [()]
@@ -55,7 +58,7 @@ class Engine:
         keys = pointers(*(layer.keys.data_ptr() for layer in layers))
         values = pointers(*(layer.values.data_ptr() for layer in layers))
         starts = (ctypes.c_int64 * len(ids))(*slots.starts)
-        logits = torch.empty(len(ids), self.vocabulary)
+        logits = torch.empty(len(ids), self.vocabulary, dtype=torch.float32)
         native.library().sm_step(
             ctypes.byref(self._plan),
             len(ids),
@@ -122,6 +125,7 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         first.head_dim,
         config.intermediate_size,
         _ACTIVATIONS[activation],
+        0,
         config.rms_norm_eps,
         first.scaling,
         (config.attn_logit_softcapping or 0) if config.model_type == "gemma2" else 0,

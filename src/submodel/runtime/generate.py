@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
-from submodel.runtime.batch import end_tokens, prefill, step
+from submodel.runtime.forward import end_tokens, prefill, step
 from submodel.runtime.load import Loaded
 from submodel.runtime.sample import pick
 

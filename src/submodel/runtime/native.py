@@ -54,7 +54,7 @@ class Block(ctypes.Structure):
     ]
 
 
-SIZES = ("blocks", "hidden", "heads", "key_heads", "head_size", "intermediate", "gelu")
+SIZES = ("blocks", "hidden", "heads", "key_heads", "head_size", "intermediate", "gelu", "alone")
 
 
 class Model(ctypes.Structure):

@@ -324,7 +324,7 @@ def _unpack(packed: Packed) -> torch.Tensor:
         out[bits] = packed.values[:-SLACK].view(torch.int16)
         return out.view(torch.bfloat16)[:, : packed.cols].contiguous()
     assert packed.scales is not None
-    steps = torch.zeros(bits.shape)
+    steps = torch.zeros(bits.shape, dtype=torch.float32)
     if packed.format == "int4":
         at = 0
         half = (bits.shape[1] // 64 + 1) // 2 * 64

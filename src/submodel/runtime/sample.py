@@ -37,5 +37,5 @@ def pick(
     if top_p < 1:
         count = int((mass < top_p).sum()) + 1
         ids, mass = ids[:count], mass[:count]
-    drawn = torch.rand((), generator=generator) * mass[-1]
+    drawn = torch.rand((), generator=generator, dtype=torch.float32) * mass[-1]
     return int(ids[min(int((mass <= drawn).sum()), len(ids) - 1)])

@@ -95,9 +95,9 @@ class Slots:
         length = source.end - source.starts[row]
         if not self.starts:
             self.end = length
-        if self.end < length:
-            raise ValueError(f"a row of {length} tokens does not fit before column {self.end}: add long rows first")
         self._make_room(1)
+        if self.end < length:
+            self._move(length - self.end)
         at = len(self.starts)
         for mine, theirs in zip(self._layers(), source._layers(), strict=True):
             if not mine.is_initialized:
@@ -124,12 +124,18 @@ class Slots:
         first = self.first
         if first < count:
             raise ValueError(f"{self.columns} columns do not hold the longest sequence")
-        rows = len(self.starts)
+        self._move(-first)
+
+    def _move(self, by: int) -> None:
+        """Move everything by so many columns, to the left if it is negative."""
+        if self.end + by >= self.columns:
+            raise ValueError(f"{self.columns} columns do not hold the longest sequence")
+        rows, first, end = len(self.starts), self.first, self.end
         for layer in self._layers():
             for states in (layer.keys, layer.values):
-                states[:rows, :, : self.end - first] = states[:rows, :, first : self.end].clone()
-        self.starts = [start - first for start in self.starts]
-        self.end -= first
+                states[:rows, :, first + by : end + by] = states[:rows, :, first:end].clone()
+        self.starts = [start + by for start in self.starts]
+        self.end += by
 
     def prepare(self, count: int) -> None:
         """Make room for `count` more columns; call it before a forward pass."""

@@ -21,7 +21,7 @@ from transformers.modeling_utils import PreTrainedModel
 from submodel.calibration import Budget, Samples, Text, pack, parts_of, read_held_out, read_repository, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
-from submodel.runtime.batch import prefill, step
+from submodel.runtime.forward import prefill, step
 from submodel.runtime.slots import Slots
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import bootstrap

@@ -1,0 +1,163 @@
+"""The verb that explains a routing decision, and fits the router of an existing store: route."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from submodel.cli import arguments
+from submodel.cli.console import say, show
+from submodel.errors import SubmodelError, unknown_name
+
+if TYPE_CHECKING:
+    from submodel.router import Decision, Router, Signals
+    from submodel.store import Store
+
+
+def add(verbs: arguments.Verbs) -> None:
+    """The verbs of this module."""
+    p = verbs.add("route", _route, "say which sub-model of a store answers a request, and why")
+    p.add_argument("store", metavar="STORE")
+    p.add_argument("text", metavar="TEXT", nargs="?", help="the request")
+    p.add_argument("--file", metavar="NAME", help="the file that the request is about; only its name is read")
+    p.add_argument("--suffix", help="the text after the gap, where code is to be filled in after TEXT")
+    p.add_argument(
+        "--language", metavar="L", help="a programming language or a sub-model, as a client's header says it"
+    )
+    p.add_argument("--threshold", type=float, help="less confidence goes to the default (default: the store's, or 0.5)")
+    p.add_argument("--default", metavar="NAME", help="the sub-model for what is not sure (default: the base)")
+    p.add_argument(
+        "--fit",
+        action="append",
+        default=[],
+        metavar="NAME=PATH[:COLUMN]",
+        help="keep what this text of a sub-model's domain looks like, for stores that lack it; NAME base: what no "
+        "sub-model should get",
+    )
+    p.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="FILE",
+        help='keep the threshold that is best for own requests: JSON lines with "text" and "name" (null: the base)',
+    )
+    p.add_argument("--base", help="where the store's base is now, if it has moved")
+    p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
+
+
+def _route(args: argparse.Namespace) -> None:
+    from submodel.router import Signals, open_router
+    from submodel.runtime.load import open_store_base
+    from submodel.store import Store
+
+    if args.text is None and not args.fit and args.calibrate is None:
+        raise SubmodelError("nothing to do: give TEXT, --fit or --calibrate")
+    store = Store(Path(args.store))
+    base = open_store_base(store, args.base, args.trust_remote_code) if args.base or args.trust_remote_code else None
+    document: dict[str, Any] = {}
+    lines: list[str] = []
+    if args.fit:
+        base = base or open_store_base(store)
+        document["fitted"] = _fit(store, base, args.fit)
+        lines += [f"{args.store}@{name}: fitted to {count} texts" for name, count in document["fitted"].items()]
+    router = open_router(store, base, threshold=args.threshold, default=args.default)
+    if args.calibrate is not None:
+        threshold, count = _calibrate(router, store, args.calibrate)
+        document["threshold"] = threshold
+        lines.append(f"threshold {threshold:.3f}, by {count} requests")
+    if router.missing:
+        say(
+            f"without statistics for routing: {', '.join(router.missing)}: they get requests by header, file, fence "
+            f"and detector only; give --fit NAME=PATH with text of their domains"
+        )
+    if args.text is not None:
+        signals = Signals(args.text, args.file, args.suffix, args.language)
+        if args.language and not router.knows(args.language):
+            raise unknown_name(
+                "language or sub-model", args.language, {*router.names, *sum(router.languages.values(), ())}
+            )
+        decision = router.choose(signals)
+        speaking, explained = _explain(router, signals, decision)
+        document |= {**decision.__dict__, "threshold": router.threshold, "tokens": speaking}
+        lines += explained
+    show(args, document, lines)
+
+
+def _fit(store: "Store", base: Any, specs: list[str]) -> dict[str, int]:
+    from submodel.calibration import parse_spec, read_documents
+    from submodel.router.pooled import Pooler
+    from submodel.router.profile import fit_texts
+
+    pooler = Pooler(base)
+    fitted: dict[str, int] = {}
+    with store.lock():
+        for spec in specs:
+            name, equals, given = spec.partition("=")
+            if not equals or not name or not given:
+                raise SubmodelError(f"--fit {spec!r}: give NAME=PATH[:COLUMN]")
+            if name != "base":
+                store.manifest(name)  # refuses an unknown name before any text is read
+            documents = [document.text for document in read_documents(*parse_spec(given))]
+            fit_texts(store, pooler, None if name == "base" else name, documents)
+            fitted[name] = len(documents)
+    return fitted
+
+
+def _calibrate(router: "Router", store: "Store", file: Path) -> tuple[float, int]:
+    from submodel.router import Signals
+    from submodel.router.threshold import best_threshold, write_threshold
+
+    labelled: list[tuple[dict[str, float], str]] = []
+    try:
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        asked = [(str(row["text"]), row["name"]) for row in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SubmodelError(
+            f'{file}: give JSON lines with "text" and "name" ({type(error).__name__}: {error})'
+        ) from error
+    for text, name in asked:
+        if name is not None and name not in router.names:
+            raise unknown_name(f"sub-model in {file}", name, router.names)
+        labelled.append((router.choose(Signals(text)).scores, "base" if name is None else router.same[name]))
+    threshold = best_threshold(labelled)
+    with store.lock():
+        write_threshold(store, threshold, len(labelled))
+    return threshold, len(labelled)
+
+
+def _explain(router: "Router", signals: "Signals", decision: "Decision") -> tuple[list[tuple[str, float]], list[str]]:
+    """The tokens that spoke for the likeliest label against the next, and the whole as lines."""
+    lines = [f"{decision.name or 'the base'}, by {_BY[decision.signal]}, confidence {decision.confidence:.3f}"]
+    if not decision.scores:
+        if decision.signal == "default":
+            lines.append("nothing said what it is: give a file, a fence with a language, a header, or fit the router")
+        elif decision.signal not in ("header", "detector"):
+            lines.append("a header would come first")
+        return [], lines
+    first, second = sorted(decision.scores, key=lambda name: -decision.scores[name])[:2]
+    likely = [(name, p) for name, p in sorted(decision.scores.items(), key=lambda item: -item[1]) if p >= 0.001]
+    lines.append("scores: " + ", ".join(f"{name} {p:.3f}" for name, p in likely))
+    speaking = router.speaking(signals.text, first, second)
+    lines.append(
+        f"for {first} against {second}: " + ", ".join(f"{token!r} {part:+.1f}" for token, part in speaking[:6])
+    )
+    against = [(token, part) for token, part in reversed(speaking) if part < 0][:6]
+    if against:
+        lines.append(f"for {second} against {first}: " + ", ".join(f"{token!r} {part:+.1f}" for token, part in against))
+    if decision.signal == "default":
+        lines.append(
+            f"{first} would get it at a threshold of {decision.scores[first]:.3f} (now {router.threshold:.3f})"
+        )
+    lines.append("a header, a file name or a fence with a language would come first")
+    return speaking, lines
+
+
+_BY = {
+    "header": "header",
+    "file": "the file's name",
+    "fence": "the fenced block's language",
+    "fim": "the code around the gap",
+    "detector": "the language detector",
+    "activations": "the base's activations",
+    "mention": "the one language that it names",
+    "default": "default",
+}

@@ -1,0 +1,115 @@
+"""The outermost layer: who may speak, how much, and how slowly.
+
+A request's whole body is taken here, within its limits, before anything else runs. On a loopback address the Host
+header must name this machine: a web page whose name is made to point here is refused. Bodies must be JSON by their
+content type, which a foreign page cannot send without being asked for leave first, which nothing here gives.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from submodel.serve.limits import Limits, is_loopback, key_fits
+from submodel.serve.refusal import Refusal
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+_OPEN = ("/", "/health")  # without a key
+
+
+class _Gone(Exception):
+    """The client has left, or takes nothing."""
+
+
+class Guard:
+    """An ASGI application around another."""
+
+    def __init__(self, app: App, limits: Limits, api_key: str | None, loopback: bool):
+        self._app, self._limits, self._api_key, self._loopback = app, limits, api_key, loopback
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            return
+
+        async def slow_send(message: Message) -> None:
+            try:
+                await asyncio.wait_for(send(message), self._limits.write_s)
+            except TimeoutError as error:
+                raise _Gone from error
+
+        with contextlib.suppress(_Gone):
+            try:
+                self._check(scope)
+                body = await self._body(scope, receive)
+            except Refusal as refusal:
+                return await _refuse(refusal, slow_send)
+            await self._app(scope, _replay(body, receive), slow_send)
+
+    def _check(self, scope: MutableMapping[str, Any]) -> None:
+        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        if self._loopback and not is_loopback(_host(headers.get(b"host", ""))):
+            raise Refusal(403, "the Host header names another machine: address this server as localhost", "wrong_host")
+        if self._api_key and scope["path"] not in _OPEN and not key_fits(headers.get(b"authorization"), self._api_key):
+            raise Refusal(401, "no or wrong API key: send Authorization: Bearer KEY", "invalid_api_key")
+        if scope["method"] == "POST":
+            kind = headers.get(b"content-type", "").partition(";")[0].strip().lower()
+            if kind != "application/json":
+                raise Refusal(415, f"content type {kind or 'none'!r}: send application/json", "unsupported_media_type")
+            length = headers.get(b"content-length", "")
+            if length.isdigit() and int(length) > self._limits.body_bytes:
+                raise self._too_large()
+
+    async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
+        parts: list[bytes] = []
+        size, more = 0, True
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    more = message.get("more_body", False)
+                    if size > self._limits.body_bytes:
+                        raise self._too_large()
+        except TimeoutError as error:
+            raise Refusal(408, f"the body took over {self._limits.body_s:g} s to come", "timeout") from error
+        return b"".join(parts)
+
+    def _too_large(self) -> Refusal:
+        return Refusal(413, f"a body of over {self._limits.body_bytes} bytes: send less", "body_too_large")
+
+
+def _host(header: str) -> str:
+    """The Host header without its port."""
+    return header[1:].partition("]")[0] if header.startswith("[") else header.partition(":")[0]
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def again() -> Message:
+        nonlocal sent
+        if not sent:
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return again
+
+
+async def _refuse(refusal: Refusal, send: Send) -> None:
+    body = json.dumps(refusal.body).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+    headers |= refusal.headers
+    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,196 @@
+"""How a name becomes a running model, and what that takes: the only place that knows how weights are kept."""
+
+import math
+import threading
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from submodel.errors import SubmodelError
+from submodel.models import Base
+from submodel.runtime import Loaded, load
+from submodel.runtime.load import open_store_base
+from submodel.runtime.packed import FORMATS, format_named
+from submodel.runtime.shared import FORMATS_SHARED, SharedBase
+from submodel.store import Store
+
+BASE = "base"
+AUTO = "auto"
+
+
+class Provision(Protocol):
+    """Models by name."""
+
+    @property
+    def names(self) -> list[str]:
+        """The base's first."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of all of them."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its continuation together, at most."""
+        ...
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """What the page shows of a model."""
+        ...
+
+    @property
+    def shared_bytes(self) -> int:
+        """What all of them share in memory, about; there whatever is loaded."""
+        ...
+
+    def size_bytes(self, name: str) -> int:
+        """What loading one adds to memory, about."""
+        ...
+
+    def load(self, name: str) -> Loaded:
+        """Ready to run; takes seconds. Raises SubmodelError when its files are damaged."""
+        ...
+
+
+class PackedProvision:
+    """The models of a store, each packed by itself: the fastest, and the smallest for few.
+
+    Args:
+        store: whose base and sub-models these are.
+        weight_format: a key of FORMATS.
+        base: where the base is now, if it has moved.
+
+    Raises:
+        SubmodelError: no base, another one, an unknown format, or a sub-model called base or auto.
+    """
+
+    def __init__(self, store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False):
+        self._form = format_named(weight_format)
+        self.store, self._format = Store(store), weight_format
+        self._trust = trust_remote_code
+        for name in (BASE, AUTO):
+            if name in self.store.names:
+                raise SubmodelError(
+                    f"{store}@{name}: the name {name} has another meaning here: extract it under another"
+                )
+        self._opened: dict[str, Base] = {}
+        self.base = open_store_base(self.store, base, trust_remote_code, self._opened)
+        self.base.skeleton(torch.bfloat16)  # built before any thread computes
+        self._manifests = {name: self.store.manifest(name) for name in self.store.names}
+
+    @property
+    def names(self) -> list[str]:
+        return [BASE, *self._manifests]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.base.tokenizer
+
+    @property
+    def context(self) -> int:
+        return getattr(self.base.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+    @property
+    def _parameters(self) -> int:
+        return self.store.base["size_bytes"] // self.base.dtype.itemsize
+
+    @property
+    def shared_bytes(self) -> int:
+        return 0
+
+    def describe(self, name: str) -> dict[str, Any]:
+        about = {"size_bytes": self.size_bytes(name), "format": self._format}
+        if name == BASE:
+            family = self.base.config.get_text_config().model_type
+            return {**about, "base": Path(self.base.reference).name, "family": family, "parameters": self._parameters}
+        manifest = self._manifests[name]
+        calibration = manifest["calibration"] or {}
+        return {
+            **about,
+            "mask_bytes": self.store.size_bytes(name),
+            "sparsity": manifest["sparsity"],
+            "pattern": manifest["pattern"],
+            "method": manifest["method"],
+            "domain": calibration.get("name") or name,
+            "calibration_tokens": calibration.get("tokens"),
+        }
+
+    def size_bytes(self, name: str) -> int:
+        """From the shapes: packed matrices by the sparsity of each, all other weights as the format keeps them."""
+        form, rest = self._form, FORMATS[self._form.rest]
+        masked = form.masked and name != BASE
+        size, weights = 0.0, 0
+        for entry in self._entries(name):
+            count, words = math.prod(entry["shape"]), _words(entry)
+            weights += count
+            bits = form.bits if masked else rest.bits
+            whole = count if bits == 16 else 64 * words
+            kept = whole if form.whole or not masked else count * (1 - entry["sparsity"])
+            size += kept * bits / 8 + masked * words * 8 + (bits < 16) * words * 2
+        return int(size + max(0, self._parameters - weights) * (1.1 if rest.bits == 8 else 2))
+
+    def _entries(self, name: str) -> list[dict[str, Any]]:
+        """The prunable matrices; of the base those of any sub-model."""
+        manifests = self._manifests.values() if name == BASE else [self._manifests[name]]
+        return list(next(iter(manifests))["matrices"].values()) if manifests else []
+
+    def load(self, name: str) -> Loaded:
+        reference = next(iter(self._opened)) if name == BASE else f"{self.store.path}@{name}"
+        base = None if name == BASE else next(iter(self._opened))
+        return load(
+            reference,
+            base=base,
+            trust_remote_code=self._trust,
+            opened=self._opened,
+            weight_format=self._format,
+        )
+
+
+class SharedProvision(PackedProvision):
+    """The base's weights once in memory, every sub-model as a mask over them: the smallest for many.
+
+    A sub-model with weights of its own cannot share them and is packed beside them.
+
+    Args, Raises: as of PackedProvision; `weight_format` is one of FORMATS_SHARED.
+    """
+
+    def __init__(self, store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False):
+        super().__init__(store, weight_format, base, trust_remote_code)
+        self._weights: SharedBase | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def shared_bytes(self) -> int:
+        return super().size_bytes(BASE)
+
+    def size_bytes(self, name: str) -> int:
+        if name == BASE:
+            return 0
+        return super().size_bytes(name) if self._rewritten(name) else sum(map(_words, self._entries(name))) * 8
+
+    def load(self, name: str) -> Loaded:
+        if name != BASE and self._rewritten(name):
+            return super().load(name)
+        with self._loading:
+            self._weights = self._weights or SharedBase(self.base, self._format)
+        return self._weights.dense if name == BASE else self._weights.submodel(self.store, name)
+
+    def _rewritten(self, name: str) -> bool:
+        return "weights" in self._manifests[name]
+
+
+def provision_of(
+    store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False
+) -> PackedProvision:
+    """The models of a store in a format. Raises SubmodelError as the two kinds do."""
+    kind = SharedProvision if weight_format in FORMATS_SHARED else PackedProvision
+    return kind(store, weight_format, base, trust_remote_code)
+
+
+def _words(entry: dict[str, Any]) -> int:
+    """64-bit words of a matrix's mask."""
+    *rows, cols = entry["shape"]
+    return math.prod(rows) * -(-cols // 64)
