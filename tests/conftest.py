@@ -60,6 +60,16 @@ def data_dir() -> Path:
     return given
 
 
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store to serve, only read."""
+    if not native.LIBRARY.is_file():
+        pytest.skip("no native kernels: run python csrc/build.py")
+    from tests import serving  # a server's libraries, only where one is tested
+
+    return serving.make_store(tmp_path_factory.mktemp("serve"))
+
+
 @pytest.fixture(params=native.SETS)
 def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The kernels of one instruction set, or a skip."""

@@ -16,7 +16,6 @@ import pytest
 from openai import OpenAI
 
 from submodel.errors import SubmodelError
-from submodel.runtime import native
 from submodel.serve.guard import Guard
 from submodel.serve.limits import Limits
 from submodel.serve.provision import PackedProvision
@@ -26,17 +25,6 @@ from tests.test_packed_models import store_of
 
 HELLO: Any = [{"role": "user", "content": "hello there"}]
 GREEDY: Any = {"temperature": 0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library() -> None:
-    if not native.LIBRARY.is_file():
-        pytest.skip("no native kernels: run python csrc/build.py")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return serving.make_store(tmp_path_factory.mktemp("serve"))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 from openai import OpenAI
 
 from submodel.errors import SubmodelError
-from submodel.runtime import Loaded, native
+from submodel.runtime import Loaded
 from submodel.runtime.packed import FORMATS
 from submodel.runtime.place import packed_of
 from submodel.runtime.shared import FORMATS_SHARED
@@ -24,17 +24,6 @@ from submodel.serve.refusal import Refusal
 from tests import serving
 
 CACHE = 1 << 20
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library() -> None:
-    if not native.LIBRARY.is_file():
-        pytest.skip("no native kernels: run python csrc/build.py")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return serving.make_store(tmp_path_factory.mktemp("serve"))
 
 
 class Slow(PackedProvision):

@@ -13,23 +13,11 @@ import pytest
 from openai import OpenAI
 
 from submodel.errors import SubmodelError
-from submodel.runtime import native
 from submodel.serve.server import Server
 from submodel.serve.upstream import parse_upstream
 from tests import serving
 
 HELLO: Any = [{"role": "user", "content": "hello"}]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def library() -> None:
-    if not native.LIBRARY.is_file():
-        pytest.skip("no native kernels: run python csrc/build.py")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return serving.make_store(tmp_path_factory.mktemp("serve"))
 
 
 class _Engine(BaseHTTPRequestHandler):
