@@ -42,6 +42,7 @@ def test_search_keeps_the_best_trial(given):
     assert any(t["loss"] > 0.02 for t in trials) or manifest["sparsity"] == STEPS[-1]
     assert not (folder / "out.store.search").exists()
     assert dict(verify(found.store, None))
+    assert (found.store / "submodels" / "python" / "routing.safetensors").is_file()
     with pytest.raises(SubmodelError, match="already there"):
         search(base, domain, held_out, folder / "out.store", 0.02, method="wanda")
 

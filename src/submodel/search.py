@@ -16,7 +16,7 @@ from submodel import store
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base
-from submodel.prune.extract import Extracted, extract
+from submodel.prune.extract import Extracted, extract, fit_routing
 from submodel.prune.select import Pattern
 from submodel.runtime import Loaded, load
 from submodel.tasks.intervals import bootstrap
@@ -56,6 +56,7 @@ def search(
     *,
     say: Callable[[str], Any] = lambda line: None,
     trust_remote_code: bool = False,
+    routing: bool = True,
     **settings: Any,
 ) -> Extracted:
     """Derive the smallest sub-model of a domain whose loss on held-out text is at most `bound`.
@@ -68,6 +69,7 @@ def search(
         bound: nats a token above the dense model; 0.1 is a perplexity 10.5% higher.
         say: told every trial in a line.
         trust_remote_code: run code that is shipped with the model.
+        routing: as of `extract`.
         settings: of `extract`.
 
     Raises:
@@ -94,7 +96,7 @@ def search(
     dense = losses(opened_as(base.reference))
 
     def loss_at(sparsity: float) -> Trial:
-        extract(base, [domain], at(sparsity), pattern=Pattern(sparsity), **settings)
+        extract(base, [domain], at(sparsity), pattern=Pattern(sparsity), routing=False, **settings)
         more = losses(opened_as(f"{at(sparsity)}@{domain.name}")) - dense
         trial = Trial(sparsity, float(more.mean()), *bootstrap(more))
         say(f"{sparsity:.2f}: {trial.loss:+.4f} nats a token [{trial.low:+.4f}, {trial.high:+.4f}]")
@@ -108,7 +110,7 @@ def search(
             f"--max-loss {bound:g}: {STEPS[0]:.0%} already costs {trials[-1].loss:.4f} nats a token: allow more"
         )
     best = max(good, key=lambda trial: trial.sparsity)
-    found = extract(base, [domain], at(best.sparsity), pattern=Pattern(best.sparsity), **settings)
+    found = extract(base, [domain], at(best.sparsity), pattern=Pattern(best.sparsity), routing=False, **settings)
     manifest = found.manifests[domain.name]
     recipe = {key: value for key, value in manifest.items() if key not in store.OWN_KEYS}
     recipe["search"] = {"bound": bound, "trials": [asdict(trial) for trial in trials]}
@@ -116,4 +118,6 @@ def search(
     with target.lock():
         kept = target.add(domain.name, store.Store(found.store).masks(domain.name), recipe)
     shutil.rmtree(folder)
+    if routing:
+        fit_routing(base, target, [domain])
     return replace(found, store=out, manifests={domain.name: kept})

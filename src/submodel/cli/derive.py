@@ -106,6 +106,7 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument(
         "--dtype", choices=arguments.DTYPES, help="of the arithmetic (default: bfloat16 where the processor has it)"
     )
+    p.add_argument("--no-routing", action="store_true", help="leave out what the router keeps of each domain's text")
     p.add_argument("--batch-tokens", type=int, default=512, help="tokens at once on one core (default: 512)")
     arguments.runs_model(p, moved=False)
 
@@ -188,6 +189,7 @@ def _extract(args: argparse.Namespace) -> None:
         "dtype": getattr(torch, args.dtype) if args.dtype else None,
         "device": args.device,
         "batch_tokens": args.batch_tokens,
+        "routing": not args.no_routing,
     }
     if args.max_loss is None:
         with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:

@@ -70,6 +70,7 @@ def extract(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
+    routing: bool = True,
     progress: Callable[[int, int], Any] = lambda done, total: None,
 ) -> Extracted:
     """Derive one sub-model per domain in one walk over the base.
@@ -85,6 +86,7 @@ def extract(
         dtype: of the arithmetic; bfloat16 where the processor has it, else float32.
         device: where blocks run.
         batch_tokens: about how many tokens run at once in one worker (a core).
+        routing: keep what the router needs of each domain's text as well (docs/routing.md).
         progress: told tokens done and in all; a token counts once per run of a block.
 
     Returns:
@@ -151,15 +153,20 @@ def extract(
         if isinstance(error, SubmodelError):
             raise
         raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
-    # the sub-models are whole by now; only what was made from text can be told by text
-    if texts := [domain for domain in missing if domain.provenance is not None]:
+    if routing:  # the sub-models are whole by now
+        fit_routing(base, target, missing)
+    manifests = {name: target.manifest(name) for name in names}
+    already = [name for name in names if name not in {d.name for d in missing}]
+    return Extracted(out, manifests, already, resumed, time.monotonic() - started)
+
+
+def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> None:
+    """Keep what the domains' texts look like, for the router; only what was made from text can be told by text."""
+    if texts := [domain for domain in domains if domain.provenance is not None]:
         with target.lock():
             pooler = Pooler(base)
             for domain in texts:
                 fit_samples(target, pooler, domain.name, domain)
-    manifests = {name: target.manifest(name) for name in names}
-    already = [name for name in names if name not in {d.name for d in missing}]
-    return Extracted(out, manifests, already, resumed, time.monotonic() - started)
 
 
 class _Work:
