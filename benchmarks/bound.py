@@ -2,10 +2,11 @@
 
     python -m benchmarks.bound MODEL --text SPEC [--tokens 8192] [--rows 8] [--cols 20] [--matrix NAME ...]
 
-For every matrix, rows drawn at random, half of each removed. *Cut* rows are some of the columns with their part of the
-Gram matrix, so small that a mixed-integer solver (HiGHS) finds the best mask. *Whole* rows have a bound from below:
-the least error when a weight may be dropped in part, less the gap that is left when the search for it stops. The
-best mask lies between that bound and what swaps reach. All errors are divided by those of Wanda's mask.
+For every matrix, rows drawn at random, half of each removed. *Cut* rows are a column and those most correlated with
+it, with their part of the Gram matrix, so small that a mixed-integer solver (HiGHS) finds the best mask. *Whole* rows
+have a bound from below: the least error when a weight may be dropped in part, less the gap that is left when the
+search for it stops. The best mask lies between that bound and what swaps reach. All errors are divided by those of
+Wanda's mask.
 """
 
 import argparse
@@ -125,14 +126,15 @@ def compare(weight: torch.Tensor, gram: torch.Tensor, rows: int, cols: int, seco
 
     def wanda_and_swaps(w: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = exchange(w.float(), g.float(), pattern, rounds=1000)
-        start = keep_mask(w.abs() * g.diagonal().sqrt(), pattern)
+        start = keep_mask((w.abs() * g.diagonal().sqrt()).float(), pattern)
         return _error(w, start, g), _error(w, found.keep, g)
 
     start, end = wanda_and_swaps(chosen, gram)
     low = bound(chosen, gram, chosen.shape[1] // 2)
     cut_swaps, cut_best, proven = [], [], 0
     for row in chosen:
-        at = torch.randperm(len(row), generator=generator)[:cols]
+        first_column = int(torch.randint(len(row), (1,), generator=generator))
+        at = (gram[first_column].abs() / gram.diagonal().sqrt()).topk(cols).indices
         w, g = row[at], gram[at][:, at]
         first, swapped = (float(x) for x in wanda_and_swaps(w[None], g))
         best, sure = best_error(
