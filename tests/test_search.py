@@ -35,6 +35,7 @@ def test_search_keeps_the_best_trial(given):
     lines: list[str] = []
     found = search(base, domain, held_out, folder / "out.store", 0.02, say=lines.append, method="wanda")
     manifest = Store(found.store).manifest("python")
+    assert found.already == [] and found.manifests == {"python": manifest}
     trials = manifest["search"]["trials"]
     assert [f"{t['sparsity']:.2f}" for t in trials] == [line.partition(":")[0] for line in lines]
     good = [t for t in trials if t["loss"] <= 0.02]

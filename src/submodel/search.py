@@ -5,8 +5,9 @@ its own beside the one asked for, and measures it on the same windows as the den
 """
 
 import shutil
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def search(
         raise SubmodelError(f"--max-loss {bound}: give nats a token above the dense model, such as 0.1")
     if out.exists() and domain.name in store.Store(out).names:
         raise SubmodelError(f"{out}@{domain.name}: already there: give another --name")
+    started = time.monotonic()
     folder = out.with_name(out.name + ".search")
     opened: dict[str, Base] = {base.reference: base}
 
@@ -110,14 +112,13 @@ def search(
             f"--max-loss {bound:g}: {STEPS[0]:.0%} already costs {trials[-1].loss:.4f} nats a token: allow more"
         )
     best = max(good, key=lambda trial: trial.sparsity)
-    found = extract(base, [domain], at(best.sparsity), pattern=Pattern(best.sparsity), routing=False, **settings)
-    manifest = found.manifests[domain.name]
-    recipe = {key: value for key, value in manifest.items() if key not in store.OWN_KEYS}
+    found = store.Store(at(best.sparsity))
+    recipe = {key: value for key, value in found.manifest(domain.name).items() if key not in store.OWN_KEYS}
     recipe["search"] = {"bound": bound, "trials": [asdict(trial) for trial in trials]}
-    target = store.open_or_create(out, store.Store(found.store).base)
+    target = store.open_or_create(out, found.base)
     with target.lock():
-        kept = target.add(domain.name, store.Store(found.store).masks(domain.name), recipe)
+        kept = target.add(domain.name, found.masks(domain.name), recipe)
     shutil.rmtree(folder)
     if routing:
         fit_routing(base, target, [domain])
-    return replace(found, store=out, manifests={domain.name: kept})
+    return Extracted(out, {domain.name: kept}, already=[], resumed_blocks=0, seconds=time.monotonic() - started)
