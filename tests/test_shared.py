@@ -2,7 +2,7 @@
 
 import gc
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,19 @@ def test_memory_of_masks_is_given_back(tmp_path: Path, monkeypatch: pytest.Monke
     assert not mapped()
 
 
+def _at_once(run: Callable[[int], None], count: int) -> None:
+    """`run` of 0, 1, ... side by side, each in a thread that may set how many threads torch uses."""
+    before = torch.get_num_threads()
+    threads = [threading.Thread(target=run, args=[at]) for at in range(count)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_threads_run_several_at_once(tmp_path: Path):
     """Steps of different sub-models, and of the same one, beside each other: the text of each alone."""
     store, base = _store(tmp_path, "qwen2")
@@ -119,15 +132,7 @@ def test_threads_run_several_at_once(tmp_path: Path):
             if found[at] != alone[at]:
                 return
 
-    before = torch.get_num_threads()
-    try:
-        threads = [threading.Thread(target=run, args=[at]) for at in range(len(loaded))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        torch.set_num_threads(before)
+    _at_once(run, len(loaded))
     assert found == alone
 
 
@@ -136,7 +141,6 @@ def test_products_of_many_callers(kernels: str):
     weights = [torch.randn(300, 200, generator=torch.Generator().manual_seed(i)).to(torch.bfloat16) for i in range(6)]
     x = torch.randn(2, 200).to(torch.bfloat16)
     matrices = [pack(w, None, "dense-int8") for w in weights]
-    before = torch.get_num_threads()
     expected = [multiply(matrix, x) for matrix in matrices]
     wrong: list[int] = []
 
@@ -144,14 +148,7 @@ def test_products_of_many_callers(kernels: str):
         torch.set_num_threads(3)
         wrong.extend(at for _ in range(100) if not torch.equal(multiply(matrices[at], x), expected[at]))
 
-    try:
-        threads = [threading.Thread(target=run, args=[at]) for at in range(len(matrices))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        torch.set_num_threads(before)
+    _at_once(run, len(matrices))
     assert not wrong
 
 
