@@ -89,6 +89,15 @@ class Samples:
             return self.ids.flatten()
         return torch.cat([ids[:length] for ids, length in zip(self.ids, self.lengths, strict=True)])
 
+    def take(self, chosen: slice) -> "Samples":
+        """Some of the samples."""
+        return replace(
+            self,
+            ids=self.ids[chosen],
+            lengths=self.lengths and self.lengths[chosen],
+            weights=None if self.weights is None else self.weights[chosen],
+        )
+
     @property
     def parts(self) -> list[Mapping[str, Any]]:
         """`parts_of` what its manifest will say."""

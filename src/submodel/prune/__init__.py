@@ -1,5 +1,7 @@
 """Pruning methods, and the extraction of sub-models with them."""
 
+from dataclasses import replace
+
 from submodel.prune.magnitude import MAGNITUDE
 from submodel.prune.method import Method
 from submodel.prune.reconstruct import reconstructed
@@ -16,3 +18,7 @@ METHODS: dict[str, Method] = {
     "sparsegpt": SPARSEGPT,
 }
 METHODS |= {f"{name}+reconstruct": reconstructed(method) for name, method in METHODS.items()}
+METHODS |= {
+    f"{name}+distil": replace(METHODS[name], about=f"{METHODS[name].about}; then moved by gradients", distilled=True)
+    for name in ("wanda", "ria", "swaps")
+}

@@ -28,6 +28,7 @@ from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base
 from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
+from submodel.prune.distil import Distilled, distil
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
 from submodel.router.pooled import Pooler
@@ -36,6 +37,8 @@ from submodel.stream import Pruned, Statistic, default_dtype, walk
 from submodel.weights import write_tensors
 
 _DECIDED_AT_ONCE = 1 << 20  # weights
+_WALKED = 32768  # tokens that the walk reads where a whole model's gradients come after it
+_DISTIL_RUNS = 4  # of a block, that a token of those costs: dense, masked, and twice as much for the gradient
 _VALUES = " values"
 
 
@@ -124,28 +127,39 @@ def extract(
                 work = _Work(target, {d.name: recipes[d.name]["key"] for d in missing})
                 folder = work.folder.name
                 run = partial(walk, base, dtype=dtype, device=device, batch_tokens=batch_tokens)
-                first = partial(run, missing, progress=lambda done, total: progress(done, passes * total))
-                patterns = allocate(allocation, base, missing, pattern, work.folder, first)
+                whole = METHODS[method].distilled
+                told = _Progress(progress, base, passes, missing if whole else [])
+                walked = [_first_part(d) for d in missing] if whole else missing
+                first = partial(run, walked, progress=told.walk(0))
+                patterns = allocate(allocation, base, walked, pattern, work.folder, first)
                 vocabulary = base.config.get_text_config().vocab_size
                 resumed = run(
-                    [with_openings(d, openings, vocabulary) for d in missing] if openings else missing,
+                    [with_openings(d, openings, vocabulary) for d in walked] if openings else walked,
                     make=METHODS[method].statistic,
                     decide=_decider(METHODS[method], patterns, work),
                     keep=work.keep,
                     work=work.folder,
-                    progress=lambda done, total: progress((passes - 1) * total + done, passes * total),
+                    progress=told.walk(passes - 1),
                 )
-                for domain in missing:
-                    found = work.result(domain.name)
-                    recipe = recipes[domain.name]
+                found = {domain.name: work.result(domain.name) for domain in missing}
+                moved: dict[str, Distilled] = {}
+                for domain in missing if whole else []:
+                    state = work.folder / f"{domain.name}.distil"
+                    run = partial(distil, dtype=dtype, device=device, state=state, progress=told.tokens)
+                    moved[domain.name] = run(base, domain, found[domain.name], patterns[domain.name])
+                for domain in missing:  # all at the end: the same command finds its work only while none is there
+                    name, recipe = domain.name, recipes[domain.name]
                     if passes > 1:
-                        recipe["block_sparsity"] = [block.sparsity for block in patterns[domain.name]]
-                    seen = {"unseen_experts": sorted(found.unseen), "seconds": round(time.monotonic() - started, 1)}
+                        recipe["block_sparsity"] = [block.sparsity for block in patterns[name]]
+                    seen: dict[str, Any] = {"unseen_experts": sorted(found[name].unseen)}
+                    if name in moved:
+                        seen["distil"] = {"losses": [round(loss, 4) for loss in moved[name].losses]}
                     if domain.contamination is not None:
                         seen["contamination"] = domain.contamination
                     if domain.settling is not None:
                         seen["settling"] = domain.settling
-                    target.add(domain.name, found, {**recipe, **seen, "created": _now()})
+                    seen |= {"seconds": round(time.monotonic() - started, 1), "created": _now()}
+                    target.add(name, moved[name].masks if moved else found[name], {**recipe, **seen})
                 work.remove()
     except (OSError, SubmodelError) as error:
         # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
@@ -167,6 +181,36 @@ def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> 
             pooler = Pooler(base)
             for domain in texts:
                 fit_samples(target, pooler, domain.name, domain)
+
+
+class _Progress:
+    """Adds up the passes of the walk and, after them, the tokens of `later`, as runs of blocks."""
+
+    def __init__(self, tell: Callable[[int, int], Any], base: Base, passes: int, later: Sequence[Samples]):
+        self._tell, self._passes = tell, passes
+        self._runs = _DISTIL_RUNS * base.config.get_text_config().num_hidden_layers
+        self._more = self._runs * sum(len(domain.tokens) for domain in later)
+        self._done = self._total = 0
+
+    def walk(self, number: int) -> Callable[[int, int], None]:
+        """What to tell the pass of this number."""
+
+        def tell(done: int, total: int) -> None:
+            self._done, self._total = number * total + done, self._passes * total + self._more
+            self._tell(self._done, self._total)
+
+        return tell
+
+    def tokens(self, count: int) -> None:
+        """So many more of the later ones are done."""
+        self._done += self._runs * count
+        self._tell(self._done, self._total)
+
+
+def _first_part(domain: Samples) -> Samples:
+    """Samples of at least `_WALKED` tokens, or all."""
+    sizes = torch.tensor(domain.lengths or [domain.ids.shape[1]] * len(domain.ids))
+    return domain.take(slice(int((sizes.cumsum(0) < _WALKED).sum()) + 1))
 
 
 class _Work:

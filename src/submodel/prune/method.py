@@ -24,6 +24,7 @@ class Method:
         decide: rows -> mask, or mask and new weights; rows are decided on their own, so a matrix may come in parts.
         prepare: whole weight as stored and the statistic of its inputs -> what `decide` gets; called once a matrix.
         openings: one-token samples that it wants beside the text (see `calibration.with_openings`).
+        distilled: the mask is moved afterwards, in the whole model (see `distil`).
     """
 
     about: str
@@ -31,6 +32,7 @@ class Method:
     decide: Decide
     prepare: Callable[[torch.Tensor, Any], Any] = lambda weight, inputs: inputs
     openings: int = 0
+    distilled: bool = False
 
     def prune(self, rows: torch.Tensor, prepared: Any, pattern: Pattern) -> Pruned:
         """`decide`, with a bare mask made Pruned."""

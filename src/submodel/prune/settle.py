@@ -99,9 +99,11 @@ def settle(
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    if METHODS[method].statistic is not SquaredNorm:
-        able = ", ".join(name for name, entry in METHODS.items() if entry.statistic is SquaredNorm)
-        raise SubmodelError(f"--tokens auto with {method}: only masks of norms are measured ({able}): give --tokens N")
+    able = [name for name, entry in METHODS.items() if entry.statistic is SquaredNorm and not entry.distilled]
+    if method not in able:
+        raise SubmodelError(
+            f"--tokens auto with {method}: only masks of norms are measured ({', '.join(able)}): give --tokens N"
+        )
     if not 0 < tolerance < 1:
         raise SubmodelError(f"tolerance {tolerance:g}: give a Jaccard distance between 0 and 1, such as {TOLERANCE}")
     for domain in domains:
@@ -109,13 +111,13 @@ def settle(
             raise SubmodelError(
                 f"--tokens auto: {len(domain.ids)} sample of {domain.name}: give more --samples, a lower --seq-len"
             )
-    domains = [_first(domain, len(domain.ids) // 2 * 2) for domain in domains]
+    domains = [domain.take(slice(len(domain.ids) // 2 * 2)) for domain in domains]
     halves = {domain.name: _Halves(METHODS[method], pattern or Pattern(0.5)) for domain in domains}
     curves = {domain.name: Settling(tolerance, (), (), ()) for domain in domains}
     unsettled, start, stop = list(domains), 0, 2
     while unsettled:
         parts = {
-            f"{domain.name} {half}": (halves[domain.name], half, _slice(domain, start + half, stop))
+            f"{domain.name} {half}": (halves[domain.name], half, domain.take(slice(start + half, stop, 2)))
             for domain in unsettled
             for half in (0, 1)
         }
@@ -144,7 +146,7 @@ def settle(
             curves[domain.name] = Settling(
                 tolerance,
                 (*curve.samples, count),
-                (*curve.tokens, len(_first(domain, count).tokens)),
+                (*curve.tokens, len(domain.take(slice(count)).tokens)),
                 (*curve.distances, distance_to_limit(halves[domain.name].distance)),
             )
         unsettled = [d for d in unsettled if not curves[d.name].is_settled and len(d.ids) > stop]
@@ -187,24 +189,3 @@ class _Halves:
     def _mask(self, matrix: torch.Tensor, norms: SquaredNorm) -> torch.Tensor:
         prepared = self._method.prepare(matrix, norms)
         return self._method.prune(matrix[::_EVERY].float(), prepared, self._pattern).keep
-
-
-def _slice(samples: Samples, start: int, stop: int) -> Samples:
-    """Every other sample from `start`."""
-    lengths, weights = samples.lengths, samples.weights
-    return replace(
-        samples,
-        ids=samples.ids[start:stop:2],
-        lengths=lengths and lengths[start:stop:2],
-        weights=None if weights is None else weights[start:stop:2],
-    )
-
-
-def _first(samples: Samples, count: int) -> Samples:
-    lengths, weights = samples.lengths, samples.weights
-    return replace(
-        samples,
-        ids=samples.ids[:count],
-        lengths=lengths and lengths[:count],
-        weights=None if weights is None else weights[:count],
-    )

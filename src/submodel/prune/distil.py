@@ -1,0 +1,270 @@
+"""Distil: move a mask, and nothing but the mask, along the gradient of what the whole sub-model loses.
+
+Every weight has a score; a row, or a group of N:M, keeps those with the highest. The text is read once, in steps of
+a few thousand tokens. In a step the dense model and the sub-model run on the same tokens, and the gradient of
+
+    KL(dense || sub-model), mean over the tokens,
+
+is taken by the sub-model's weights, dropped ones included, as if the mask were not there. To first order, gradient
+times weight is what keeping that weight adds to the loss. Scores fall by it, in units of its root mean square in a row:
+
+    score  <-  score - rate * gradient * weight / rms,        and the mask is taken anew.
+
+Scores begin as Wanda's, squared, in units of the row's mean and counted from the row's threshold, on the side of the
+mask that the walk left: a weight changes sides when its pull over many steps outweighs what it seemed worth. Weights
+never change. Scores are compared within a row only.
+
+The gradient past the mask is the straight-through estimator (arXiv 1308.3432), scores over weights that stay as
+they are edge-popup (arXiv 1911.13299), learnt masks of language models MaskLLM (arXiv 2409.17481), which samples them
+and needs some thousand times the text. That this needs so little is measured (docs/methods.md), not explained.
+
+The whole model is in memory, with about 14 bytes a prunable weight, beside a sample's activations.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers.modeling_utils import PreTrainedModel
+
+from submodel import masks
+from submodel.calibration import Samples
+from submodel.compare import split_name
+from submodel.models import Base
+from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.statistics import SquaredNorm
+from submodel.store import Mask, Masks
+from submodel.weights import write_tensors
+
+STEP_TOKENS = 4096
+RATE = 0.005
+_MEMORY = 0.95  # of a row's mean square, from step to step
+_NORM_TOKENS = 8192  # what the first scores are taken from
+_AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
+_SAVED_EVERY = 300  # seconds
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Masks as exact as the start's, and each step's loss before it was taken, in nats a token."""
+
+    masks: dict[str, Mask]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A prunable parameter, its rows seen as one matrix: dense weights, the sub-model's, scores in float32.
+
+    `square` (rows, 1) is the mean square of gradient times weight so far. All are changed in place.
+    """
+
+    parameter: nn.Parameter
+    pattern: Pattern
+    dense: torch.Tensor
+    masked: torch.Tensor
+    scores: torch.Tensor
+    square: torch.Tensor
+
+    def move(self, rate: float, step: int) -> None:
+        """Lower the scores by the pull that the parameter's gradient shows; drop the gradient; take the mask anew."""
+        if self.parameter.grad is None:  # an expert that no token reached
+            return
+        pull = self.parameter.grad.view_as(self.dense).float().mul_(self.dense)
+        self.parameter.grad = None
+        self.square.lerp_(pull.square().mean(1, keepdim=True), 1 - _MEMORY)
+        size = (self.square / (1 - _MEMORY ** (step + 1))).sqrt_().clamp_(min=1e-30)
+        self.scores.addcdiv_(pull, size, value=-rate)
+        torch.mul(self.dense, self.keep(), out=self.masked)
+
+    def keep(self) -> torch.Tensor:
+        """The mask that the scores make, bool (rows, cols)."""
+        return keep_mask(self.scores - self.scores.amin(1, keepdim=True), self.pattern)
+
+
+def distil(
+    base: Base,
+    text: Samples,
+    start: Masks,
+    patterns: Sequence[Pattern],
+    *,
+    dtype: torch.dtype,
+    device: str,
+    state: Path,
+    progress: Callable[[int], Any] = lambda tokens: None,
+) -> Distilled:
+    """Move a mask so that the sub-model says what the dense model says on a text.
+
+    Args:
+        base: the base model.
+        text: read once, sample by sample.
+        start: the mask to begin with.
+        patterns: of each block.
+        dtype, device: of the arithmetic.
+        state: a file for what is done: written every few minutes and in the end, gone on from if it is there.
+        progress: told how many more tokens are done, a step at a time.
+    """
+    model = base.load(dtype, device).requires_grad_(False)
+    matrices = _opened(model, text, start, patterns)
+    losses = _restored(state, matrices)
+    steps = _steps(text)
+    progress(sum(len(_sample(text, index)[0]) for step in steps[: len(losses)] for index in step))
+    saved = time.monotonic()
+    for step in range(len(losses), len(steps)):
+        texts = [_sample(text, index) for index in steps[step]]
+        whole = float(sum(weights.sum() for _, weights in texts))
+        losses.append(sum(_learn(model, matrices, ids.to(device), weights / whole) for ids, weights in texts))
+        rate = RATE * min(1.0, 2 * (1 - step / len(steps)))  # the later half settles what is near its threshold
+        for matrix in matrices.values():
+            matrix.move(rate, step)
+        progress(sum(len(ids) for ids, _ in texts))
+        if time.monotonic() - saved > _SAVED_EVERY or step + 1 == len(steps):
+            _save(state, matrices, losses)
+            saved = time.monotonic()
+    found = {name: _mask(matrix) for name, matrix in matrices.items()}
+    return Distilled(found, tuple(losses))
+
+
+def first_scores(weight: torch.Tensor, keep: torch.Tensor, norms: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    """Wanda's scores squared, in units of a row's mean and counted from its threshold, on the side of a mask.
+
+    Args:
+        weight, keep: (rows, cols).
+        norms: squared norms of the inputs (cols,).
+        pattern: of the mask.
+
+    Returns:
+        float32 (rows, cols): not negative where kept, not positive where dropped.
+    """
+    squares = weight.float().square().mul_(norms)
+    squares /= squares.mean(1, keepdim=True).clamp_(min=1e-30)
+    removed = max(1, pattern.removed(weight.shape[1]))
+    distance = squares.sub_(squares.kthvalue(removed, dim=1, keepdim=True).values).abs_()
+    return torch.where(keep, distance, -distance)
+
+
+def _opened(model: PreTrainedModel, text: Samples, start: Masks, patterns: Sequence[Pattern]) -> dict[str, _Matrix]:
+    norms = _norms(model, list(start), text)
+    found: dict[str, _Matrix] = {}
+    for name, mask in start.items():
+        parameter = model.get_parameter(name)
+        parameter.requires_grad_()
+        dense = parameter.data.view(-1, mask.cols)
+        keep = torch.from_numpy(mask.unpack()).to(dense.device).view(dense.shape)
+        pattern = patterns[split_name(name)[0]]
+        scores = first_scores(dense, keep, norms.get(name, torch.ones(mask.cols)).to(dense.device), pattern)
+        square = torch.zeros(len(dense), 1, device=dense.device)
+        found[name] = _Matrix(parameter, pattern, dense, dense * keep, scores, square)
+    return found
+
+
+@torch.no_grad()
+def _norms(model: PreTrainedModel, names: Sequence[str], text: Samples) -> dict[str, torch.Tensor]:
+    """Squared norms of the inputs of linears, over the first samples; stacked experts have none."""
+    seen: dict[str, SquaredNorm] = {}
+    hooks: list[Any] = []
+    for name in names:
+        module = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, nn.Linear):
+            norm = seen[name] = SquaredNorm(module.in_features, module.weight.device)
+            hooks.append(module.register_forward_pre_hook(lambda _, x, norm=norm: norm.update(x[0].flatten(0, -2))))
+    tokens = 0
+    for index in range(len(text.ids)):
+        ids, _ = _sample(text, index)
+        model(input_ids=ids[None].to(model.device), use_cache=False, logits_to_keep=1)
+        tokens += len(ids)
+        if tokens >= _NORM_TOKENS:
+            break
+    for hook in hooks:
+        hook.remove()
+    return {name: norm.sum_squares.float() for name, norm in seen.items()}
+
+
+def _steps(text: Samples) -> list[list[int]]:
+    """The samples of each step; what is left over joins the last."""
+    steps: list[list[int]] = [[]]
+    tokens = 0
+    for index in range(len(text.ids)):
+        if tokens >= STEP_TOKENS:
+            steps.append([])
+            tokens = 0
+        steps[-1].append(index)
+        tokens += text.ids.shape[1] if text.lengths is None else text.lengths[index]
+    if len(steps) > 1 and tokens < STEP_TOKENS:
+        rest = steps.pop()
+        steps[-1] += rest
+    return steps
+
+
+def _sample(text: Samples, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sample's tokens and what they count for, both (tokens,)."""
+    ids = text.ids[index][: None if text.lengths is None else text.lengths[index]]
+    return ids, torch.ones(len(ids)) if text.weights is None else text.weights[index][: len(ids)]
+
+
+def _learn(model: PreTrainedModel, matrices: Mapping[str, _Matrix], ids: torch.Tensor, weights: torch.Tensor) -> float:
+    """Add a sample's gradient to the parameters'; the sum over its tokens (tokens,) of weight times loss."""
+    with torch.no_grad():
+        dense = model(input_ids=ids[None], use_cache=False).logits[0]
+    with _in_place(matrices), torch.enable_grad():
+        pruned = model(input_ids=ids[None], use_cache=False).logits[0]
+        slopes, loss = _divergence(dense, pruned.detach(), weights.to(ids.device))
+        pruned.backward(slopes)
+    return loss
+
+
+def _divergence(dense: torch.Tensor, pruned: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """KL(dense || pruned) of logits (tokens, vocabulary), weighted and summed, and its gradient by `pruned`."""
+    slopes, loss = torch.empty_like(pruned), 0.0
+    for at in range(0, len(pruned), _AT_ONCE):
+        rows = slice(at, at + _AT_ONCE)
+        wanted, said = (logits[rows].float().log_softmax(-1) for logits in (dense, pruned))
+        chance = wanted.exp()
+        loss += float((chance * (wanted - said)).sum(-1) @ weights[rows])
+        slopes[rows] = said.exp_().sub_(chance).mul_(weights[rows, None])
+    return slopes, loss
+
+
+@contextmanager
+def _in_place(matrices: Mapping[str, _Matrix]) -> Iterator[None]:
+    """The model computes with the sub-model's weights."""
+    for matrix in matrices.values():
+        matrix.parameter.data = matrix.masked.view(matrix.parameter.shape)
+    try:
+        yield
+    finally:
+        for matrix in matrices.values():
+            matrix.parameter.data = matrix.dense.view(matrix.parameter.shape)
+
+
+def _mask(matrix: _Matrix) -> Mask:
+    keep = matrix.keep().view(matrix.parameter.shape).cpu().numpy()
+    return Mask(masks.pack(keep), keep.shape[-1])
+
+
+def _save(state: Path, matrices: Mapping[str, _Matrix], losses: list[float]) -> None:
+    tensors = {f"{name} scores": matrix.scores for name, matrix in matrices.items()}
+    tensors |= {f"{name} square": matrix.square for name, matrix in matrices.items()}
+    partial = state.with_name(f"{state.name}.partial")
+    write_tensors(partial, tensors, {"losses": json.dumps(losses)})
+    os.replace(partial, state)
+
+
+def _restored(state: Path, matrices: Mapping[str, _Matrix]) -> list[float]:
+    """Take what an earlier run had done, if there is any; its losses."""
+    if not state.exists():
+        return []
+    with safe_open(state, framework="pt") as f:
+        for name, matrix in matrices.items():
+            matrix.scores.copy_(f.get_tensor(f"{name} scores"))
+            matrix.square.copy_(f.get_tensor(f"{name} square"))
+            torch.mul(matrix.dense, matrix.keep(), out=matrix.masked)
+        return json.loads(f.metadata()["losses"])

@@ -1,0 +1,199 @@
+"""Masks moved by gradients: against a literal reference, exact rows, families and patterns, padding, after a kill."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn import functional
+
+from submodel.calibration import Samples
+from submodel.errors import SubmodelError
+from submodel.models import Base, open_base
+from submodel.prune import distil as module
+from submodel.prune.distil import distil, first_scores
+from submodel.prune.extract import extract
+from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.settle import settle
+from submodel.prune.verify import verify
+from submodel.store import Store
+from tests import tiny
+
+SAMPLES = Samples("d", tiny.ids(11, 24))
+HALF = Pattern(0.5)
+to_float32 = partial(extract, dtype=torch.float32, routing=False)
+
+
+@pytest.fixture(autouse=True)
+def short_steps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "STEP_TOKENS", 48)
+    monkeypatch.setattr(module, "_NORM_TOKENS", 48)
+
+
+@pytest.fixture(scope="module")
+def wanda(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("distil") / "store"
+    to_float32(open_base(str(llama)), [SAMPLES], out)
+    return out
+
+
+def _distilled(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> dict[str, np.ndarray]:
+    start = Store(wanda).masks("d")
+    moved = distil(base, text, start, [HALF] * 3, dtype=torch.float32, device="cpu", state=state, **options)
+    return {name: mask.unpack() for name, mask in moved.masks.items()}
+
+
+def _note(norm: torch.Tensor, _: Any, inputs: tuple[torch.Tensor]) -> None:
+    norm += inputs[0].detach()[0].square().sum(0)
+
+
+def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The same in plain steps: weights as tensors of their own, torch's own divergence and gradients, sorted scores."""
+    model = base.load(torch.float32)
+    weights = {name: model.get_parameter(name).detach().clone() for name in start}
+    norms = {name: torch.zeros(weight.shape[1]) for name, weight in weights.items()}
+    for name in start:
+        model.get_submodule(name[: -len(".weight")]).register_forward_pre_hook(partial(_note, norms[name]))
+    for ids in text.ids[:2]:
+        model(ids[None])
+    seen = {name: norm.clone() for name, norm in norms.items()}
+    scores = {name: first_scores(w, start[name], seen[name], HALF) for name, w in weights.items()}
+    keep, losses = dict(start), []
+    squares: dict[str, torch.Tensor] = {}
+    steps = [text.ids[0:2], text.ids[2:4], text.ids[4:6], text.ids[6:8], text.ids[8:11]]
+    for number, step in enumerate(steps):
+        masked = {name: (w * keep[name]).requires_grad_() for name, w in weights.items()}
+        wanted = torch.stack([model(ids[None]).logits[0] for ids in step]).log_softmax(-1).detach()
+        said = torch.stack([functional_call(model, masked, ids[None]).logits[0] for ids in step]).log_softmax(-1)
+        loss = functional.kl_div(said, wanted, reduction="sum", log_target=True) / step.numel()
+        losses.append(float(loss.detach()))
+        slopes = torch.autograd.grad(loss, list(masked.values()))
+        rate = 0.005 if number < 3 else 0.01 * (1 - number / 5)
+        for name, slope in zip(masked, slopes, strict=True):
+            pull = slope * weights[name]
+            square = pull.square().mean(1, keepdim=True)
+            squares[name] = 0.95 * squares.get(name, torch.zeros(())) + 0.05 * square
+            scores[name] = scores[name] - rate * pull / (squares[name] / (1 - 0.95 ** (number + 1))).sqrt()
+            removed = scores[name].shape[1] // 2
+            threshold = scores[name].sort(1).values[:, removed - 1 : removed]
+            keep[name] = scores[name] > threshold
+    return keep, losses
+
+
+def test_as_the_literal_reference(llama: Path, wanda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_AT_ONCE", 7)
+    base = open_base(str(llama))
+    start = {name: torch.from_numpy(mask.unpack()) for name, mask in Store(wanda).masks("d").items()}
+    keep, losses = _literal(base, start, SAMPLES)
+    moved = distil(
+        base, SAMPLES, Store(wanda).masks("d"), [HALF] * 3, dtype=torch.float32, device="cpu", state=tmp_path / "state"
+    )
+    assert np.allclose(moved.losses, losses, rtol=1e-4)
+    differing = sum(int((torch.from_numpy(moved.masks[n].unpack()) != keep[n]).sum()) for n in keep)
+    changed = sum(int((start[n] != keep[n]).sum()) for n in keep)
+    assert changed > 100 and differing <= changed // 50, (changed, differing)  # scores that are equal but for rounding
+
+
+def test_says_more_of_what_the_dense_model_says(
+    llama: Path, wanda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "RATE", 0.05)
+    text = Samples("d", tiny.ids(8, 24, seed=1).repeat(6, 1))  # the same text over and over: its loss must fall
+    base = open_base(str(llama))
+    moved = distil(
+        base, text, Store(wanda).masks("d"), [HALF] * 3, dtype=torch.float32, device="cpu", state=tmp_path / "state"
+    )
+    assert np.mean(moved.losses[-4:]) < 0.8 * np.mean(moved.losses[:4]), moved.losses
+
+
+def test_first_scores_make_the_mask_they_begin_with():
+    torch.manual_seed(0)
+    weight, norms = torch.randn(7, 53), torch.rand(53)
+    for pattern in (HALF, Pattern(0.3), Pattern(0.5, 2, 4)):
+        keep = keep_mask(torch.rand(7, 53), pattern)  # not Wanda's
+        scores = first_scores(weight, keep, norms, pattern)
+        assert (scores[keep] >= 0).all() and (scores[~keep] <= 0).all()
+        assert (keep_mask(scores - scores.amin(1, keepdim=True), pattern) != keep).sum() <= 7  # one of 0 in a row
+        own = keep_mask(weight.square() * norms, HALF)
+        distance = first_scores(weight, own, norms, HALF).abs()
+        assert torch.allclose(distance, first_scores(weight, keep, norms, HALF).abs())  # how sure, whatever the side
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "opt", "phi3", "mixtral", "qwen3_moe"])
+@pytest.mark.parametrize("pattern", [Pattern(0.6), Pattern(0.5, 2, 4)], ids=str)
+def test_every_family_and_pattern_stays_exact(family: str, pattern: Pattern, tmp_path: Path):
+    base = open_base(str(tiny.save(family, tmp_path / family)))
+    out = tmp_path / "store"
+    text = Samples("d", tiny.ids(4, 24))
+    to_float32(base, [Samples("start", text.ids)], out, pattern=pattern)
+    to_float32(base, [text], out, method="wanda+distil", pattern=pattern)
+    verify(out)
+    start, moved = Store(out).masks("start"), Store(out).masks("d")
+    assert any((start[name].packed != moved[name].packed).any() for name in start)
+
+
+def test_padding_is_not_read(llama: Path, wanda: Path, tmp_path: Path):
+    base = open_base(str(llama))
+    lengths = (24, 13, 24, 7)
+    text = Samples("d", tiny.ids(4, 24), lengths=lengths)
+    other = text.ids.clone()
+    for ids, length in zip(other, lengths, strict=True):
+        ids[length:] = 250
+    found = _distilled(base, wanda, text, tmp_path / "a")
+    again = _distilled(base, wanda, Samples("d", other, lengths=lengths), tmp_path / "b")
+    assert all((found[name] == again[name]).all() for name in found)
+    weighted = Samples("d", text.ids, lengths=lengths, weights=torch.rand(4, 24))
+    assert any((found[n] != mask).any() for n, mask in _distilled(base, wanda, weighted, tmp_path / "c").items())
+
+
+@pytest.mark.parametrize("start", ["wanda", "ria", "swaps"])
+def test_goes_on_after_an_interrupt(start: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(module, "_SAVED_EVERY", -1)
+    base, method = open_base(str(llama)), f"{start}+distil"
+    domains = [SAMPLES, Samples("e", tiny.ids(11, 24, seed=5))]
+    whole = to_float32(base, domains, tmp_path / "whole", method=method)
+    calls = 0
+
+    def interrupted(self: module._Matrix, rate: float, step: int, own=module._Matrix.move) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 21 * 8:  # 21 matrices: the second domain's third step
+            raise KeyboardInterrupt
+        own(self, rate, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Matrix, "move", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            to_float32(base, domains, tmp_path / "cut", method=method)
+    calls = 0
+    done: list[tuple[int, int]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Matrix, "move", interrupted)
+        cut = to_float32(base, domains, tmp_path / "cut", method=method, progress=lambda a, b: done.append((a, b)))
+    assert calls <= 21 * 5, "the steps that were done are done again"
+    assert done[-1][0] == done[-1][1] and done == sorted(done)
+    for name in ("d", "e"):
+        assert cut.manifests[name]["masks"]["sha256"] == whole.manifests[name]["masks"]["sha256"]
+        assert len(cut.manifests[name]["distil"]["losses"]) == 5
+    assert not (tmp_path / "cut/work").exists()
+
+
+def test_the_walk_reads_a_part(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from submodel.prune import extract as extraction
+
+    monkeypatch.setattr(extraction, "_WALKED", 49)
+    seen: list[int] = []
+    walk = extraction.walk
+    monkeypatch.setattr(
+        extraction, "walk", lambda base, domains, **k: seen.append(len(domains[0].ids)) or walk(base, domains, **k)
+    )
+    to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+distil")
+    assert seen == [3]
+
+
+def test_settling_speaks_of_norms_only(llama: Path):
+    with pytest.raises(SubmodelError, match=r"auto with wanda\+distil"):
+        settle(open_base(str(llama)), [SAMPLES], method="wanda+distil")
