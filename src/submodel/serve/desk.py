@@ -209,6 +209,7 @@ class Desk:
         meters = self.meters
         meters.tokens.labels(name, "prompt").inc(generation.prompt_tokens)
         meters.tokens.labels(name, "completion").inc(generation.completion_tokens)
+        meters.cached.labels(name).inc(generation.cached_tokens)
         if generation.first_s is not None:
             meters.first_token.labels(name).observe(generation.first_s)
         if generation.per_token_s is not None:
