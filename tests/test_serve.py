@@ -259,6 +259,10 @@ def test_auto_goes_where_the_router_says(client: OpenAI, raw: httpx2.Client):
     assert raw.post("/v1/route", json={"messages": HELLO}).json()["model"] == "base"
     assert raw.post("/v1/route", json={"prompt": "x", "file": "a.py"}).json()["signal"] == "file"
     assert raw.post("/v1/route", json={}).status_code == 400
+    for hint in ("file", "language"):  # names are remembered, so they have to be short
+        assert raw.post("/v1/route", json={"prompt": "x", hint: "x" * 1025}).status_code == 400
+        long = {f"X-Submodel-{hint}": "x" * 1025}
+        assert raw.post("/v1/route", json={"prompt": "x"}, headers=long).status_code == 400
 
 
 def test_a_default_takes_what_the_router_gives_to_none(store: Path):

@@ -17,7 +17,7 @@ from submodel.serve import routing
 from submodel.serve.desk import ClientLeft, Desk, Hints
 from submodel.serve.provision import AUTO
 from submodel.serve.refusal import Refusal
-from submodel.serve.schema import ChatRequest, CompletionRequest, RouteRequest
+from submodel.serve.schema import MOST_HINT, ChatRequest, CompletionRequest, RouteRequest
 
 _log = logging.getLogger(__name__)
 _PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -30,8 +30,12 @@ _REFUSED = {"description": "Refused: OpenAI's error object"}
 _RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": _REFUSED, "5XX": _REFUSED}
 _STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
-_File = Annotated[str | None, Header(description="the file that the text is from; only its name is looked at")]
-_Language = Annotated[str | None, Header(description="the language of the text; decides the sub-model")]
+_File = Annotated[
+    str | None, Header(max_length=MOST_HINT, description="the file that the text is from; only its name is looked at")
+]
+_Language = Annotated[
+    str | None, Header(max_length=MOST_HINT, description="the language of the text; decides the sub-model")
+]
 
 
 def build_app(desk: Desk) -> FastAPI:
