@@ -84,15 +84,15 @@ def test_a_path_whose_end_has_gone_is_not_gone_on_with():
     assert prefixes.find(path, second) is None and len(other) == 2
 
 
-@pytest.fixture(params=["qwen2 packed", "llama packed", "mistral packed", "opt"])
+@pytest.fixture(params=["qwen2 bf16", "llama int8", "mistral bf16", "gemma2 int4", "opt"])
 def loaded(request: pytest.FixtureRequest, tmp_path: File, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     """With the native engine, with a window of attention, and through transformers."""
     monkeypatch.setattr("submodel.runtime.live.PIECE", PIECE)
-    family, _, packed = request.param.partition(" ")
-    if packed and not native.LIBRARY.is_file():
+    family, _, weight_format = request.param.partition(" ")
+    if weight_format and not native.LIBRARY.is_file():
         pytest.skip("no native kernels: run python csrc/build.py")
-    if packed:
-        return load(store_of(tmp_path, family), weight_format="bf16")
+    if weight_format:
+        return load(store_of(tmp_path, family), weight_format=weight_format)
     return load(str(tiny.save(family, tmp_path / family)))
 
 
