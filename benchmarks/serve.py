@@ -6,7 +6,8 @@ Starts `submodel serve` on a free loopback port, asks each greedy question once 
 at random, with cancelled streams, malformed and oversized bodies and readers that take their time between them. Every
 finished answer must equal the one that was given alone, no status may be 500, and the server's resident memory after
 half of the time must be what it is at the end. Last, one client measures first-token and per-token latency of each
-model in turn, sub-models and the dense base interleaved.
+model in turn, sub-models and the dense base interleaved; the first token of a long prompt also where only its last line
+is new.
 """
 
 import argparse
@@ -47,6 +48,7 @@ MALFORMED = (
     b'{"prompt": "a", "n": -1}',
     b'{"model": "x"}',
 )
+FILE = "".join(f"def f{i}(x, y={i}):\n    return x * {i} + y\n\n\n" for i in range(24))
 ALLOWED = {200, 400, 404, 408, 413, 415, 429, 503}
 MOST_CLIENTS, MOST_SECONDS = 256, 1800
 
@@ -250,13 +252,16 @@ def main() -> int:
             print(f"{clients} clients, {seconds} s: {dict(tally.kinds)}; statuses {dict(tally.statuses)}")
             resident = [round(m / 1e6) for m in memory[:: len(memory) // 8 or 1]]
             print(f"wrong answers: {len(tally.wrong)}; resident MB {resident}")
-            found: dict[str, list[tuple[float, float]]] = {model: [] for model in models}
-            for _ in range(args.rounds + 1):
+            found: dict[str, list[tuple[float, ...]]] = {model: [] for model in models}
+            for turn in range(args.rounds + 1):
                 for model in models:
-                    found[model].append(latency(http, model, QUESTIONS[5], args.tokens))
-            for model, pairs in found.items():
-                first, each = (statistics.median(p[i] for p in pairs[1:]) for i in (0, 1))
-                print(f"{model}: first token {1000 * first:.0f} ms, then {1000 * each:.1f} ms a token")
+                    file = f"# {turn}\n{FILE}"  # new from its first token on
+                    first, each = latency(http, model, file, args.tokens)
+                    typed, _ = latency(http, model, f"{file}def g(", 1)
+                    found[model].append((first, typed, each))
+            for model, times in found.items():
+                first, typed, each = (1000 * statistics.median(t[i] for t in times[1:]) for i in range(3))
+                print(f"{model}: first token {first:.0f} ms, of a known beginning {typed:.0f}, then {each:.1f} a token")
     finally:
         server.send_signal(signal.SIGINT)
         try:

@@ -136,6 +136,18 @@ def test_fill_in_the_middle():
         packed(text_of([40] * 12), tokenizer, form="fim", seq_len=4)
 
 
+def test_fill_in_the_middle_with_what_comes_after_it_first():
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.add_tokens(["[PREFIX]", "[SUFFIX]"], special_tokens=True)
+    form, rng = FORMS["fim"](tokenizer), np.random.default_rng(0)
+    before, after = (tokenizer.get_vocab()[mark] for mark in ("[PREFIX]", "[SUFFIX]"))
+    for _ in range(20):
+        seen = form.finish(form.encode(Document("f", 0, "abcdefgh")), rng)
+        at = seen.index(before)
+        assert seen[0] == after and seen[-1] == 258
+        assert tokenizer.decode(seen[at + 1 : -1] + seen[1:at]) == "abcdefgh"
+
+
 def test_chat():
     tokenizer = tiny.byte_tokenizer()
     with pytest.raises(SubmodelError, match="no chat template"):

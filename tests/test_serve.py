@@ -185,6 +185,47 @@ def test_the_middle_is_filled_in(client: OpenAI):
         client.completions.create(model="python", prompt=[1, 2], suffix="x")
 
 
+def _growing(client: OpenAI) -> Iterator[tuple[Any, int]]:
+    """Two turns of a chat, a file that is typed: answers and their cached tokens."""
+    messages: list[Any] = [{"role": "system", "content": "Answer in few words. " * 9}, *HELLO]
+    settings: Any = {"model": "python", "max_tokens": 8, **GREEDY}
+    for question in ("and now, please?", "why?"):
+        answer = client.chat.completions.create(messages=messages, logprobs=True, top_logprobs=2, **settings)
+        assert answer.usage and answer.usage.prompt_tokens_details
+        yield answer.choices[0], answer.usage.prompt_tokens_details.cached_tokens or 0
+        messages += [{"role": "assistant", "content": "so"}, {"role": "user", "content": question}]
+    for typed in ("def", "def g(", "def g(y"):
+        file = "def f(x):\n    return x + 1\n\n\n" * 10 + typed
+        found = client.completions.create(prompt=file, suffix="\nprint(g(2))", logprobs=2, **settings)
+        assert found.usage and found.usage.prompt_tokens_details
+        yield found.choices[0], found.usage.prompt_tokens_details.cached_tokens or 0
+
+
+def test_prompts_that_begin_alike_are_not_computed_twice(store: Path, monkeypatch: pytest.MonkeyPatch):
+    """The answers are those of a server that computes everything; usage and metrics say what was there."""
+    with serving.running(store) as server, _client(server) as client:
+        first, second = list(_growing(client)), list(_growing(client))
+        assert [cached for _, cached in first] == [0, 128, 0, 256, 256]
+        assert [cached for _, cached in second] == [128, 256, 256, 256, 256]
+        text = "def f(x):\n" * 20
+        options: Any = {"model": "java", "prompt": text, "max_tokens": 3, "stream_options": {"include_usage": True}}
+        for expected in (0, 128):
+            *_, last = client.completions.create(**options, stream=True)
+            assert last.usage and last.usage.prompt_tokens_details
+            assert last.usage.prompt_tokens_details.cached_tokens == expected
+        other = client.completions.create(model="maths", prompt=text, max_tokens=3)  # each model keeps its own
+        assert other.usage and other.usage.prompt_tokens_details
+        assert other.usage.prompt_tokens_details.cached_tokens == 0
+        _quiet(server)
+        page = httpx2.get(f"{server.url}/metrics").text
+        assert f'submodel_cached_tokens_total{{model="python"}} {float(640 + 1152)}' in page
+    monkeypatch.setattr("submodel.runtime.live.Live._reuse", lambda live, prompt: None)
+    with serving.running(store) as server, _client(server) as client:
+        plain = list(_growing(client))
+    assert [cached for _, cached in plain] == [0] * 5
+    assert [answer for answer, _ in plain] == [answer for answer, _ in first] == [answer for answer, _ in second]
+
+
 def test_a_base_without_such_tokens_says_so(tmp_path: Path):
     plain = Path(store_of(tmp_path, "llama").rpartition("@")[0])
     with serving.running(plain) as server, _client(server) as client:
@@ -218,6 +259,10 @@ def test_auto_goes_where_the_router_says(client: OpenAI, raw: httpx2.Client):
     assert raw.post("/v1/route", json={"messages": HELLO}).json()["model"] == "base"
     assert raw.post("/v1/route", json={"prompt": "x", "file": "a.py"}).json()["signal"] == "file"
     assert raw.post("/v1/route", json={}).status_code == 400
+    for hint in ("file", "language"):  # names are remembered, so they have to be short
+        assert raw.post("/v1/route", json={"prompt": "x", hint: "x" * 1025}).status_code == 400
+        long = {f"X-Submodel-{hint}": "x" * 1025}
+        assert raw.post("/v1/route", json={"prompt": "x"}, headers=long).status_code == 400
 
 
 def test_a_default_takes_what_the_router_gives_to_none(store: Path):
@@ -338,7 +383,8 @@ def test_a_key_is_asked_for(store: Path):
             response = httpx2.get(f"{server.url}/v1/models", headers=headers)
             assert response.status_code == 401 and response.json()["error"]["code"] == "invalid_api_key"
         assert httpx2.get(f"{server.url}/metrics").status_code == 401
-        assert httpx2.get(f"{server.url}/health").status_code == httpx2.get(server.url).status_code == 200
+        for path in ("/", "/page.css", "/page.js", "/health"):
+            assert httpx2.get(f"{server.url}{path}").status_code == 200
         with OpenAI(base_url=f"{server.url}/v1", api_key="s3cret") as client:
             assert client.models.list().data
 

@@ -127,6 +127,22 @@ def test_their_errors_are_told_as_ours(
     assert server.desk.door.inside == 0
 
 
+@pytest.mark.parametrize("stream", ["false", "true"])
+@pytest.mark.parametrize(
+    "value", ["NaN", "-Infinity", "1e999", '"\\ud800"', '{"\\ud800": 1}', "9" * 4000, "[" * 90 + "]" * 90]
+)
+def test_what_an_engine_cannot_be_sent_is_refused(server: Server, engine: type[_Engine], value: str, stream: str):
+    """Fields that we do not know go to engines as they came, if they can be written as JSON at all."""
+    body = f'{{"model": "python", "messages": [], "stream": {stream}, "x": {value}}}'.replace(
+        "[]", json.dumps(HELLO), 1
+    )
+    headers = {"Content-Type": "application/json"}
+    response = httpx2.post(f"{server.url}/v1/chat/completions", content=body, headers=headers)
+    assert response.status_code in (200, 400), response.text
+    assert (response.status_code == 200) == bool(engine.asked)
+    assert (response.status_code == 400) == ("ud800" in value)
+
+
 def test_an_engine_that_is_not_there(client: OpenAI, server: Server):
     for stream in (False, True):
         with pytest.raises(openai.APIStatusError, match="cannot be reached") as refused:

@@ -7,16 +7,8 @@ from typing import Any
 import numpy as np
 
 from submodel.calibration.documents import Document
+from submodel.calibration.middle import marks_of
 from submodel.errors import SubmodelError
-
-# prefix, suffix, middle, as families call them; each is written in this order, the middle last (arXiv 2207.14255, PSM)
-_MIDDLES = (
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, CodeGemma
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Granite
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
-    ("▁<PRE>", "▁<SUF>", "▁<MID>"),  # Code Llama
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),  # DeepSeek-Coder
-)
 
 
 @dataclass(frozen=True)
@@ -76,11 +68,9 @@ def fill_in_the_middle(tokenizer: Any) -> Form:
 
     Raises SubmodelError when the tokenizer has no tokens for it.
     """
-    known = tokenizer.get_vocab()
-    marks = next(([known[token] for token in tokens] for tokens in _MIDDLES if set(tokens) <= set(known)), None)
+    marks = marks_of(tokenizer)
     if marks is None:
         raise SubmodelError("--form fim: the model has no fill-in-the-middle tokens: give --form raw")
-    before, after, between = marks
     first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
 
     def finish(tokens: list[int], rng: np.random.Generator) -> list[int]:
@@ -88,7 +78,7 @@ def fill_in_the_middle(tokenizer: Any) -> Form:
         text = tokens[len(opening) : -1 if tokens[-1] == last else None]
         at, to = sorted(int(cut) for cut in rng.integers(len(text) + 1, size=2))
         ending = [] if last is None else [last]
-        return [*opening, before, *text[:at], after, *text[to:], between, *text[at:to], *ending]
+        return [*opening, *marks.around(text[:at], text[to:]), *text[at:to], *ending]
 
     return Form(raw(tokenizer).encode, finish, extra=4)
 

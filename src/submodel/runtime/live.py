@@ -3,8 +3,9 @@
 One thread a model. Between two steps of all live sequences it takes newcomers, drops who is cancelled and runs at most
 one piece of one prompt, so that a long prompt never holds others up for longer than a piece. Every prompt runs by
 itself, in pieces that depend on its length alone, and the native engine computes every row by itself: what a request
-is answered does not depend, bit for bit, on who else is there. Families without the engine share a step through
-`transformers`, where the number of rows moves the rounding.
+is answered does not depend, bit for bit, on who else is there, nor on what was asked before: of a prompt that begins as
+others did, whole pieces are taken from `prefixes` instead of being computed again. Families without the engine share a
+step through `transformers`, where the number of rows moves the rounding.
 """
 
 import logging
@@ -18,6 +19,7 @@ import torch
 from submodel.errors import SubmodelError
 from submodel.runtime.forward import end_tokens, extend, layers_of, one_row, step, token_bytes
 from submodel.runtime.load import Loaded
+from submodel.runtime.prefixes import Path, Prefixes
 from submodel.runtime.sequence import Request, Sequence, next_tokens
 from submodel.runtime.slots import Slots
 from submodel.runtime.stream import TextStream
@@ -63,7 +65,11 @@ class Piece:
 
 @dataclass(eq=False)
 class Ticket:
-    """A request that is being answered; `cancel` may be called by any thread, at any time."""
+    """A request that is being answered; `cancel` may be called by any thread, at any time.
+
+    Attributes:
+        cached: tokens of the prompt whose keys and values were there; final with the first piece.
+    """
 
     request: Request
     emit: Callable[[Piece], None]
@@ -71,6 +77,7 @@ class Ticket:
     ends: frozenset[int]
     cancelled: bool = False
     left: set[int] = field(default_factory=set)  # samples that have not ended
+    cached: int = 0
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -83,6 +90,7 @@ class _Prompt:
     ticket: Ticket
     slots: Slots
     waiting: deque[int]
+    path: Path = field(default_factory=Path)
     logits: torch.Tensor | None = None
 
 
@@ -108,7 +116,8 @@ class Live:
     Args:
         loaded: the model; nobody else uses it meanwhile.
         rows: continuations side by side at most.
-        cache_bytes: for keys and values at most; a request that does not fit waits, one that never can is refused.
+        cache_bytes: for keys and values at most; a request that does not fit waits, one that never can is refused. What
+            the answers under way do not need keeps the beginnings of prompts.
     """
 
     def __init__(self, loaded: Loaded, *, rows: int = 16, cache_bytes: int = 1 << 30):
@@ -123,6 +132,7 @@ class Live:
         self._ready: deque[_Prompt] = deque()
         self._live: list[_Row] = []
         self._slots: Slots | None = None
+        self._prefixes = Prefixes(cache_bytes)
         self._thread = threading.Thread(target=self._run, name=f"live {loaded.reference}", daemon=True)
         self._thread.start()
 
@@ -205,7 +215,7 @@ class Live:
         self._prompts.clear()
         self._ready.clear()
         self._live.clear()
-        self._slots = None
+        self._let_go()
 
     def _turn(self) -> None:
         """One piece of one prompt, newcomers into rows, one step."""
@@ -227,21 +237,40 @@ class Live:
                 if self._took(self._live[at], tokens[at], logits[at]):
                     self._remove(at)
         elif not self._busy:
-            self._slots = None
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._slots = None
+        self._prefixes.limit(self._cache_bytes)
 
     def _run_piece(self, prompt: _Prompt) -> None:
         """Prompts take turns, so that a short one does not wait for a long one."""
-        tokens = prompt.ticket.request.prompt[prompt.slots.end : prompt.slots.end + PIECE]
+        slots, tokens = prompt.slots, prompt.ticket.request.prompt
         try:
-            logits = extend(self.loaded, prompt.slots, list(tokens))
+            self._reuse(prompt)
+            start = slots.end
+            piece = tokens[start : start + PIECE]
+            logits = extend(self.loaded, slots, list(piece))
+            if len(piece) == PIECE and len(prompt.path) * PIECE == start:
+                self._prefixes.keep(prompt.path, piece, slots.cut(start, slots.end))
         except Exception:  # this prompt's own trouble
             _log.exception("%s: a prompt failed", self.loaded.reference)
             return self._end(prompt.ticket, "error")
-        if prompt.slots.end < len(prompt.ticket.request.prompt):
+        if slots.end < len(tokens):
             self._prompts.append(prompt)
         else:
             prompt.logits = logits
             self._ready.append(prompt)
+
+    def _reuse(self, prompt: _Prompt) -> None:
+        """Take the next pieces that are kept, but never the last one: its logits are needed."""
+        slots, tokens = prompt.slots, prompt.ticket.request.prompt
+        while slots.end + PIECE < len(tokens) and len(prompt.path) * PIECE == slots.end:
+            states = self._prefixes.find(prompt.path, tokens[slots.end : slots.end + PIECE])
+            if states is None:
+                return
+            slots.paste(states)
+            prompt.ticket.cached += PIECE
 
     def _place(self, prompt: _Prompt) -> bool:
         """Give a prompt's next seed its first token and a row; False while there is no room for it."""
@@ -279,6 +308,7 @@ class Live:
             rows -= 1
         if rows * columns * self._token_bytes > self._cache_bytes and self._live:
             return False
+        self._prefixes.limit(self._cache_bytes - rows * columns * self._token_bytes)
         self._slots = Slots(layers_of(self.loaded.model), rows, columns)
         for index in range(len(self._live)):
             assert old is not None

@@ -106,6 +106,20 @@ class Slots:
             mine.values[at, :, self.end - length : self.end] = theirs.values[row, :, source.end - length : source.end]
         self.starts.append(self.end - length)
 
+    def cut(self, start: int, end: int) -> list[torch.Tensor]:
+        """A copy of some columns of the only row: keys and values of each layer, (1, heads, columns, head size)."""
+        parts = [states[:1, :, start:end] for layer in self._layers() for states in (layer.keys, layer.values)]
+        if len({part.shape for part in parts}) == 1:  # one allocation, as in `room`
+            return list(torch.stack(parts))
+        return [part.clone() for part in parts]
+
+    def paste(self, states: list[torch.Tensor]) -> None:
+        """Write what `cut` gave after the columns of the only row."""
+        count = states[0].shape[2]
+        for layer, keys, values in zip(self._layers(), states[::2], states[1::2], strict=True):
+            layer.update(keys, values)
+        self.advance(count)
+
     def remove(self, row: int) -> None:
         """Drop a row; the last one takes its place."""
         last = len(self.starts) - 1

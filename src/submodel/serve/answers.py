@@ -129,10 +129,16 @@ def _finish(pieces: list[Piece]) -> str | None:
     return _FINISH.get(pieces[-1].finish or "")
 
 
-def usage(generation: Generation) -> dict[str, int]:
+def usage(generation: Generation) -> dict[str, Any]:
     """Token counts so far."""
     prompt, completion = generation.prompt_tokens, generation.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    details = {"cached_tokens": generation.cached_tokens}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": details,
+    }
 
 
 def head(form: Form, kind: str, model: str) -> dict[str, Any]:

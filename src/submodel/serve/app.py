@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,7 +17,7 @@ from submodel.serve import routing
 from submodel.serve.desk import ClientLeft, Desk, Hints
 from submodel.serve.provision import AUTO
 from submodel.serve.refusal import Refusal
-from submodel.serve.schema import ChatRequest, CompletionRequest, RouteRequest
+from submodel.serve.schema import MOST_HINT, ChatRequest, CompletionRequest, RouteRequest
 
 _log = logging.getLogger(__name__)
 _PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -28,9 +28,14 @@ _POLICY = (
 )
 _REFUSED = {"description": "Refused: OpenAI's error object"}
 _RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": _REFUSED, "5XX": _REFUSED}
+_STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 
-_File = Annotated[str | None, Header(description="the file that the text is from; only its name is looked at")]
-_Language = Annotated[str | None, Header(description="the language of the text; decides the sub-model")]
+_File = Annotated[
+    str | None, Header(max_length=MOST_HINT, description="the file that the text is from; only its name is looked at")
+]
+_Language = Annotated[
+    str | None, Header(max_length=MOST_HINT, description="the language of the text; decides the sub-model")
+]
 
 
 def build_app(desk: Desk) -> FastAPI:
@@ -68,13 +73,13 @@ def build_app(desk: Desk) -> FastAPI:
             raise Refusal(404, f"model {name[:80]!r} does not exist", "model_not_found", "model")
         return about(name)
 
-    @app.post("/v1/chat/completions", response_model=None)
+    @app.post("/v1/chat/completions", response_model=None, responses=_STREAMED)
     async def chat(
         http: Request, body: ChatRequest, x_submodel_file: _File = None, x_submodel_language: _Language = None
     ) -> Response:
         return await desk.chat(http, body, Hints(x_submodel_file, x_submodel_language))
 
-    @app.post("/v1/completions", response_model=None)
+    @app.post("/v1/completions", response_model=None, responses=_STREAMED)
     async def completion(
         http: Request, body: CompletionRequest, x_submodel_file: _File = None, x_submodel_language: _Language = None
     ) -> Response:
@@ -100,8 +105,8 @@ def build_app(desk: Desk) -> FastAPI:
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/metrics", response_model=None)
-    async def metrics() -> Response:
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> PlainTextResponse:
         meters = desk.meters
         meters.inside.set(desk.door.inside)
         resident = desk.models.resident
@@ -109,7 +114,7 @@ def build_app(desk: Desk) -> FastAPI:
             meters.resident.labels(name).set(resident.get(name, 0))
         meters.loads.set(desk.models.loads)
         meters.evictions.set(desk.models.evictions)
-        return Response(meters.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return PlainTextResponse(meters.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     for path, name in _PAGE.items():
         _serve_file(app, path, name)

@@ -1,6 +1,7 @@
 """Where a request is answered: chosen a model, given its place in memory, written as tokens, generated, sent."""
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -208,6 +209,7 @@ class Desk:
         meters = self.meters
         meters.tokens.labels(name, "prompt").inc(generation.prompt_tokens)
         meters.tokens.labels(name, "completion").inc(generation.completion_tokens)
+        meters.cached.labels(name).inc(generation.cached_tokens)
         if generation.first_s is not None:
             meters.first_token.labels(name).observe(generation.first_s)
         if generation.per_token_s is not None:
@@ -216,7 +218,11 @@ class Desk:
     async def _forward(self, http: HttpRequest, path: str, body: Sampling, chosen: Chosen, seat: _Seat) -> Response:
         """Another engine's answer."""
         upstream = self.upstreams[chosen.name]
-        document = body.model_dump(mode="json", exclude_unset=True)
+        try:
+            document = body.model_dump(mode="json", exclude_unset=True)
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:  # in a field of the engine's; ours are checked before
+            raise Refusal(400, "half of a surrogate pair: text of this request is not Unicode") from error
         if body.stream:
             events = await while_there(http, upstream.stream(path, document))
             return Events(events, seat.leave, chosen.headers)

@@ -51,6 +51,11 @@ class Generation:
             raise
 
     @property
+    def cached_tokens(self) -> int:
+        """Of the prompts, what had been computed for earlier ones."""
+        return sum(ticket.cached for ticket in self._tickets)
+
+    @property
     def first_s(self) -> float | None:
         """From the start to the first token; None without one."""
         return self._first - self._began if self.completion_tokens else None

@@ -19,7 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-_OPEN = ("/", "/health")  # without a key
+_OPEN = ("/", "/page.css", "/page.js", "/health")  # without a key: the page holds no data
 
 
 class _Gone(Exception):

@@ -12,6 +12,9 @@ class Meters:
         self._registry = registry = CollectorRegistry()
         self.answers = Counter("submodel_answers", "Answers by path and status", ["path", "status"], registry=registry)
         self.tokens = Counter("submodel_tokens", "Tokens by model and kind", ["model", "kind"], registry=registry)
+        self.cached = Counter(
+            "submodel_cached_tokens", "Prompt tokens taken from earlier prompts", ["model"], registry=registry
+        )
         self.routed = Counter(
             "submodel_routed", "Decisions by model and signal", ["model", "signal"], registry=registry
         )

@@ -6,17 +6,12 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from submodel.calibration.middle import marks_of
 from submodel.serve.refusal import Refusal
 
-# prefix, suffix, middle, as families spell them
-_SPELLINGS = (
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),
-    ("<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"),
-)
 # what a model writes when the middle is done
-_AFTER = ("<|fim_pad|>", "<|endoftext|>", "<|file_sep|>", "<|repo_name|>", "<|file_separator|>", "<file_sep>")
+_AFTER = ("<|fim_pad|>", "<|endoftext|>", "<|file_sep|>", "<|repo_name|>", "<|file_separator|>", "<file_sep>", "▁<EOT>")
+_MARK = "☺"  # what SentencePiece puts before a text, it puts before this
 
 
 @dataclass(frozen=True)
@@ -35,19 +30,18 @@ class Prompts:
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
-        known = tokenizer.get_added_vocab()
-        self._fim = next(
-            (spelling for spelling in _SPELLINGS if all(token in known for token in spelling)),
-            None,
-        )
-        marks = (*self._fim, *_AFTER) if self._fim else ()
-        self._fim_ids = tuple(known[token] for token in self._fim or ())
-        self._ends = frozenset(known[token] for token in marks if token in known)
+        self._marks = marks_of(tokenizer)
+        known = tokenizer.get_vocab() if self._marks else {}
+        self._ends = frozenset(known[token] for token in self._fim_tokens + _AFTER if token in known)
+        self._fim_ids = frozenset(known[token] for token in self._fim_tokens)
+        opening = tokenizer("x")["input_ids"][:1]
+        self._opening = opening if opening == [tokenizer.bos_token_id] else []
+        first = self._encode("x")[0]
+        self._spaced = tokenizer.convert_ids_to_tokens(first).startswith("▁")
 
     @property
-    def fills_in(self) -> bool:
-        """Whether the base has fill-in-the-middle tokens."""
-        return self._fim is not None
+    def _fim_tokens(self) -> tuple[str, ...]:
+        return self._marks.spelling.tokens if self._marks else ()
 
     def chat(self, messages: Sequence[tuple[str, str]]) -> Prompt:
         """(role, text) of a conversation, ready for the assistant's answer."""
@@ -62,34 +56,46 @@ class Prompts:
 
     def text(self, prompt: str) -> Prompt:
         """A text to continue; one that brings its own fill-in-the-middle tokens ends where a middle ends."""
-        _, suffix = self.split(prompt)
+        parts = self._parts(prompt)
+        if parts and self._spaced:  # such a tokenizer would put spaces where the parts begin
+            return self._around(*parts)
         ids = self._tokenizer(prompt)["input_ids"]
         if not ids and self._tokenizer.bos_token_id is None:
             raise Refusal(400, "an empty prompt: this base needs some text", param="prompt")
-        return Prompt(tuple(ids or [self._tokenizer.bos_token_id]), frozenset() if suffix is None else self._ends)
+        return Prompt(tuple(ids or [self._tokenizer.bos_token_id]), self._ends if parts else frozenset())
 
     def tokens(self, ids: Sequence[int]) -> Prompt:
         """Token ids as they are."""
         if max(ids, default=0) >= len(self._tokenizer):
             raise Refusal(400, f"token {max(ids)}: the vocabulary has {len(self._tokenizer)}", param="prompt")
-        return Prompt(tuple(ids), self._ends if set(ids) & set(self._fim_ids) else frozenset())
+        return Prompt(tuple(ids), self._ends if self._fim_ids & set(ids) else frozenset())
 
     def infill(self, prefix: str, suffix: str) -> Prompt:
         """The middle between two texts."""
-        if not self._fim:
+        if not self._marks:
             raise Refusal(
                 400, "this base has no fill-in-the-middle tokens: leave suffix out", "no_fill_in_the_middle", "suffix"
             )
-        before, after = (self._tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prefix, suffix))
-        first, second, middle = self._fim_ids
-        return Prompt((first, *before, second, *after, middle), self._ends)
+        return self._around("", prefix, suffix, "")
 
     def split(self, prompt: str) -> tuple[str, str | None]:
         """(prefix, suffix) of a prompt that was written with the base's own tokens; (prompt, None) of any other."""
-        if not self._fim:
-            return prompt, None
-        first, second, middle = self._fim
-        before, found, rest = prompt.partition(second)
-        if not found or first not in before or middle not in rest:
-            return prompt, None
-        return before.partition(first)[2], rest.partition(middle)[0]
+        parts = self._parts(prompt)
+        return (parts[1], parts[2]) if parts else (prompt, None)
+
+    def _parts(self, prompt: str) -> tuple[str, str, str, str] | None:
+        return self._marks.spelling.split(prompt) if self._marks else None
+
+    def _around(self, head: str, prefix: str, suffix: str, tail: str) -> Prompt:
+        assert self._marks is not None
+        around = self._marks.around(self._encode(prefix), self._encode_within(suffix))
+        return Prompt((*self._opening, *self._encode(head), *around, *self._encode_within(tail)), self._ends)
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+    def _encode_within(self, text: str) -> list[int]:
+        """Token ids of a text that goes on where another ended: without the space that some tokenizers begin with."""
+        if not self._spaced:
+            return self._encode(text)
+        return self._encode(_MARK + text)[len(self._encode(_MARK)) :]

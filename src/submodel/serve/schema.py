@@ -12,6 +12,8 @@ _Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 _MOST_STOPS = 16
+MOST_HINT = 1024  # characters of a file's or a language's name: names that were asked for are remembered
+_Hint = Annotated[str, StringConstraints(max_length=MOST_HINT)]
 
 # what would change the answer and is not offered, with the values that ask for nothing
 _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -116,8 +118,8 @@ class RouteRequest(_Body):
     messages: list[ChatMessage] | None = None
     prompt: str | None = None
     suffix: str | None = None
-    file: str | None = None
-    language: str | None = None
+    file: _Hint | None = None
+    language: _Hint | None = None
 
 
 def given(value: _Value | None, default: _Value) -> _Value:

@@ -25,6 +25,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.runtime.batch import Request, generate_batch
+from submodel.tasks.chat import refuse_without_template
 from submodel.tasks.journal import Journal
 from submodel.tasks.likelihood import Finished, loglikelihoods
 
@@ -194,8 +195,7 @@ class HarnessModel(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt of a conversation. Raises SubmodelError for a tokenizer without a template."""
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise SubmodelError(f"{self.loaded.reference}: its tokenizer has no chat template: leave out --chat")
+        refuse_without_template(self.loaded)
         return self.tokenizer.apply_chat_template(
             chat_history,
             tokenize=False,

@@ -24,6 +24,7 @@ from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime.batch import Request, generate_batch
 from submodel.sets import NamedSet
 from submodel.tasks.cell import Cell, filled
+from submodel.tasks.chat import refuse_without_template, user_turn
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
 
@@ -228,12 +229,5 @@ def _encoder(cell: Cell, form: Form) -> Callable[[str], list[int]]:
     tokenizer = cell.loaded.tokenizer
     if not form.chat:
         return lambda source: tokenizer.encode(form.text.format(fr=source))
-    if not getattr(tokenizer, "chat_template", None):
-        raise SubmodelError(f"{cell.loaded.reference}: its tokenizer has no chat template: leave out --chat")
-
-    def encode(source: str) -> list[int]:
-        turn = [{"role": "user", "content": form.text.format(fr=source)}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        return tokenizer.encode(text, add_special_tokens=False)
-
-    return encode
+    refuse_without_template(cell.loaded)
+    return lambda source: user_turn(cell.loaded, form.text.format(fr=source))

@@ -24,10 +24,12 @@ async function call(path, body, signal) {
   const response = await fetch(path, options);
   if (response.ok) return response;
   if (response.status === 401) $("key").hidden = false;
-  const text = await response.text();
-  let message = `the server answered ${response.status}`;
-  try { message = JSON.parse(text).error.message; } catch { /* no error object */ }
-  throw new Error(message);
+  const said = parsed(await response.text());
+  throw new Error(said?.error?.message || `the server answered ${response.status}`);
+}
+
+function parsed(text) {
+  try { return JSON.parse(text); } catch { return null; }
 }
 
 async function* events(response) {
@@ -35,15 +37,16 @@ async function* events(response) {
   let buffer = "";
   for (;;) {
     const { value, done } = await reader.read();
-    if (done) return;
+    if (done) throw new Error("the answer broke off");
     buffer += value;
     const parts = buffer.split("\n\n");
     buffer = parts.pop();
     for (const part of parts) {
       const data = part.replace(/^data: ?/, "");
       if (data === "[DONE]") return;
-      const found = JSON.parse(data);
-      if (found.error) throw new Error(found.error.message);
+      const found = parsed(data);
+      if (found?.error) throw new Error(found.error.message);
+      if (!Array.isArray(found?.choices)) throw new Error("the server sent what is no answer");
       yield found;
     }
   }

@@ -14,6 +14,7 @@ from submodel.errors import SubmodelError
 from submodel.runtime import Continuation, Loaded, Request, generate_batch
 from submodel.sets import Rows
 from submodel.tasks.cell import Cell, Settings, filled
+from submodel.tasks.chat import refuse_without_template, user_turn
 from submodel.tasks.code.passk import pass_at_k
 from submodel.tasks.code.problem import Problem, program, question, text_of_answer
 from submodel.tasks.code.tables import CODE
@@ -76,8 +77,8 @@ def code_rows(cell: Cell) -> Iterator[Row]:
         cell.say(f"{name}: skipped: {missing}")
         return
     sampling = sampling_of(settings)
-    if sampling.chat and not cell.loaded.tokenizer.chat_template:
-        raise SubmodelError(f"{cell.loaded.reference}: has no chat template: leave --chat out")
+    if sampling.chat:
+        refuse_without_template(cell.loaded)
     sets = {role: cell.read(source) for role, source in task.sets.items()}
     problems = problems_of(name, sets)[: settings.limit]
     data = {
@@ -160,12 +161,7 @@ def _solve(cell: Cell, problems: list[Problem], sampling: Sampling, journal: Jou
 
 
 def _request(loaded: Loaded, problem: Problem, samples: list[int], sampling: Sampling) -> Request:
-    tokenizer = loaded.tokenizer
-    if sampling.chat:
-        message = [{"role": "user", "content": question(problem)}]
-        ids = tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
-    else:
-        ids = tokenizer(problem.prompt)["input_ids"]
+    ids = user_turn(loaded, question(problem)) if sampling.chat else loaded.tokenizer(problem.prompt)["input_ids"]
     return Request(
         key=problem.id,
         prompt=tuple(ids),
