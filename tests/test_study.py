@@ -114,6 +114,16 @@ def test_the_plan(file: Path, llama: Path):
     assert parsed[1].task == ["perplexity:news.jsonl:text"] and (parsed[1].limit, parsed[1].data_dir) == (2, ".")
 
 
+def test_a_time_is_for_auto_alone(file: Path):
+    _, cells, _ = planned(file, 'prune.methods=["wanda", "auto"]', "prune.minutes=2.5")
+    parsed = {cell.name: cli.parser().parse_args(cell.argv) for cell in cells if cell.makes}
+    assert {name.split("/")[-1]: args.minutes for name, args in parsed.items()} == {
+        "wanda-50": None, "wanda-2of4": None, "auto-50": 2.5, "auto-2of4": 2.5
+    }  # fmt: skip
+    with pytest.raises(SubmodelError, match=r'minutes = 2: only method "auto"'):
+        planned(file, "prune.minutes=2")
+
+
 @pytest.mark.parametrize("verb, options", [("extract", CALIBRATION), ("eval", EVALUATION)])
 def test_every_option_of_a_file_is_one_of_its_verb(verb: str, options: dict[str, Any]):
     values = {"k": [1, 10], "chat": True, "dtype": "float32", "device": "cpu", "wordnet": "DIR"}

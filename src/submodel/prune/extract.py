@@ -24,10 +24,11 @@ from safetensors import safe_open
 from submodel import masks, store
 from submodel.calibration import Samples, with_openings
 from submodel.compare import split_name
-from submodel.errors import SubmodelError, unknown_name
+from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
+from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, Pace, check_method, noted
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
 from submodel.router.pooled import Pooler
@@ -64,6 +65,7 @@ def extract(
     out: Path,
     *,
     method: str = "wanda",
+    minutes: float | None = None,
     pattern: Pattern | None = None,
     allocation: str = "uniform",
     openings: int | None = None,
@@ -79,7 +81,8 @@ def extract(
         base: the base model.
         domains: token samples; a sub-model gets its domain's name.
         out: the store, made if it is not there.
-        method: a key of METHODS.
+        method: a key of METHODS, or "auto": the best mask-only one that the time allows (see `auto`).
+        minutes: of "auto": the time it may take; any if None.
         pattern: what to remove; half of every row if None.
         allocation: a key of ALLOCATIONS: how the sparsity is spread over blocks.
         openings: one-token samples beside each domain's text; the method's own number if None.
@@ -96,68 +99,141 @@ def extract(
         SubmodelError: unknown method or allocation, one that does not fit, fewer openings than none, a name that is
             taken, a store of another base, a full disk.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    check_method(method, minutes)
     pattern = pattern or Pattern(0.5)
     check_allocation(allocation, pattern, domains)
-    openings = METHODS[method].openings if openings is None else openings
-    if openings < 0:
+    if openings is not None and openings < 0:
         raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
-    passes = 1 if ALLOCATIONS[allocation] is None else 2
     names = [domain.name for domain in domains]
     for name in names:
         store.check_name(name)
     if len(set(names)) != len(names):
         raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
     dtype = dtype or default_dtype(device)
-    identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+
+    def plan(by: str) -> _Plan:
+        added = METHODS[by].openings if openings is None else openings
+        settings = (by, pattern, allocation, added, dtype, device, batch_tokens)
+        return _Plan(by, pattern, allocation, added, {d.name: _recipe(d, base, *settings) for d in domains})
+
+    run = partial(walk, base, dtype=dtype, device=device, batch_tokens=batch_tokens)
     started = time.monotonic()
-    fresh, folder = not out.exists(), None
-    try:
-        target = store.open_or_create(out, identity)
-        with target.lock():
-            settings = (method, pattern, allocation, openings, dtype, device, batch_tokens)
-            recipes = {d.name: _recipe(d, base, *settings) for d in domains}
-            missing = [d for d in domains if not _is_there(target, d.name, recipes[d.name]["key"])]
-            resumed = 0
-            if missing:
-                work = _Work(target, {d.name: recipes[d.name]["key"] for d in missing})
-                folder = work.folder.name
-                run = partial(walk, base, dtype=dtype, device=device, batch_tokens=batch_tokens)
-                first = partial(run, missing, progress=lambda done, total: progress(done, passes * total))
-                patterns = allocate(allocation, base, missing, pattern, work.folder, first)
-                vocabulary = base.config.get_text_config().vocab_size
-                resumed = run(
-                    [with_openings(d, openings, vocabulary) for d in missing] if openings else missing,
-                    make=METHODS[method].statistic,
-                    decide=_decider(METHODS[method], patterns, work),
-                    keep=work.keep,
-                    work=work.folder,
-                    progress=lambda done, total: progress((passes - 1) * total + done, passes * total),
-                )
-                for domain in missing:
-                    found = work.result(domain.name)
-                    recipe = recipes[domain.name]
-                    if passes > 1:
-                        recipe["block_sparsity"] = [block.sparsity for block in patterns[domain.name]]
-                    seen = {"unseen_experts": sorted(found.unseen), "seconds": round(time.monotonic() - started, 1)}
-                    if domain.contamination is not None:
-                        seen["contamination"] = domain.contamination
-                    if domain.settling is not None:
-                        seen["settling"] = domain.settling
-                    target.add(domain.name, found, {**recipe, **seen, "created": _now()})
-                work.remove()
-    except (OSError, SubmodelError) as error:
-        # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
-        shutil.rmtree(out if fresh else out / "work" / str(folder), ignore_errors=True)
-        if isinstance(error, SubmodelError):
-            raise
-        raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
+    choice = _earlier(out, minutes, plan) if method == AUTO else None
+    while True:
+        try:
+            by = plan(choice.method if choice else method)
+            missing, resumed = _derive(base, domains, out, by, choice, run, started, progress)
+            break
+        except OverBudget as over:
+            assert choice is not None
+            choice = choice.following(over.seconds)
+    target = store.Store(out)
     if routing:  # the sub-models are whole by now
         fit_routing(base, target, missing)
     manifests = {name: target.manifest(name) for name in names}
     already = [name for name in names if name not in {d.name for d in missing}]
     return Extracted(out, manifests, already, resumed, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How one method makes all sub-models asked for; `recipes` by their names."""
+
+    method: str
+    pattern: Pattern
+    allocation: str
+    openings: int
+    recipes: dict[str, dict[str, Any]]
+
+
+def _earlier(out: Path, minutes: float | None, plan: Callable[[str], _Plan]) -> Choice:
+    """What the same command decided before, of sub-models that are there or of a walk that was killed; or a new one."""
+    if (out / "store.json").exists():
+        target = store.Store(out)
+        for method in CANDIDATES:
+            keys = {name: recipe["key"] for name, recipe in plan(method).recipes.items()}
+            for name in set(target.names) & set(keys):
+                manifest = target.manifest(name)
+                decided = manifest.get("auto")
+                if manifest["key"] == keys.pop(name) and decided and decided["minutes"] == minutes:
+                    return Choice(minutes, method, decided["estimates"])
+            if found := noted(_Work.place(target, keys), method, minutes):
+                return found
+    return Choice(minutes)
+
+
+def _derive(
+    base: Base,
+    domains: Sequence[Samples],
+    out: Path,
+    plan: _Plan,
+    choice: Choice | None,
+    run: Callable[..., int],
+    started: float,
+    progress: Callable[[int, int], Any],
+) -> tuple[list[Samples], int]:
+    """Make what is not there yet. Returns it, and the blocks that an earlier, killed run had done.
+
+    Raises OverBudget when another method than that of `choice` should be taken, and as `extract` does.
+    """
+    identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+    method, passes = METHODS[plan.method], 1 if ALLOCATIONS[plan.allocation] is None else 2
+    fresh, folder = not out.exists(), None
+    try:
+        target = store.open_or_create(out, identity)
+        with target.lock():
+            missing = [d for d in domains if not _is_there(target, d.name, plan.recipes[d.name]["key"])]
+            if not missing:
+                return [], 0
+            work = _Work(target, {d.name: plan.recipes[d.name]["key"] for d in missing})
+            folder = work.folder.name
+            pace = Pace(choice, base.config.get_text_config().num_hidden_layers, started) if choice else None
+
+            def tell(done: int, total: int) -> None:
+                if pace:
+                    pace.begin()
+                progress((passes - 1) * total + done, passes * total)
+
+            def keep(block: int, found: dict[str, dict[str, Pruned]]) -> None:
+                work.keep(block, found)
+                if pace and block == 0:
+                    pace.judge()
+                    pace.choice.note(work.folder)
+
+            if choice and choice.estimates:
+                choice.note(work.folder)
+            first = partial(run, missing, progress=lambda done, total: progress(done, passes * total))
+            patterns = allocate(plan.allocation, base, missing, plan.pattern, work.folder, first)
+            vocabulary = base.config.get_text_config().vocab_size
+            resumed = run(
+                [with_openings(d, plan.openings, vocabulary) for d in missing] if plan.openings else missing,
+                make=method.statistic,
+                decide=_decider(method, patterns, work),
+                keep=keep,
+                work=work.folder,
+                progress=tell,
+            )
+            for domain in missing:
+                found = work.result(domain.name)
+                recipe = plan.recipes[domain.name]
+                if passes > 1:
+                    recipe["block_sparsity"] = [block.sparsity for block in patterns[domain.name]]
+                seen = {"unseen_experts": sorted(found.unseen), "seconds": round(time.monotonic() - started, 1)}
+                if domain.contamination is not None:
+                    seen["contamination"] = domain.contamination
+                if domain.settling is not None:
+                    seen["settling"] = domain.settling
+                if pace:
+                    seen["auto"] = pace.choice.as_dict()
+                target.add(domain.name, found, {**recipe, **seen, "created": _now()})
+            work.remove()
+            return missing, resumed
+    except (OSError, SubmodelError, OverBudget) as error:
+        # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
+        shutil.rmtree(out if fresh else out / "work" / str(folder), ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
 
 
 def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> None:
@@ -173,9 +249,13 @@ class _Work:
     """The folder of an extraction under way: a file of masks and new weights per block, beside the walk's own files."""
 
     def __init__(self, target: store.Store, keys: dict[str, str]):
-        self.folder = target.path / "work" / hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
+        self.folder = self.place(target, keys)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._unseen: dict[str, list[str]] = {}
+
+    @staticmethod
+    def place(target: store.Store, keys: dict[str, str]) -> Path:
+        return target.path / "work" / hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
 
     def note_unseen(self, domain: str, expert: str) -> None:
         self._unseen.setdefault(domain, []).append(expert)
