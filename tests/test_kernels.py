@@ -245,7 +245,7 @@ def test_under_sanitizers(tmp_path: Path):
     """Nothing is read or written out of bounds, misaligned or undefined, on any instruction set."""
     if compiler() is None:
         pytest.skip("no C++ compiler")
-    flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    flags = ("-Og", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     program = build(tmp_path / "driver", flags, Path(__file__).parent / "kernels_driver.cpp")
     for name in native.SETS[1:]:
         done = subprocess.run(

@@ -381,10 +381,10 @@ def test_the_launcher_measures_the_command_alone(tmp_path: Path):
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="finds the processes of a study as Linux lists them")
 def test_a_killed_study_leaves_nothing_running_and_goes_on(file: Path, capsys):
-    words = ["-m", "submodel.cli", "study", str(file), "--only", "wanda-50/other"]
+    words = ["-m", "submodel.cli", "study", str(file), "--only", "magnitude-50/other"]
     killed = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     out = file.with_suffix("")
-    log = out / "cells/tiny/extract/wanda-50.log"
+    log = out / "cells/tiny/extract/magnitude-50.log"
     deadline = time.monotonic() + 120
     while not log.exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -394,10 +394,10 @@ def test_a_killed_study_leaves_nothing_running_and_goes_on(file: Path, capsys):
     killed.wait()
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert cli.main(["study", str(file), *words[4:], "--limit", "1"]) == 0, "in a process of its own"
-    assert "3 cells, 1 done;" in capsys.readouterr().out
+    assert "2 cells, 1 done;" in capsys.readouterr().out
     _, cells, records = planned(file)
     (done,) = (result for result in study.standing(cells, records) if result.state == "done")
-    assert done.cell.name == "tiny/extract/wanda-50" and done.peak_bytes and 100 << 20 < done.peak_bytes < 4 << 30
+    assert done.cell.name == "tiny/extract/magnitude-50" and done.peak_bytes and 100 << 20 < done.peak_bytes < 4 << 30
 
 
 @pytest.mark.data
