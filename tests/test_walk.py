@@ -109,9 +109,9 @@ def test_killed_and_started_again(where: str, llama: Path, undisturbed: Path, ki
 
 
 def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
-    import submodel.prune.extract as module
+    import submodel.prune.work as module
 
-    out, keep = tmp_path / "store", module._Work.keep
+    out, keep = tmp_path / "store", module.Work.keep
 
     def interrupted(self, block, found):
         if block == 2:
@@ -119,7 +119,7 @@ def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Pa
         keep(self, block, found)
 
     samples = [Samples("d", tiny.ids(5, 24))]
-    monkeypatch.setattr(module._Work, "keep", interrupted)
+    monkeypatch.setattr(module.Work, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(open_base(str(llama)), samples, out, batch_tokens=48, dtype=torch.float32)
     monkeypatch.undo()

@@ -6,11 +6,10 @@ same command finds it after a kill and another command does not.
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from submodel import masks, store
+from submodel import store
 from submodel.calibration import Samples, with_openings
 from submodel.compare import split_name
 from submodel.errors import SubmodelError
@@ -31,13 +29,12 @@ from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, Pace, check_method, noted
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
+from submodel.prune.work import Work
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_samples
 from submodel.stream import Pruned, Statistic, default_dtype, walk
-from submodel.weights import write_tensors
 
 _DECIDED_AT_ONCE = 1 << 20  # weights
-_VALUES = " values"
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,7 @@ def _earlier(out: Path, minutes: float | None, plan: Callable[[str], _Plan]) -> 
                 decided = manifest.get("auto")
                 if manifest["key"] == keys.pop(name) and decided and decided["minutes"] == minutes:
                     return Choice(minutes, method, decided["estimates"])
-            if found := noted(_Work.place(target, keys), method, minutes):
+            if found := noted(Work.place(target, keys), method, minutes):
                 return found
     return Choice(minutes)
 
@@ -185,7 +182,7 @@ def _derive(
             missing = [d for d in domains if not _is_there(target, d.name, plan.recipes[d.name]["key"])]
             if not missing:
                 return [], 0
-            work = _Work(target, {d.name: plan.recipes[d.name]["key"] for d in missing})
+            work = Work(target, {d.name: plan.recipes[d.name]["key"] for d in missing})
             folder = work.folder.name
             pace = Pace(choice, base.config.get_text_config().num_hidden_layers, started) if choice else None
 
@@ -245,79 +242,8 @@ def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> 
                 fit_samples(target, pooler, domain.name, domain)
 
 
-class _Work:
-    """The folder of an extraction under way: a file of masks and new weights per block, beside the walk's own files."""
-
-    def __init__(self, target: store.Store, keys: dict[str, str]):
-        self.folder = self.place(target, keys)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._unseen: dict[str, list[str]] = {}
-
-    @staticmethod
-    def place(target: store.Store, keys: dict[str, str]) -> Path:
-        return target.path / "work" / hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
-
-    def note_unseen(self, domain: str, expert: str) -> None:
-        self._unseen.setdefault(domain, []).append(expert)
-
-    def keep(self, block: int, found: dict[str, dict[str, Pruned]]) -> None:
-        tensors: dict[str, torch.Tensor] = {}
-        for domain, group in found.items():
-            for matrix, left in group.items():
-                tensors[f"{domain} {matrix}"] = torch.from_numpy(masks.pack(left.keep.numpy()))
-                if left.weight is not None:
-                    tensors[f"{domain} {matrix}{_VALUES}"] = left.weight[left.keep]
-        cols = {m: left.keep.shape[-1] for group in found.values() for m, left in group.items()}
-        partial = self.folder / "block.partial"
-        write_tensors(partial, tensors, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
-        os.replace(partial, self.folder / f"block-{block:04d}.safetensors")
-        self._unseen = {}
-
-    def result(self, domain: str) -> "_KeptMasks":
-        """All masks of a domain, and the experts that no token reached."""
-        return _KeptMasks(sorted(self.folder.glob("block-*.safetensors")), domain)
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder)
-        if not any(self.folder.parent.iterdir()):
-            self.folder.parent.rmdir()
-
-
-class _KeptMasks(Mapping[str, store.Mask]):
-    """A domain's masks in the block files, read one at a time; `unseen` are the experts that no token reached."""
-
-    def __init__(self, files: list[Path], domain: str):
-        self._domain = domain
-        self._where: dict[str, tuple[Path, int]] = {}
-        self.unseen: list[str] = []
-        for file in files:
-            with safe_open(file, framework="numpy") as f:
-                self._where |= {name: (file, cols) for name, cols in json.loads(f.metadata()["cols"]).items()}
-                self.unseen += json.loads(f.metadata()["unseen"]).get(domain, [])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __getitem__(self, name: str) -> store.Mask:
-        file, cols = self._where[name]
-        key = f"{self._domain} {name}"
-        with safe_open(file, framework="pt", backend="pread") as f:
-            rewritten = key + _VALUES in f.keys()
-            return store.Mask(
-                f.get_tensor(key).numpy(), cols, (lambda: _read(file, key + _VALUES)) if rewritten else None
-            )
-
-
-def _read(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, framework="pt", backend="pread") as f:
-        return f.get_tensor(name)
-
-
 def _decider(
-    method: Method, patterns: dict[str, list[Pattern]], work: _Work
+    method: Method, patterns: dict[str, list[Pattern]], work: Work
 ) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]:
     def pruned(weight: torch.Tensor, seen: Statistic | None, by: Method, pattern: Pattern) -> Pruned:
         # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
