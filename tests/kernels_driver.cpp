@@ -122,7 +122,7 @@ int main() {
   for (int64_t caller = 0; caller < 4; caller++)
     callers.emplace_back([&wrong] {
       for (int64_t format = 0; format < SM_FORMATS; format++)
-        for (int64_t count : {1, 18}) wrong += check(format, 200, 321, count, 3);
+        for (int64_t count : {1, 18}) wrong += check(format, 80, 193, count, 3);
     });
   for (auto& caller : callers) caller.join();
   return wrong != 0;

@@ -77,6 +77,28 @@ def test_json_is_one_document(store: Path, capsys):
         assert status == 0 and isinstance(json.loads(out), dict)
 
 
+def test_info_shows_openings(store: Path, llama: Path, texts: dict[str, Path], tmp_path: Path, capsys):
+    assert run(capsys, *extract_options(llama, texts, tmp_path / "s"), "--openings", 40)[0] == 0
+    _, out, _ = run(capsys, "info", f"{tmp_path / 's'}@python")
+    assert "openings: 40 one-token samples beside the text" in out.splitlines()
+    assert "openings" not in run(capsys, "info", f"{store}@python")[1]
+
+
+@pytest.mark.parametrize("more", [
+    [], ["--held-out", "TEXT", "--sparsity", 0.3], ["--held-out", "TEXT", "--domain", "python", "--domain", "java"],
+    ["--held-out", "TEXT", "--max-loss", -1], ["--held-out", "TEXT", "--minutes", 3, "--method", "auto"],
+], ids=str)  # fmt: skip
+def test_max_loss_is_checked_before_text_is_read(
+    more: list[object], llama: Path, texts: dict[str, Path], tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.setattr("submodel.calibration.load_domain", lambda *_, **__: pytest.fail("text was read"))
+    words = [f"{texts['prose']}:text" if word == "TEXT" else word for word in more]
+    options = extract_options(llama, {"python": texts["python"]}, tmp_path / "s")
+    result = run(capsys, *options, "--max-loss", 0.1, *words)
+    _refused(result)
+    assert "--max-loss" in result[2]
+
+
 @pytest.mark.parametrize("shards", [None, "20KB"])
 def test_export_is_bit_identical(shards: str | None, texts: dict[str, Path], tmp_path: Path, capsys):
     model = tiny.save("qwen2", tmp_path / "model", torch.bfloat16, **({"max_shard_size": shards} if shards else {}))

@@ -40,7 +40,7 @@ def _store(folder: Path, family: str) -> tuple[Store, Base]:
 
 
 def _greedy(loaded: Loaded, **options: Any) -> dict[str, tuple[int, ...]]:
-    requests = [Request(str(i), tuple(tiny.ids(1, 3 + 4 * i, seed=i)[0].tolist()), 12) for i in range(4)]
+    requests = [Request(str(i), tuple(tiny.ids(1, 3 + 4 * i, seed=i)[0].tolist()), 8) for i in range(3)]
     return {c.key: c.tokens for c in generate_batch(loaded, requests, lanes=1, slots=1, **options)}
 
 

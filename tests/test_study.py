@@ -114,6 +114,16 @@ def test_the_plan(file: Path, llama: Path):
     assert parsed[1].task == ["perplexity:news.jsonl:text"] and (parsed[1].limit, parsed[1].data_dir) == (2, ".")
 
 
+def test_a_time_is_for_auto_alone(file: Path):
+    _, cells, _ = planned(file, 'prune.methods=["wanda", "auto"]', "prune.minutes=2.5")
+    parsed = {cell.name: cli.parser().parse_args(cell.argv) for cell in cells if cell.makes}
+    assert {name.split("/")[-1]: args.minutes for name, args in parsed.items()} == {
+        "wanda-50": None, "wanda-2of4": None, "auto-50": 2.5, "auto-2of4": 2.5
+    }  # fmt: skip
+    with pytest.raises(SubmodelError, match=r'minutes = 2: only method "auto"'):
+        planned(file, "prune.minutes=2")
+
+
 @pytest.mark.parametrize("verb, options", [("extract", CALIBRATION), ("eval", EVALUATION)])
 def test_every_option_of_a_file_is_one_of_its_verb(verb: str, options: dict[str, Any]):
     values = {"k": [1, 10], "chat": True, "dtype": "float32", "device": "cpu", "wordnet": "DIR"}
@@ -371,10 +381,10 @@ def test_the_launcher_measures_the_command_alone(tmp_path: Path):
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="finds the processes of a study as Linux lists them")
 def test_a_killed_study_leaves_nothing_running_and_goes_on(file: Path, capsys):
-    words = ["-m", "submodel.cli", "study", str(file), "--only", "wanda-50/other"]
+    words = ["-m", "submodel.cli", "study", str(file), "--only", "magnitude-50/other"]
     killed = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     out = file.with_suffix("")
-    log = out / "cells/tiny/extract/wanda-50.log"
+    log = out / "cells/tiny/extract/magnitude-50.log"
     deadline = time.monotonic() + 120
     while not log.exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -384,10 +394,10 @@ def test_a_killed_study_leaves_nothing_running_and_goes_on(file: Path, capsys):
     killed.wait()
     assert psutil.wait_procs(children, timeout=30)[1] == []
     assert cli.main(["study", str(file), *words[4:], "--limit", "1"]) == 0, "in a process of its own"
-    assert "3 cells, 1 done;" in capsys.readouterr().out
+    assert "2 cells, 1 done;" in capsys.readouterr().out
     _, cells, records = planned(file)
     (done,) = (result for result in study.standing(cells, records) if result.state == "done")
-    assert done.cell.name == "tiny/extract/wanda-50" and done.peak_bytes and 100 << 20 < done.peak_bytes < 4 << 30
+    assert done.cell.name == "tiny/extract/magnitude-50" and done.peak_bytes and 100 << 20 < done.peak_bytes < 4 << 30
 
 
 @pytest.mark.data

@@ -44,33 +44,53 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize("where", KILLS)
-def test_killed_and_started_again(where: str, llama: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
-    call, done = KILLS[where]
-    script = f"""
-import importlib, os, signal, torch
+KILLED = """
+import importlib, json, os, signal, sys, torch
 from pathlib import Path
 from typing import Any
 from submodel.calibration import Samples
 from submodel.models import open_base
 from submodel.prune.extract import extract
 from tests import tiny
-module, _, name = {where!r}.rpartition(".")
-module = importlib.import_module(module)
-own, calls = getattr(module, name), 0
-def killed(*args, **kwargs):
-    global calls
-    calls += 1
-    if calls == {call}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return own(*args, **kwargs)
-setattr(module, name, killed)
-extract(open_base({str(llama)!r}), [Samples("d", tiny.ids(5, 24))], Path({str(tmp_path / "store")!r}),
-        batch_tokens=48, dtype=torch.float32)
+def extraction(where, call, store):
+    module, _, name = where.rpartition(".")
+    module = importlib.import_module(module)
+    own, calls = getattr(module, name), 0
+    def killed(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return own(*args, **kwargs)
+    setattr(module, name, killed)
+    extract(open_base(sys.argv[1]), [Samples("d", tiny.ids(5, 24))], Path(store), batch_tokens=48, dtype=torch.float32)
+found = []
+for kill in json.loads(sys.argv[2]):
+    child = os.fork()
+    if not child:
+        extraction(*kill)
+        os._exit(0)
+    found.append(os.waitpid(child, 0)[1])
+print(found)
 """
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, cwd=Path(__file__).parent.parent)
-    assert run.returncode == -signal.SIGKILL, run.stderr.decode()
-    assert not (tmp_path / "store/submodels/d").exists()
+
+
+@pytest.fixture(scope="module")
+def killed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The stores of killed extractions: children of one process, which imports everything once."""
+    folder = tmp_path_factory.mktemp("killed")
+    stores = {where: folder / str(at) for at, where in enumerate(KILLS)}
+    kills = json.dumps([(where, call, str(stores[where])) for where, (call, _) in KILLS.items()])
+    command = [sys.executable, "-c", KILLED, str(llama), kills]
+    run = subprocess.run(command, capture_output=True, cwd=Path(__file__).parent.parent, text=True)
+    assert run.stdout.split("\n")[-2] == str([int(signal.SIGKILL)] * len(KILLS)), run.stderr
+    return stores
+
+
+@pytest.mark.parametrize("where", KILLS)
+def test_killed_and_started_again(where: str, llama: Path, undisturbed: Path, killed: dict[str, Path], monkeypatch):
+    store, done = killed[where], KILLS[where][1]
+    assert not (store / "submodels/d").exists()
     read: set[str] = set()
     fill = Base.fill
 
@@ -80,18 +100,18 @@ extract(open_base({str(llama)!r}), [Samples("d", tiny.ids(5, 24))], Path({str(tm
 
     monkeypatch.setattr(Base, "fill", counting)
     samples = [Samples("d", tiny.ids(5, 24))]
-    again = extract(open_base(str(llama)), samples, tmp_path / "store", batch_tokens=48, dtype=torch.float32)
+    again = extract(open_base(str(llama)), samples, store, batch_tokens=48, dtype=torch.float32)
     assert again.resumed_blocks == done
     # block 0 is looked at to learn what it returns; the other done blocks are not read again
     assert read == {"0", *(str(i) for i in range(done, 3))}
-    assert _digest(tmp_path / "store") == _digest(undisturbed)
-    assert not (tmp_path / "store/work").exists()
+    assert _digest(store) == _digest(undisturbed)
+    assert not (store / "work").exists()
 
 
 def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
-    import submodel.prune.extract as module
+    import submodel.prune.work as module
 
-    out, keep = tmp_path / "store", module._Work.keep
+    out, keep = tmp_path / "store", module.Work.keep
 
     def interrupted(self, block, found):
         if block == 2:
@@ -99,7 +119,7 @@ def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Pa
         keep(self, block, found)
 
     samples = [Samples("d", tiny.ids(5, 24))]
-    monkeypatch.setattr(module._Work, "keep", interrupted)
+    monkeypatch.setattr(module.Work, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(open_base(str(llama)), samples, out, batch_tokens=48, dtype=torch.float32)
     monkeypatch.undo()

@@ -8,7 +8,7 @@ import numpy as np
 
 from submodel.calibration import stand_ins
 from submodel.errors import SubmodelError
-from submodel.tasks.intervals import bootstrap
+from submodel.tasks.intervals import bootstrap, ratio
 from submodel.tasks.rows import Row
 
 EXTRACTION = "extract"  # the task of the rows that say what an extraction took
@@ -50,20 +50,44 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None) -> st
     for line in lines:
         found = [(cells.get((line, column)), bases.get(column)) for column in columns]
         text.append([_called(line, lines), *(_against(row, base) if row else "-" for row, base in found)])
-    results = [row for row in rows if row.task != EXTRACTION]
-    notes = sorted({f"{row.n:,} {_counted(row)} of {_name(row, names)}" for row in results})
+    by_column = [cells[line, column] for column in columns for line in lines if (line, column) in cells]
+    results = [row for row in by_column if row.task != EXTRACTION]
+    notes = _once(f"{row.n:,} {_counted(row)} of {_name(row, names)}" for row in results)
     notes = [f"95% intervals in brackets; {'; '.join(notes)}"] if notes else []
-    notes += sorted({f"{row.submodel}: calibrated on a stand-in: {note}" for row in rows for note in row.notes})
-    notes += sorted(
-        {f"{_name(row, names)}: text of a stand-in: {note}" for row in results for note in stand_ins(row.data)}
+    by_line = sorted(by_column, key=lambda row: lines.index(_line(row)))
+    notes += _once(f"{row.submodel}: calibrated on a stand-in: {note}" for row in by_line for note in row.notes)
+    notes += _once(
+        f"{_name(row, names)}: text of a stand-in: {note}" for row in results for note in stand_ins(row.data)
     )
     if bases:
-        notes.append(f"with a sign: difference from {against} on the same windows or problems")
-    if len(results) < len(rows):
+        notes.append(f"with a sign: difference from {against} on the same windows, problems or matrices")
+    if len(results) < len(by_column):
         notes.append("extraction, peak memory: of the process that made the sub-model and those of the other domains")
     if any(row.settings.get("resumed_blocks") for row in rows if row.task == EXTRACTION):
         notes.append(">: an earlier process, which was interrupted, had done a part of it")
-    return "\n".join([aligned(text), *notes])
+    kinds = [
+        _kinds([row for row in results if _column(row) == column], head, lines)
+        for column, head in zip(columns, text[0][1:], strict=True)
+    ]
+    return "\n".join([aligned(text), *notes, *(f"\n{part}" for part in kinds if part)])
+
+
+def _once(lines: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(lines))
+
+
+def _kinds(rows: list[Row], head: str, lines: list[tuple[str, str | None]]) -> str:
+    """Of a layer error: a line a sub-model, a column a kind of matrix."""
+    kinds = _once(kind for row in rows for kind in row.kinds or ())
+    if not kinds:
+        return ""
+    text = [[head, *kinds]]
+    text += [
+        [_called(_line(row), lines), *(f"{100 * row.kinds[kind]:.1f}%" if kind in row.kinds else "-" for kind in kinds)]
+        for row in rows
+        if row.kinds
+    ]
+    return aligned(text)
 
 
 def _line(row: Row) -> tuple[str, str | None]:
@@ -111,6 +135,11 @@ def _against(row: Row, base: Row | None) -> str:
     if base is None or row is base or row.parts is None or base.parts is None or len(row.parts) != len(base.parts):
         return _cell(row)
     differences = np.array(row.parts) - np.array(base.parts)
+    if row.metric == "layer error":
+        if not any(base.parts):  # the base loses nothing
+            return _cell(row)
+        found = ratio(np.array(row.parts), np.array(base.parts))
+        return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*(100 * (x - 1) for x in found))
     nats = row.metric == "perplexity"
     value, (low, high) = differences.mean(), bootstrap(differences)
     shown = [100 * (np.expm1(x) if nats else x) for x in (value, low, high)]
@@ -118,7 +147,7 @@ def _against(row: Row, base: Row | None) -> str:
 
 
 def _counted(row: Row) -> str:
-    return "tokens" if row.metric == "perplexity" else "problems"
+    return "tokens" if row.metric in ("perplexity", "layer error") else "problems"
 
 
 def aligned(lines: list[list[str]]) -> str:

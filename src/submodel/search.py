@@ -48,6 +48,12 @@ def highest(loss_at: Callable[[float], Trial], bound: float, steps: tuple[float,
     return trials
 
 
+def check_bound(bound: float) -> None:
+    """Raises SubmodelError unless it is a loss above 0."""
+    if not 0 < bound < float("inf"):
+        raise SubmodelError(f"--max-loss {bound}: give nats a token above the dense model, such as 0.1")
+
+
 def search(
     base: Base,
     domain: Samples,
@@ -76,8 +82,7 @@ def search(
     Raises:
         SubmodelError: no sparsity of STEPS is good enough, or what `extract` raises.
     """
-    if not 0 < bound < float("inf"):
-        raise SubmodelError(f"--max-loss {bound}: give nats a token above the dense model, such as 0.1")
+    check_bound(bound)
     if out.exists() and domain.name in store.Store(out).names:
         raise SubmodelError(f"{out}@{domain.name}: already there: give another --name")
     started = time.monotonic()

@@ -24,7 +24,7 @@ class Bar:
         self._bar.close()
 
     def update(self, done: int, total: int) -> None:
-        if not self._bar.total:
+        if self._bar.total != total:
             self._bar.reset(total)  # the clock starts with the first block, past what an earlier run did
             self._bar.initial = done
         self._bar.update(done - self._bar.n)

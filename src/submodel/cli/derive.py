@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from submodel.cli import arguments
 from submodel.cli.console import Bar, say, show
-from submodel.errors import SubmodelError, unknown_name
+from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
     from submodel.calibration import Samples
@@ -55,8 +55,10 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument(
         "--method",
         default="wanda",
-        help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights (default: wanda)",
+        help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights; auto: the best "
+        "of those that leave them as they are (default: wanda)",
     )
+    p.add_argument("--minutes", type=float, metavar="M", help="what --method auto may take (default: any time)")
     p.add_argument(
         "--max-loss",
         type=float,
@@ -142,19 +144,18 @@ def _extract(args: argparse.Namespace) -> None:
 
     from submodel.calibration import Budget, Domain, Problems, load_domain, parse_domains
     from submodel.models import open_base
-    from submodel.prune import METHODS
+    from submodel.prune.auto import AUTO, check_method, needs_text
     from submodel.prune.extract import extract
     from submodel.prune.select import parse_pattern
     from submodel.search import search
     from submodel.tasks.evaluate import problems_in
 
     pattern = parse_pattern(args.sparsity, args.pattern)
-    if args.method not in METHODS:
-        raise unknown_name("method", args.method, METHODS)
+    check_method(args.method, args.minutes)
     own = dict(_named(spec) for spec in args.calibration)
     data_dir = arguments.directory(args.data_dir)
     wanted, readers = parse_domains(args.domain, own)
-    if METHODS[args.method].statistic is None and not wanted:
+    if not needs_text(args.method) and not wanted:
         wanted = [Domain(args.method, ())]
     if not wanted:
         raise SubmodelError(
@@ -164,9 +165,10 @@ def _extract(args: argparse.Namespace) -> None:
         raise SubmodelError(f"{len(args.name)} --name for {len(wanted)} domains: give one each or none")
     if args.name:
         wanted = [replace(domain, name=name) for domain, name in zip(wanted, args.name, strict=True)]
+    auto = args.tokens == arguments.AUTO
+    _check_together(args, len(wanted))
     base = open_base(args.model, args.trust_remote_code)
     longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
-    auto = args.tokens == arguments.AUTO
     tokens = None if auto else args.tokens
     budget = Budget(min(args.seq_len, longest), args.samples, tokens, args.seed, args.shape, args.form, args.weighting)
     read = partial(load_domain, tokenizer=base.tokenizer, readers=readers, data_dir=data_dir)
@@ -184,6 +186,7 @@ def _extract(args: argparse.Namespace) -> None:
         raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")
     settings: dict[str, Any] = {
         "method": args.method,
+        "minutes": args.minutes,
         "allocation": args.allocation,
         "openings": args.openings,
         "dtype": getattr(torch, args.dtype) if args.dtype else None,
@@ -195,7 +198,7 @@ def _extract(args: argparse.Namespace) -> None:
         with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
             result = extract(base, domains, Path(args.out), pattern=pattern, progress=bar.update, **settings)
     else:
-        held_out = _held_out(args, base, len(domains))
+        held_out = _held_out(args, base)
         result = search(
             base,
             domains[0],
@@ -211,6 +214,9 @@ def _extract(args: argparse.Namespace) -> None:
             say(f"{name}: no calibration token reached {expert}: pruned by magnitude")
         for line in _overlapping(manifest):
             say(f"{name}: {line}")
+    if args.method == AUTO:
+        for why in dict.fromkeys(m["auto"]["why"] for m in result.manifests.values() if "auto" in m):
+            say(f"{AUTO}: {why}")
     lines = [
         f"{args.out}@{name}: there already" if name in result.already else f"{args.out}@{name}: {_size(args.out, name)}"
         for name in result.manifests
@@ -255,13 +261,29 @@ def _settled(settling: dict[str, Any]) -> str:
     return f"{steps} tokens (distance to the masks of unlimited text, estimated; tolerance {settling['tolerance']:g})"
 
 
-def _held_out(args: argparse.Namespace, base: "Base", domains: int) -> "Samples":
+def _check_together(args: argparse.Namespace, domains: int) -> None:
+    """Options that need or exclude each other, before any text is read."""
+    from submodel.prune.auto import AUTO
+    from submodel.search import check_bound
+
+    if args.method == AUTO and args.tokens == arguments.AUTO:
+        raise SubmodelError("--tokens auto measures masks of norms: give a method such as wanda, or --tokens N")
+    if args.max_loss is None:
+        if args.held_out is not None:
+            raise SubmodelError("--held-out is what --max-loss is measured on: give --max-loss NATS")
+        return
+    check_bound(args.max_loss)
+    if domains != 1 or args.held_out is None or args.sparsity is not None or args.pattern is not None:
+        raise SubmodelError("--max-loss: give one domain, --held-out TEXT, and no --sparsity or --pattern")
+    if args.minutes is not None:
+        raise SubmodelError("--max-loss: several extractions are tried: give a --method instead of --minutes")
+
+
+def _held_out(args: argparse.Namespace, base: "Base") -> "Samples":
     """The text that `--max-loss` is measured on."""
     from submodel.calibration import read_held_out
     from submodel.tasks.perplexity import as_much_as_there_is
 
-    if domains != 1 or args.held_out is None or args.sparsity is not None or args.pattern is not None:
-        raise SubmodelError("--max-loss: give one domain, --held-out TEXT, and no --sparsity or --pattern")
     text = read_held_out(args.held_out, arguments.directory(args.data_dir))
     return as_much_as_there_is(text, base.tokenizer, 50_000, min(args.seq_len, 1024))
 
@@ -328,6 +350,10 @@ def _info(args: argparse.Namespace) -> None:
         lines += _overlapping(manifest)
         if "settling" in manifest:
             lines.append(f"settling: {_settled(manifest['settling'])}")
+    if "openings" in manifest:
+        lines.append(f"openings: {manifest['openings']:,} one-token samples beside the text")
+    if "auto" in manifest:
+        lines.append(f"auto: {manifest['auto']['why']}")
     removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
     lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")
     lines.append(f"masks {manifest['masks']['sha256'][:16]}, made {manifest['created'][:19]} in {manifest['dtype']}")

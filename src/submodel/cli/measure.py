@@ -21,12 +21,12 @@ def add(verbs: arguments.Verbs) -> None:
         action="append",
         required=True,
         metavar="T",
-        help="perplexity:PATH[:COLUMN] or perplexity:SET/SPLIT, humaneval, mbpp, csr, ...",
+        help="perplexity:PATH[:COLUMN] or perplexity:SET/SPLIT, layer-error with the same text, humaneval, csr, ...",
     )
     p.add_argument("--out", required=True, metavar="ROWS.jsonl", help="rows are appended to it")
     p.add_argument("--data-dir", metavar="DIR", help="where named sets lie as SET/SPLIT.jsonl (default: the hub)")
     p.add_argument("--limit", type=int, help="at most so many problems or windows of text, for a quick look")
-    p.add_argument("--tokens", type=int, default=50_000, help="tokens of a perplexity's text (default: 50000)")
+    p.add_argument("--tokens", type=int, default=50_000, help="tokens of such text (default: 50000)")
     p.add_argument("--seq-len", type=int, default=1024, help="tokens a window of it (default: 1024)")
     p.add_argument("--decode", action="store_true", help="perplexity token by token, with decoding's arithmetic (slow)")
     p.add_argument("--samples", type=int, help="continuations a problem (default: 1, or the largest k)")

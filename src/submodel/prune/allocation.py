@@ -62,13 +62,12 @@ def outliers(found: Sequence[tuple[torch.Tensor, SquaredNorm]]) -> float:
 
 def relative_error(weight: torch.Tensor, inputs: Gram, pattern: Pattern) -> float:
     """||(W - M W) X||^2 / ||W X||^2 of a matrix for Wanda's mask M; 0 where the output is 0."""
-    gram = inputs.products.to(weight.device)
     lost = whole = 0.0
     for part in weight.split(max(1, _CHUNK // weight.shape[1])):
         rows = part.float()
         dropped = rows.masked_fill(keep_mask(wanda.score(rows, inputs), pattern), 0)
-        lost += float(((dropped @ gram) * dropped).sum(dtype=torch.float64))
-        whole += float(((rows @ gram) * rows).sum(dtype=torch.float64))
+        lost += inputs.energy(dropped)
+        whole += inputs.energy(rows)
     return lost / whole if whole else 0.0
 
 

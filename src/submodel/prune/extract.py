@@ -6,11 +6,10 @@ same command finds it after a kill and another command does not.
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -19,27 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
-from submodel import masks, store
+from submodel import store
 from submodel.calibration import Samples, with_openings
 from submodel.compare import split_name
-from submodel.errors import SubmodelError, unknown_name
+from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
+from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, Pace, check_method, noted
 from submodel.prune.distil import Distilled, distil
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
+from submodel.prune.work import Work
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_samples
 from submodel.stream import Pruned, Statistic, default_dtype, walk
-from submodel.weights import write_tensors
 
 _DECIDED_AT_ONCE = 1 << 20  # weights
 _WALKED = 32768  # tokens that the walk reads where a whole model's gradients come after it
 _DISTIL_RUNS = 4  # of a block, that a token of those costs: dense, masked, and twice as much for the gradient
-_VALUES = " values"
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,7 @@ def extract(
     out: Path,
     *,
     method: str = "wanda",
+    minutes: float | None = None,
     pattern: Pattern | None = None,
     allocation: str = "uniform",
     openings: int | None = None,
@@ -82,7 +81,8 @@ def extract(
         base: the base model.
         domains: token samples; a sub-model gets its domain's name.
         out: the store, made if it is not there.
-        method: a key of METHODS.
+        method: a key of METHODS, or "auto": the best mask-only one that the time allows (see `auto`).
+        minutes: of "auto": the time it may take; any if None.
         pattern: what to remove; half of every row if None.
         allocation: a key of ALLOCATIONS: how the sparsity is spread over blocks.
         openings: one-token samples beside each domain's text; the method's own number if None.
@@ -99,74 +99,35 @@ def extract(
         SubmodelError: unknown method or allocation, one that does not fit, fewer openings than none, a name that is
             taken, a store of another base, a full disk.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    check_method(method, minutes)
     pattern = pattern or Pattern(0.5)
     check_allocation(allocation, pattern, domains)
-    openings = METHODS[method].openings if openings is None else openings
-    if openings < 0:
+    if openings is not None and openings < 0:
         raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
-    passes = 1 if ALLOCATIONS[allocation] is None else 2
     names = [domain.name for domain in domains]
     for name in names:
         store.check_name(name)
     if len(set(names)) != len(names):
         raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
     dtype = dtype or default_dtype(device)
-    identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+
+    def plan(by: str) -> _Plan:
+        added = METHODS[by].openings if openings is None else openings
+        settings = (by, pattern, allocation, added, dtype, device, batch_tokens)
+        return _Plan(by, pattern, allocation, added, {d.name: _recipe(d, base, *settings) for d in domains})
+
+    run = partial(walk, base, dtype=dtype, device=device, batch_tokens=batch_tokens)
     started = time.monotonic()
-    fresh, folder = not out.exists(), None
-    try:
-        target = store.open_or_create(out, identity)
-        with target.lock():
-            settings = (method, pattern, allocation, openings, dtype, device, batch_tokens)
-            recipes = {d.name: _recipe(d, base, *settings) for d in domains}
-            missing = [d for d in domains if not _is_there(target, d.name, recipes[d.name]["key"])]
-            resumed = 0
-            if missing:
-                work = _Work(target, {d.name: recipes[d.name]["key"] for d in missing})
-                folder = work.folder.name
-                run = partial(walk, base, dtype=dtype, device=device, batch_tokens=batch_tokens)
-                whole = METHODS[method].distilled
-                told = _Progress(progress, base, passes, missing if whole else [])
-                walked = [_first_part(d) for d in missing] if whole else missing
-                first = partial(run, walked, progress=told.walk(0))
-                patterns = allocate(allocation, base, walked, pattern, work.folder, first)
-                vocabulary = base.config.get_text_config().vocab_size
-                resumed = run(
-                    [with_openings(d, openings, vocabulary) for d in walked] if openings else walked,
-                    make=METHODS[method].statistic,
-                    decide=_decider(METHODS[method], patterns, work),
-                    keep=work.keep,
-                    work=work.folder,
-                    progress=told.walk(passes - 1),
-                )
-                found = {domain.name: work.result(domain.name) for domain in missing}
-                moved: dict[str, Distilled] = {}
-                for domain in missing if whole else []:
-                    state = work.folder / f"{domain.name}.distil"
-                    run = partial(distil, dtype=dtype, device=device, state=state, progress=told.tokens)
-                    moved[domain.name] = run(base, domain, found[domain.name], patterns[domain.name])
-                for domain in missing:  # all at the end: the same command finds its work only while none is there
-                    name, recipe = domain.name, recipes[domain.name]
-                    if passes > 1:
-                        recipe["block_sparsity"] = [block.sparsity for block in patterns[name]]
-                    seen: dict[str, Any] = {"unseen_experts": sorted(found[name].unseen)}
-                    if name in moved:
-                        seen["distil"] = {"losses": [round(loss, 4) for loss in moved[name].losses]}
-                    if domain.contamination is not None:
-                        seen["contamination"] = domain.contamination
-                    if domain.settling is not None:
-                        seen["settling"] = domain.settling
-                    seen |= {"seconds": round(time.monotonic() - started, 1), "created": _now()}
-                    target.add(name, moved[name].masks if moved else found[name], {**recipe, **seen})
-                work.remove()
-    except (OSError, SubmodelError) as error:
-        # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
-        shutil.rmtree(out if fresh else out / "work" / str(folder), ignore_errors=True)
-        if isinstance(error, SubmodelError):
-            raise
-        raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
+    choice = _earlier(out, minutes, plan) if method == AUTO else None
+    while True:
+        try:
+            by = plan(choice.method if choice else method)
+            missing, resumed = _derive(base, domains, out, by, choice, run, started, progress)
+            break
+        except OverBudget as over:
+            assert choice is not None
+            choice = choice.following(over.seconds)
+    target = store.Store(out)
     if routing:  # the sub-models are whole by now
         fit_routing(base, target, missing)
     manifests = {name: target.manifest(name) for name in names}
@@ -174,13 +135,126 @@ def extract(
     return Extracted(out, manifests, already, resumed, time.monotonic() - started)
 
 
-def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> None:
-    """Keep what the domains' texts look like, for the router; only what was made from text can be told by text."""
-    if texts := [domain for domain in domains if domain.provenance is not None]:
+@dataclass(frozen=True)
+class _Plan:
+    """How one method makes all sub-models asked for; `recipes` by their names."""
+
+    method: str
+    pattern: Pattern
+    allocation: str
+    openings: int
+    recipes: dict[str, dict[str, Any]]
+
+
+def _earlier(out: Path, minutes: float | None, plan: Callable[[str], _Plan]) -> Choice:
+    """What the same command decided before, of sub-models that are there or of a walk that was killed; or a new one."""
+    if (out / "store.json").exists():
+        target = store.Store(out)
+        for method in CANDIDATES:
+            keys = {name: recipe["key"] for name, recipe in plan(method).recipes.items()}
+            for name in set(target.names) & set(keys):
+                manifest = target.manifest(name)
+                decided = manifest.get("auto")
+                if manifest["key"] == keys.pop(name) and decided and decided["minutes"] == minutes:
+                    return Choice(minutes, method, decided["estimates"])
+            if found := noted(Work.place(target, keys), method, minutes):
+                return found
+    return Choice(minutes)
+
+
+def _derive(
+    base: Base,
+    domains: Sequence[Samples],
+    out: Path,
+    plan: _Plan,
+    choice: Choice | None,
+    run: partial[int],
+    started: float,
+    progress: Callable[[int, int], Any],
+) -> tuple[list[Samples], int]:
+    """Make what is not there yet. Returns it, and the blocks that an earlier, killed run had done.
+
+    Raises OverBudget when another method than that of `choice` should be taken, and as `extract` does.
+    """
+    identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+    method, passes = METHODS[plan.method], 1 if ALLOCATIONS[plan.allocation] is None else 2
+    fresh, folder = not out.exists(), None
+    try:
+        target = store.open_or_create(out, identity)
         with target.lock():
-            pooler = Pooler(base)
-            for domain in texts:
-                fit_samples(target, pooler, domain.name, domain)
+            missing = [d for d in domains if not _is_there(target, d.name, plan.recipes[d.name]["key"])]
+            if not missing:
+                return [], 0
+            work = Work(target, {d.name: plan.recipes[d.name]["key"] for d in missing})
+            folder = work.folder.name
+            pace = Pace(choice, base.config.get_text_config().num_hidden_layers, started) if choice else None
+
+            told = _Progress(progress, base, passes, missing if method.distilled else [])
+            last = told.walk(passes - 1)
+
+            def tell(done: int, total: int) -> None:
+                if pace:
+                    pace.begin()
+                last(done, total)
+
+            def keep(block: int, found: dict[str, dict[str, Pruned]]) -> None:
+                work.keep(block, found)
+                if pace and block == 0:
+                    pace.judge()
+                    pace.choice.note(work.folder)
+
+            if choice and choice.estimates:
+                choice.note(work.folder)
+            walked = [_first_part(d) for d in missing] if method.distilled else missing
+            patterns = allocate(
+                plan.allocation, base, walked, plan.pattern, work.folder, partial(run, walked, progress=told.walk(0))
+            )
+            vocabulary = base.config.get_text_config().vocab_size
+            resumed = run(
+                [with_openings(d, plan.openings, vocabulary) for d in walked] if plan.openings else walked,
+                make=method.statistic,
+                decide=_decider(method, patterns, work),
+                keep=keep,
+                work=work.folder,
+                progress=tell,
+            )
+            found = {domain.name: work.result(domain.name) for domain in missing}
+            moved: dict[str, Distilled] = {}
+            for domain in missing if method.distilled else []:
+                arithmetic = {key: run.keywords[key] for key in ("dtype", "device")}
+                state = work.folder / f"{domain.name}.distil"
+                moved[domain.name] = distil(
+                    base,
+                    domain,
+                    found[domain.name],
+                    patterns[domain.name],
+                    state=state,
+                    progress=told.tokens,
+                    **arithmetic,
+                )
+            for domain in missing:  # all at the end: the same command finds its work only while none is there
+                name, recipe = domain.name, plan.recipes[domain.name]
+                if passes > 1:
+                    recipe["block_sparsity"] = [block.sparsity for block in patterns[name]]
+                seen: dict[str, Any] = {"unseen_experts": sorted(found[name].unseen)}
+                if name in moved:
+                    seen["distil"] = {"losses": [round(loss, 4) for loss in moved[name].losses]}
+                if domain.contamination is not None:
+                    seen["contamination"] = domain.contamination
+                if domain.settling is not None:
+                    seen["settling"] = domain.settling
+                if pace:
+                    seen["auto"] = pace.choice.as_dict()
+                seen |= {"seconds": round(time.monotonic() - started, 1), "created": _now()}
+                target.add(name, moved[name].masks if moved else found[name], {**recipe, **seen})
+            work.remove()
+            return missing, resumed
+    except (OSError, SubmodelError, OverBudget) as error:
+        # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
+        shutil.rmtree(out if fresh else out / "work" / str(folder), ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
+        raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
 
 
 class _Progress:
@@ -213,75 +287,17 @@ def _first_part(domain: Samples) -> Samples:
     return domain.take(slice(int((sizes.cumsum(0) < _WALKED).sum()) + 1))
 
 
-class _Work:
-    """The folder of an extraction under way: a file of masks and new weights per block, beside the walk's own files."""
-
-    def __init__(self, target: store.Store, keys: dict[str, str]):
-        self.folder = target.path / "work" / hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._unseen: dict[str, list[str]] = {}
-
-    def note_unseen(self, domain: str, expert: str) -> None:
-        self._unseen.setdefault(domain, []).append(expert)
-
-    def keep(self, block: int, found: dict[str, dict[str, Pruned]]) -> None:
-        tensors: dict[str, torch.Tensor] = {}
-        for domain, group in found.items():
-            for matrix, left in group.items():
-                tensors[f"{domain} {matrix}"] = torch.from_numpy(masks.pack(left.keep.numpy()))
-                if left.weight is not None:
-                    tensors[f"{domain} {matrix}{_VALUES}"] = left.weight[left.keep]
-        cols = {m: left.keep.shape[-1] for group in found.values() for m, left in group.items()}
-        partial = self.folder / "block.partial"
-        write_tensors(partial, tensors, {"cols": json.dumps(cols), "unseen": json.dumps(self._unseen)})
-        os.replace(partial, self.folder / f"block-{block:04d}.safetensors")
-        self._unseen = {}
-
-    def result(self, domain: str) -> "_KeptMasks":
-        """All masks of a domain, and the experts that no token reached."""
-        return _KeptMasks(sorted(self.folder.glob("block-*.safetensors")), domain)
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder)
-        if not any(self.folder.parent.iterdir()):
-            self.folder.parent.rmdir()
-
-
-class _KeptMasks(Mapping[str, store.Mask]):
-    """A domain's masks in the block files, read one at a time; `unseen` are the experts that no token reached."""
-
-    def __init__(self, files: list[Path], domain: str):
-        self._domain = domain
-        self._where: dict[str, tuple[Path, int]] = {}
-        self.unseen: list[str] = []
-        for file in files:
-            with safe_open(file, framework="numpy") as f:
-                self._where |= {name: (file, cols) for name, cols in json.loads(f.metadata()["cols"]).items()}
-                self.unseen += json.loads(f.metadata()["unseen"]).get(domain, [])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._where)
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def __getitem__(self, name: str) -> store.Mask:
-        file, cols = self._where[name]
-        key = f"{self._domain} {name}"
-        with safe_open(file, framework="pt", backend="pread") as f:
-            rewritten = key + _VALUES in f.keys()
-            return store.Mask(
-                f.get_tensor(key).numpy(), cols, (lambda: _read(file, key + _VALUES)) if rewritten else None
-            )
-
-
-def _read(file: Path, name: str) -> torch.Tensor:
-    with safe_open(file, framework="pt", backend="pread") as f:
-        return f.get_tensor(name)
+def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> None:
+    """Keep what the domains' texts look like, for the router; only what was made from text can be told by text."""
+    if texts := [domain for domain in domains if domain.provenance is not None]:
+        with target.lock():
+            pooler = Pooler(base)
+            for domain in texts:
+                fit_samples(target, pooler, domain.name, domain)
 
 
 def _decider(
-    method: Method, patterns: dict[str, list[Pattern]], work: _Work
+    method: Method, patterns: dict[str, list[Pattern]], work: Work
 ) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]:
     def pruned(weight: torch.Tensor, seen: Statistic | None, by: Method, pattern: Pattern) -> Pruned:
         # rows are decided on their own, so a part of them at a time spares float32 copies of the whole

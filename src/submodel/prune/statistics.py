@@ -65,6 +65,10 @@ class Gram:
         self.products += other.products
         self.tokens += other.tokens
 
+    def energy(self, rows: torch.Tensor) -> float:
+        """||W X||_F^2 of some rows of a matrix, float32 (rows, cols)."""
+        return float(((rows @ self.products.to(rows.device)) * rows).sum(dtype=torch.float64))
+
     def add_openings(self, other: "Gram") -> None:
         """Let one-token samples have their share in the sum."""
         self.products.add_(other.products, alpha=_scale(self, other))

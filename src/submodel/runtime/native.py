@@ -110,7 +110,7 @@ def library() -> Any:
         return found
     except OSError as error:
         warnings.warn(
-            f"the native kernels are not there ({error}): packed models run slowly; "
+            f"the native kernels are not there ({error}): packed models and the method swaps run slowly; "
             "install a C++ compiler and submodel again",
             stacklevel=2,
         )

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 
 from submodel.models import Base
-from submodel.prune import METHODS
+from submodel.prune.auto import needs_text
 from submodel.study.file import Options
 from submodel.tasks.cell import Settings, Task
+from submodel.tasks.evaluate import ON_TEXT
 
 START_SECONDS = 5.0
 # seconds a unit of work on 2 cores without a GPU (docs/studies.md says what was measured)
@@ -41,7 +42,7 @@ def parameters(base: Base | None) -> int | None:
 def extraction_work(method: str, calibration: Options, domains: int, parameters: int | None) -> Work:
     """Parameters times calibration tokens of all domains; parameters alone for a method that needs no text."""
     kind = f"extract {method}"
-    if parameters is None or METHODS[method].statistic is None:
+    if parameters is None or not needs_text(method):
         return Work(kind, parameters)
     tokens = calibration.get("samples", _SAMPLES) * calibration.get("seq_len", _SEQ_LEN)
     return Work(kind, float(parameters) * calibration.get("tokens", tokens) * domains)
@@ -50,7 +51,7 @@ def extraction_work(method: str, calibration: Options, domains: int, parameters:
 def evaluation_work(task: Task, options: Options, parameters: int | None) -> Work:
     """Parameters times tokens of text, or times continuations; of a whole set their number is not known."""
     limit, samples = options.get("limit"), options.get("samples", max(options.get("k", [1])))
-    if task.name == "perplexity":
+    if task.name in ON_TEXT:
         settings = Settings()
         whole = options.get("tokens", settings.tokens)
         tokens = limit * options.get("seq_len", settings.seq_len) if limit else whole

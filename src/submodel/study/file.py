@@ -16,13 +16,13 @@ from submodel.calibration.forms import FORMS
 from submodel.calibration.packing import SHAPES, WEIGHTINGS
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, is_hub_id, open_base
-from submodel.prune import METHODS
+from submodel.prune.auto import AUTO, check_method, needs_text
 from submodel.prune.select import Pattern, parse_pattern
 from submodel.sets import read_set
 from submodel.store import check_name
 from submodel.tasks import parse_task
 from submodel.tasks.cell import Task
-from submodel.tasks.evaluate import sets_of
+from submodel.tasks.evaluate import ON_TEXT, sets_of
 
 Options = dict[str, Any]
 """Options of a verb, by their names with underscores."""
@@ -90,7 +90,7 @@ _TOP: dict[str, Kind] = {
     "prune": _TABLE,
     "tasks": _TABLE,
 }
-_PRUNE: dict[str, Kind] = {"methods": _LIST, "sparsities": _LIST}
+_PRUNE: dict[str, Kind] = {"methods": _LIST, "sparsities": _LIST, "minutes": _NUMBER}
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ class Study:
         domains: name -> what to calibrate on, as `extract --domain NAME=...` takes it.
         calibration: options of every extraction, equal for all domains.
         methods, patterns: how to prune.
+        minutes: what method auto may take of each extraction; any time if None.
         tasks: name -> what to measure, with its options.
     """
 
@@ -118,6 +119,7 @@ class Study:
     calibration: Options
     methods: tuple[str, ...]
     patterns: tuple[Pattern, ...]
+    minutes: float | None
     tasks: dict[str, tuple[Task, Options]]
 
 
@@ -142,12 +144,16 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
             raise SubmodelError(f"{where}: no [{key}]: name one or more")
     prune = document.get("prune", {})
     _check(f"{where}, [prune]", prune, _PRUNE)
-    for name in prune.get("methods", ()):
-        if name not in METHODS:
-            raise unknown_name(f"method in {where}", str(name), METHODS)
-    methods = tuple(prune.get("methods", ()))
+    methods, minutes = tuple(prune.get("methods", ())), prune.get("minutes")
+    try:
+        for name in methods:
+            check_method(str(name), minutes if name == AUTO else None)
+    except SubmodelError as error:
+        raise SubmodelError(f"{where}, [prune]: {error}") from error
+    if minutes is not None and AUTO not in methods:
+        raise SubmodelError(f'{where}, [prune]: minutes = {minutes:g}: only method "{AUTO}" keeps to a time')
     domains = _names(where, "domains", document.get("domains", {}))
-    needy = [name for name in methods if METHODS[name].statistic is not None]
+    needy = [name for name in methods if needs_text(name)]
     if needy and not domains:
         raise SubmodelError(f"{where}: {needy[0]} needs text to calibrate on: name it under [domains]")
     calibration = document.get("calibration", {})
@@ -163,6 +169,7 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
         calibration=calibration,
         methods=methods,
         patterns=_patterns(where, prune.get("sparsities", [0.5] if methods else [])),
+        minutes=minutes,
         tasks={name: _task(f"{where}, [tasks.{name}]", name, entry) for name, entry in document["tasks"].items()},
     )
     _check_data(study)
@@ -273,7 +280,7 @@ def _check_data(study: Study) -> None:
         calibrated = _check_domains(study)
         for name, (task, _) in study.tasks.items():
             with _named(study, f"[tasks.{name}]"):
-                if task.name == "perplexity" and (study.named_sets or not is_named_split(task.spec)):
+                if task.name in ON_TEXT and (study.named_sets or not is_named_split(task.spec)):
                     path = Path(read_held_out(task.spec, _data_dir(study)).path)
                     if path.is_file() and path.resolve() in calibrated:
                         raise SubmodelError(

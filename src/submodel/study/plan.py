@@ -11,7 +11,7 @@ from pathlib import Path
 
 from submodel.errors import SubmodelError
 from submodel.models import Base
-from submodel.prune import METHODS
+from submodel.prune.auto import AUTO, needs_text
 from submodel.prune.select import Pattern
 from submodel.study.cost import Work, evaluation_work, extraction_work, parameters
 from submodel.study.file import Options, Study
@@ -120,9 +120,11 @@ def _extraction(
     study: Study, out: Path, model: str, method: str, pattern: Pattern, size: int | None, more: tuple[str, ...]
 ) -> Cell:
     way = ("--method", method, *(("--pattern", str(pattern)) if pattern.m else ("--sparsity", f"{pattern.sparsity:g}")))
+    if method == AUTO and study.minutes is not None:
+        way += ("--minutes", f"{study.minutes:g}")
     options = words(study.calibration)
     name = f"{method}-{short(pattern)}"
-    if METHODS[method].statistic is None:
+    if not needs_text(method):
         made = {name: (*way, *options)}
         texts: tuple[str, ...] = ("--name", name)
     else:

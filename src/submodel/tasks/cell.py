@@ -84,6 +84,7 @@ class Cell:
         say: called with a line for the user.
         shared: what the cells of one evaluation keep between them (tokenised text, an opened sandbox).
         already: called with the key of a row that is there already, when a task asks for it.
+        base: the base that the user gave, if any.
     """
 
     task: Task
@@ -95,6 +96,7 @@ class Cell:
     say: Callable[[str], Any]
     shared: dict[Any, Any] = field(default_factory=dict)
     already: Callable[[str], Any] = lambda key: None
+    base: str | None = None
 
     def row(self, metric: str, data: dict[str, Any], settings: dict[str, Any]) -> Row:
         """The row to fill: everything but the measurement."""

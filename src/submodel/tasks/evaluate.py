@@ -12,6 +12,7 @@ from submodel.sets import NamedSet, is_there, read_set
 from submodel.tasks.cell import Cell, Progress, Settings, Task
 from submodel.tasks.code import CODE, code_rows
 from submodel.tasks.harness import GSM8K, HARNESS, SETS
+from submodel.tasks.layer_error import layer_error_rows
 from submodel.tasks.perplexity import perplexity_rows
 from submodel.tasks.rows import Row, append_rows, read_rows
 from submodel.tasks.translation import PAIRS, TRANSLATION
@@ -19,11 +20,19 @@ from submodel.tasks.translation import PAIRS, TRANSLATION
 TASKS: dict[str, Callable[[Cell], Iterable[Row]]] = {
     "perplexity": perplexity_rows,
     "repository": perplexity_rows,
+    "layer-error": layer_error_rows,
     **dict.fromkeys(CODE, code_rows),
     **HARNESS,
     **TRANSLATION,
 }
-_TAKES = {"perplexity": "PATH[:COLUMN] or SET/SPLIT", "repository": "PATH[:LANGUAGE]", "translation": "[FORM]"}
+ON_TEXT = ("perplexity", "layer-error")
+"""Tasks that are given text as `read_held_out` takes it."""
+
+_TAKES = {
+    **dict.fromkeys(ON_TEXT, "PATH[:COLUMN] or SET/SPLIT"),
+    "repository": "PATH[:LANGUAGE]",
+    "translation": "[FORM]",
+}
 
 
 def parse_task(spec: str) -> Task:
@@ -93,7 +102,16 @@ def evaluate(
         )
         for task in tasks:
             cell = Cell(
-                task, loaded, settings, out, frozenset(there), progress, say, shared, lambda key: already(there[key])
+                task,
+                loaded,
+                settings,
+                out,
+                frozenset(there),
+                progress,
+                say,
+                shared,
+                lambda key: already(there[key]),
+                base,
             )
             for row in TASKS[task.name](cell):
                 append_rows(out, [row])

@@ -19,6 +19,13 @@ def bootstrap(
     return float(low), float(high)
 
 
+def ratio(values: np.ndarray, others: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of `values` over mean of `others`, and its percentile bootstrap over their pairs."""
+    chosen = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
+    low, high = np.quantile(values[chosen].mean(axis=1) / others[chosen].mean(axis=1), [0.025, 0.975])
+    return float(values.mean() / others.mean()), float(low), float(high)
+
+
 def wilson(hits: int, n: int) -> tuple[float, float]:
     """Wilson's score interval of a rate; unlike the bootstrap it has a width at 0 of n and n of n."""
     rate = hits / n

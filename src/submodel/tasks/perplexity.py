@@ -103,7 +103,33 @@ def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
     split of a named set; `repository:PATH[:LANGUAGE]`: the held-out files of a repository, as many tokens as there are
     if these are fewer."""
     task, loaded, settings = cell.task, cell.loaded, cell.settings
-    key = (loaded.base.sha256, task)
+    samples, data, used = text_of(cell)
+    used |= {"arithmetic": "decoding"} if settings.decode else {}
+    row = cell.row("perplexity", data, used)
+    if cell.is_done(row):
+        return
+    started = time.monotonic()
+    seen = 0
+    lock = threading.Lock()
+
+    def count(tokens: int) -> None:
+        nonlocal seen
+        with lock:
+            seen += tokens
+        cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
+
+    losses = (decoded_losses if settings.decode else measure)(loaded, samples, count)
+    found = from_losses(losses, settings.seq_len - 1)
+    yield filled(row, found.value, (found.low, found.high), found.tokens, started, losses)
+
+
+def text_of(cell: Cell) -> tuple[Samples, dict[str, Any], dict[str, Any]]:
+    """The windows of a task that is given its text, and what a row says of it: its data, its settings.
+
+    Raises SubmodelError when it is not there, or the model was calibrated on it.
+    """
+    task, loaded, settings = cell.task, cell.loaded, cell.settings
+    key = ("text", loaded.base.sha256, task)
     if key not in cell.shared:
         tokens = settings.tokens if settings.limit is None else settings.limit * settings.seq_len
         if task.name == "repository":
@@ -124,24 +150,7 @@ def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
     }
     if "set" in provenance.about:
         data["set"] = provenance.about["set"]
-    used = {"tokens": provenance.tokens, "seq_len": settings.seq_len, "seed": settings.seed}
-    used |= {"arithmetic": "decoding"} if settings.decode else {}
-    row = cell.row("perplexity", data, used)
-    if cell.is_done(row):
-        return
-    started = time.monotonic()
-    seen = 0
-    lock = threading.Lock()
-
-    def count(tokens: int) -> None:
-        nonlocal seen
-        with lock:
-            seen += tokens
-        cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
-
-    losses = (decoded_losses if settings.decode else measure)(loaded, samples, count)
-    found = from_losses(losses, settings.seq_len - 1)
-    yield filled(row, found.value, (found.low, found.high), found.tokens, started, losses)
+    return samples, data, {"tokens": provenance.tokens, "seq_len": settings.seq_len, "seed": settings.seed}
 
 
 def held_out(spec: str, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:

@@ -26,7 +26,8 @@ class Row:
         notes: what a table has to say of it.
         settings: everything else that decides the value; `seed` among them.
         parts: the value of every problem, of a perplexity the mean nats a token of every window: what two rows on the
-            same data are compared by, piece by piece. None in rows that have none.
+            same data are compared by, piece by piece; of a layer error that of every matrix. None where there are none.
+        kinds: of a layer error the mean of each kind of matrix, by its name in the block.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Row:
     seconds: float
     notes: list[str] = field(default_factory=list)
     parts: list[float] | None = None
+    kinds: dict[str, float] | None = None
 
     @property
     def key(self) -> str:
