@@ -71,7 +71,7 @@ def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple
         loss = functional.kl_div(said, wanted, reduction="sum", log_target=True) / step.numel()
         losses.append(float(loss.detach()))
         slopes = torch.autograd.grad(loss, list(masked.values()))
-        rate = 0.005 if number < 3 else 0.01 * (1 - number / 5)
+        rate = 0.01 * (1 - number / 5)
         for name, slope in zip(masked, slopes, strict=True):
             pull = slope * weights[name]
             square = pull.square().mean(1, keepdim=True)
@@ -85,6 +85,7 @@ def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple
 
 def test_as_the_literal_reference(llama: Path, wanda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_AT_ONCE", 7)
+    monkeypatch.setattr(module, "RATE", 0.01)
     base = open_base(str(llama))
     start = {name: torch.from_numpy(mask.unpack()) for name, mask in Store(wanda).masks("d").items()}
     keep, losses = _literal(base, start, SAMPLES)

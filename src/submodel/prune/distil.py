@@ -45,7 +45,7 @@ from submodel.store import Mask, Masks
 from submodel.weights import write_tensors
 
 STEP_TOKENS = 4096
-RATE = 0.005
+RATE = 0.0025
 _MEMORY = 0.95  # of a row's mean square, from step to step
 _NORM_TOKENS = 8192  # what the first scores are taken from
 _AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
@@ -125,7 +125,7 @@ def distil(
         texts = [_sample(text, index) for index in steps[step]]
         whole = float(sum(weights.sum() for _, weights in texts))
         losses.append(sum(_learn(model, matrices, ids.to(device), weights / whole) for ids, weights in texts))
-        rate = RATE * min(1.0, 2 * (1 - step / len(steps)))  # the later half settles what is near its threshold
+        rate = RATE * (1 - step / len(steps))  # a lasting one leaves what is near its threshold going to and fro
         for matrix in matrices.values():
             matrix.move(rate, step)
         progress(sum(len(ids) for ids, _ in texts))
