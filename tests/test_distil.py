@@ -198,3 +198,12 @@ def test_the_walk_reads_a_part(llama: Path, tmp_path: Path, monkeypatch: pytest.
 def test_settling_speaks_of_norms_only(llama: Path):
     with pytest.raises(SubmodelError, match=r"auto with wanda\+distil"):
         settle(open_base(str(llama)), [SAMPLES], method="wanda+distil")
+
+
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_done(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "_SCORE_BYTES", 1 << 40)
+    with pytest.raises(SubmodelError, match=r"need [\d.]+ GiB, this machine has .*swaps or wanda"):
+        to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+distil")
+    assert not (tmp_path / "store").exists()

@@ -55,8 +55,9 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument(
         "--method",
         default="wanda",
-        help="magnitude, wanda, ria, swaps or sparsegpt; +reconstruct after it fits the kept weights; auto: the best "
-        "of those that leave them as they are (default: wanda)",
+        help="magnitude, wanda, ria, swaps or sparsegpt; +distil after wanda, ria or swaps moves the mask by gradients "
+        "of the whole model; +reconstruct fits the kept weights; auto: the best that walks block by block and leaves "
+        "weights as they are (default: wanda)",
     )
     p.add_argument("--minutes", type=float, metavar="M", help="what --method auto may take (default: any time)")
     p.add_argument(

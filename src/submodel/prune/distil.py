@@ -38,7 +38,8 @@ from transformers.modeling_utils import PreTrainedModel
 from submodel import masks
 from submodel.calibration import Samples
 from submodel.compare import split_name
-from submodel.models import Base
+from submodel.errors import SubmodelError
+from submodel.models import Base, blocks_of, matrices_of
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.statistics import SquaredNorm
 from submodel.store import Mask, Masks
@@ -50,6 +51,7 @@ _MEMORY = 0.95  # of a row's mean square, from step to step
 _NORM_TOKENS = 8192  # what the first scores are taken from
 _AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
 _SAVED_EVERY = 300  # seconds
+_SCORE_BYTES = 8  # a weight: its score, and room to choose by it
 _PLAIN = 1024  # tokens a sample up to which plain attention is used on a CPU: its gradient is 2 to 3 times as fast
 
 
@@ -134,6 +136,21 @@ def distil(
             saved = time.monotonic()
     found = {name: _mask(matrix) for name, matrix in matrices.items()}
     return Distilled(found, tuple(losses))
+
+
+def check_fits(base: Base, dtype: torch.dtype, device: str) -> None:
+    """Raises SubmodelError for a model that this machine's memory cannot hold with scores and gradients."""
+    model = base.skeleton(dtype)
+    name, blocks = blocks_of(model)
+    prunable = sum(m.weight.numel() for i, block in enumerate(blocks) for m in matrices_of(block, f"{name}.{i}"))
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    needed = dtype.itemsize * (whole + 2 * prunable) + _SCORE_BYTES * prunable
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device == "cpu" and needed > have:
+        raise SubmodelError(
+            f"{base.reference}: its gradients and scores need {needed / 2**30:.1f} GiB, this machine has "
+            f"{have / 2**30:.1f}: give --method swaps or wanda, which hold one block"
+        )
 
 
 def first_scores(weight: torch.Tensor, keep: torch.Tensor, norms: torch.Tensor, pattern: Pattern) -> torch.Tensor:

@@ -21,21 +21,19 @@ import torch
 
 from submodel import store
 from submodel.calibration import Samples, with_openings
-from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, Pace, check_method, noted
-from submodel.prune.distil import Distilled, distil
-from submodel.prune.method import Method
+from submodel.prune.decide import decider
+from submodel.prune.distil import Distilled, check_fits, distil
 from submodel.prune.select import Pattern
 from submodel.prune.work import Work
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_samples
-from submodel.stream import Pruned, Statistic, default_dtype, walk
+from submodel.stream import Pruned, default_dtype, walk
 
-_DECIDED_AT_ONCE = 1 << 20  # weights
 _WALKED = 32768  # tokens that the walk reads where a whole model's gradients come after it
 _DISTIL_RUNS = 4  # of a block, that a token of those costs: dense, masked, and twice as much for the gradient
 
@@ -110,6 +108,8 @@ def extract(
     if len(set(names)) != len(names):
         raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
     dtype = dtype or default_dtype(device)
+    if method != AUTO and METHODS[method].distilled:
+        check_fits(base, dtype, device)
 
     def plan(by: str) -> _Plan:
         added = METHODS[by].openings if openings is None else openings
@@ -213,7 +213,7 @@ def _derive(
             resumed = run(
                 [with_openings(d, plan.openings, vocabulary) for d in walked] if plan.openings else walked,
                 make=method.statistic,
-                decide=_decider(method, patterns, work),
+                decide=decider(method, patterns, work),
                 keep=keep,
                 work=work.folder,
                 progress=tell,
@@ -236,16 +236,7 @@ def _derive(
                 name, recipe = domain.name, plan.recipes[domain.name]
                 if passes > 1:
                     recipe["block_sparsity"] = [block.sparsity for block in patterns[name]]
-                seen: dict[str, Any] = {"unseen_experts": sorted(found[name].unseen)}
-                if name in moved:
-                    seen["distil"] = {"losses": [round(loss, 4) for loss in moved[name].losses]}
-                if domain.contamination is not None:
-                    seen["contamination"] = domain.contamination
-                if domain.settling is not None:
-                    seen["settling"] = domain.settling
-                if pace:
-                    seen["auto"] = pace.choice.as_dict()
-                seen |= {"seconds": round(time.monotonic() - started, 1), "created": _now()}
+                seen = _seen(domain, found[name].unseen, moved.get(name), pace, started)
                 target.add(name, moved[name].masks if moved else found[name], {**recipe, **seen})
             work.remove()
             return missing, resumed
@@ -296,51 +287,20 @@ def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> 
                 fit_samples(target, pooler, domain.name, domain)
 
 
-def _decider(
-    method: Method, patterns: dict[str, list[Pattern]], work: Work
-) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]:
-    def pruned(weight: torch.Tensor, seen: Statistic | None, by: Method, pattern: Pattern) -> Pruned:
-        # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
-        prepared = by.prepare(weight, seen)
-        parts = weight.split(max(1, _DECIDED_AT_ONCE // weight.shape[1]))
-        # new weights are rounded as they are stored, so that the walk goes on with what will be loaded
-        return _joined(torch.cat, [_rounded(by.prune(part.float(), prepared, pattern), part.dtype) for part in parts])
-
-    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
-        pattern = patterns[domain][split_name(name)[0]]
-        if weight.dim() == 2:
-            return pruned(weight, statistics[0] if statistics else None, method, pattern)
-        if statistics and not any(statistics):
-            raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
-        experts: list[Pruned] = []
-        for index, expert in enumerate(weight):
-            seen = statistics[index] if statistics else None
-            unseen = statistics is not None and seen is None
-            if unseen:
-                work.note_unseen(domain, f"{name}[{index}]")
-            experts.append(pruned(expert, seen, METHODS["magnitude"] if unseen else method, pattern))
-        if any(expert.weight is not None for expert in experts):
-            experts = [
-                Pruned(e.keep, own.cpu() * e.keep if e.weight is None else e.weight)
-                for e, own in zip(experts, weight, strict=True)
-            ]
-        return _joined(torch.stack, experts)
-
-    return decide
-
-
-def _rounded(left: Pruned, dtype: torch.dtype) -> Pruned:
-    if left.weight is None:
-        return Pruned(left.keep.cpu())
-    weight = left.weight.to("cpu", dtype)
-    if not weight.isfinite().all():
-        raise SubmodelError("a new weight is not finite: the activations overflow; try --dtype float32")
-    return Pruned(left.keep.cpu(), weight)
-
-
-def _joined(join: Callable[[list[torch.Tensor]], torch.Tensor], parts: list[Pruned]) -> Pruned:
-    weights = [part.weight for part in parts if part.weight is not None]
-    return Pruned(join([part.keep for part in parts]), join(weights) if weights else None)
+def _seen(
+    domain: Samples, unseen: list[str], moved: Distilled | None, pace: Pace | None, started: float
+) -> dict[str, Any]:
+    """What a manifest says beside the recipe."""
+    found: dict[str, Any] = {"unseen_experts": sorted(unseen), "seconds": round(time.monotonic() - started, 1)}
+    if moved:
+        found["distil"] = {"losses": [round(loss, 4) for loss in moved.losses]}
+    if domain.contamination is not None:
+        found["contamination"] = domain.contamination
+    if domain.settling is not None:
+        found["settling"] = domain.settling
+    if pace:
+        found["auto"] = pace.choice.as_dict()
+    return {**found, "created": datetime.now(UTC).isoformat()}
 
 
 def _recipe(
@@ -383,7 +343,3 @@ def _is_there(target: store.Store, name: str, key: str) -> bool:
             f"{target.path / 'submodels' / name}"
         )
     return True
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
