@@ -10,7 +10,7 @@ import torch
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import open_base
-from submodel.prune import METHODS, auto
+from submodel.prune import METHODS, auto, distil
 from submodel.prune.auto import CANDIDATES, Choice, OverBudget, Pace
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern
@@ -52,7 +52,7 @@ def test_candidates_are_methods_that_leave_weights_as_they_are(llama: Path, tmp_
 
 def test_a_walk_is_judged_by_its_first_block():
     def pace(minutes: float | None, method: str = "swaps") -> Pace:
-        found = Pace(Choice(minutes, method), blocks=24, started=0.0, clock=Clock(5, 20))  # block 0: from 5 to 25
+        found = Pace(Choice(minutes, method), units=24, started=0.0, clock=Clock(5, 20))  # block 0: from 5 to 25
         found.begin()
         return found
 
@@ -67,20 +67,25 @@ def test_a_walk_is_judged_by_its_first_block():
     last = pace(1, "wanda")  # nothing is quicker
     last.judge()
     assert last.choice.estimates == {"wanda": whole}
-    assert Choice(8).following(whole) == Choice(8, "wanda", {"swaps": whole})
+    assert Choice(8, "swaps").following(whole) == Choice(8, "wanda", {"swaps": whole})
+    again = Pace(Choice(8, "swaps", {"swaps": 5.0}), units=24, started=0.0, clock=Clock(5, 20))
+    again.begin()
+    again.judge()  # decided by an earlier run
+    assert again.choice.estimates == {"swaps": 5.0}
 
 
 @pytest.mark.parametrize("pattern", [Pattern(0.5), Pattern(0.5, 2, 4)], ids=str)
 def test_without_a_time_it_is_the_best(pattern: Pattern, llama: Path, tmp_path: Path):
     base = open_base(str(llama))
-    for method in ("auto", "swaps"):
+    for method in ("auto", "wanda+distil"):
         extract(base, DOMAINS, tmp_path / method, method=method, pattern=pattern, dtype=torch.float32)
     for name in ("a", "b"):
         manifest = Store(tmp_path / "auto").manifest(name)
-        assert manifest["method"] == "swaps" and masks_of(tmp_path / "auto", name) == masks_of(tmp_path / "swaps", name)
-        assert manifest["auto"] == {"minutes": None, "estimates": {}, "why": Choice(None).why}
+        assert manifest["method"] == "wanda+distil"
+        assert masks_of(tmp_path / "auto", name) == masks_of(tmp_path / "wanda+distil", name)
+        assert manifest["auto"] == {"minutes": None, "estimates": {}, "why": Choice(None, "wanda+distil").why}
     verify(tmp_path / "auto")
-    again = extract(base, DOMAINS, tmp_path / "swaps", method="auto", pattern=pattern, dtype=torch.float32)
+    again = extract(base, DOMAINS, tmp_path / "wanda+distil", method="auto", pattern=pattern, dtype=torch.float32)
     assert again.already == ["a", "b"]
 
 
@@ -91,8 +96,8 @@ def test_a_short_time_is_wandas(pattern: Pattern, llama: Path, tmp_path: Path, s
     extract(base, DOMAINS, tmp_path / "wanda", method="wanda", pattern=pattern, dtype=torch.float32)
     for name, manifest in found.manifests.items():
         assert manifest["method"] == "wanda" and masks_of(out, name) == masks_of(tmp_path / "wanda", name)
-        assert manifest["auto"]["minutes"] == 2 and set(manifest["auto"]["estimates"]) == {"swaps", "wanda"}
-        assert manifest["auto"]["why"].startswith("wanda: swaps would take about ")
+        assert manifest["auto"]["minutes"] == 2 and set(manifest["auto"]["estimates"]) == set(CANDIDATES)
+        assert manifest["auto"]["why"].startswith("wanda: wanda+distil would take about ")
         assert "openings" not in manifest  # what swaps wants is not wanda's
     verify(out)
     assert not (out / "work").exists()
@@ -102,7 +107,7 @@ def test_a_short_time_is_wandas(pattern: Pattern, llama: Path, tmp_path: Path, s
         extract(base, DOMAINS, out, method="auto", pattern=pattern, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("minutes, method", [(2, "wanda"), (60, "swaps")])
+@pytest.mark.parametrize("minutes, method", [(2, "wanda"), (60, "wanda+distil")])
 def test_a_killed_run_keeps_its_choice(
     minutes: float, method: str, llama: Path, tmp_path: Path, slow: None, monkeypatch: pytest.MonkeyPatch
 ):
@@ -132,6 +137,12 @@ def test_a_killed_run_keeps_its_choice(
     assert all(m["method"] == method and m["auto"]["estimates"] == kept for m in found.manifests.values())
 
 
+def test_a_model_too_large_for_gradients_is_walked(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(distil, "_SCORE_BYTES", 1 << 40)
+    found = extract(open_base(str(llama)), DOMAINS, tmp_path / "s", method="auto", dtype=torch.float32)
+    assert all(manifest["method"] == "swaps" for manifest in found.manifests.values())
+
+
 def test_refusals(llama: Path, tmp_path: Path):
     base = open_base(str(llama))
     for options, said in [
@@ -150,7 +161,9 @@ def test_the_command_says_what_and_why(
     words = extract_options(llama, texts, tmp_path / "s")
     status, out, err = run(capsys, *words, "--method", "auto", "--minutes", 2)
     [line] = [line for line in err.splitlines() if line.startswith("auto: ")]
-    assert status == 0 and line.startswith("auto: wanda: swaps would take about") and "2 minutes are given" in line
+    assert (
+        status == 0 and line.startswith("auto: wanda: wanda+distil would take about") and "2 minutes are given" in line
+    )
     status, out, _ = run(capsys, "info", f"{tmp_path / 's'}@python")
     assert status == 0 and line in out.splitlines() and out.startswith("wanda, sparsity 0.5")
     for more in (["--tokens", "auto"], ["--max-loss", 0.1, "--held-out", "nowhere.jsonl:text", "--minutes", 1]):

@@ -1,9 +1,9 @@
-"""`--method auto`: the best mask-only method that a time budget allows, judged by what its first block takes.
+"""`--method auto`: the best mask-only method that memory and a time budget allow, judged by how it begins.
 
-Best first (docs/methods.md has the figures): `swaps`, whose perplexity on text like the calibration's is the lower on
-both models measured, and `wanda`, which takes the least time. A walk with the better method is begun. When its first
-block is done, every block is taken to cost as much; if that ends past the budget, the walk is given up and the next
-method takes its place. What this costs is one block of a walk.
+Best first (docs/methods.md has the figures): `wanda+distil`, which wins back most of what Wanda loses and needs the
+whole model in memory; `swaps`, whose perplexity on text like the calibration's is lower than Wanda's; and `wanda`,
+which takes the least time. The best that memory holds is begun. When its first block, or its first step, is done, every
+one is taken to cost as much; if that ends past the budget, it is given up and the next method takes its place.
 """
 
 import json
@@ -18,7 +18,7 @@ from submodel.prune import METHODS
 from submodel.store import write_json
 
 AUTO = "auto"
-CANDIDATES = ("swaps", "wanda")
+CANDIDATES = ("wanda+distil", "swaps", "wanda")
 _NOTE = "auto.json"
 
 
@@ -37,18 +37,18 @@ class Choice:
     Attributes:
         minutes: the budget; None for any time.
         method: the candidate that is tried.
-        estimates: candidate -> seconds of the whole that its first block let expect, of those that were begun.
+        estimates: candidate -> seconds of the whole that its beginning let expect, of those that were begun.
     """
 
     minutes: float | None
-    method: str = CANDIDATES[0]
+    method: str
     estimates: dict[str, float] = field(default_factory=dict)
 
     @property
     def why(self) -> str:
         """The method and the reason, in one line."""
         if self.minutes is None:
-            return f"{self.method}, the best mask-only method; --minutes M bounds its time"
+            return f"{self.method}, the best mask-only method that fits; --minutes M bounds its time"
         over = [name for name in self.estimates if CANDIDATES.index(name) < CANDIDATES.index(self.method)]
         told = [f"{name} would take about {_in_minutes(self.estimates[name])}" for name in over]
         if self.method in self.estimates:
@@ -97,37 +97,40 @@ def needs_text(method: str) -> bool:
 
 
 class Pace:
-    """Tells from a walk's first block how long the whole will take.
+    """Tells from the first block of a walk, or the first step of gradients, how long the whole will take.
 
     Args:
         choice: what is tried.
-        blocks: of the model.
+        units: blocks, or steps, of the whole.
         started: time.monotonic() when the extraction began.
         clock: time.monotonic, but for tests.
     """
 
-    def __init__(self, choice: Choice, blocks: int, started: float, clock: Callable[[], float] = time.monotonic):
+    def __init__(self, choice: Choice, units: int, started: float, clock: Callable[[], float] = time.monotonic):
         self.choice = choice
-        self._blocks = blocks
+        self._units = units
         self._started = started
         self._clock = clock
         self._begun: float | None = None
 
     def begin(self) -> None:
-        """The walk has come to its blocks; only the first call counts."""
+        """The first unit begins; only the first call counts."""
         if self._begun is None:
             self._begun = self._clock()
 
     def judge(self) -> None:
-        """The first block is done. Raises OverBudget when the whole will take too long and a quicker method is left."""
-        if self.choice.minutes is None or self._begun is None:
+        """The first unit is done; only the first call counts.
+
+        Raises OverBudget when the whole will take too long and a quicker method is left.
+        """
+        if self.choice.minutes is None or self._begun is None or self.choice.method in self.choice.estimates:
             return
         now = self._clock()
-        seconds = now - self._started + (self._blocks - 1) * (now - self._begun)
+        seconds = now - self._started + (self._units - 1) * (now - self._begun)
         if seconds > 60 * self.choice.minutes and self.choice.method != CANDIDATES[-1]:
             raise OverBudget(seconds)
         self.choice = self.choice.estimated(seconds)
 
 
 def _in_minutes(seconds: float) -> str:
-    return f"{seconds / 60:.1f} minutes by its first block"
+    return f"{seconds / 60:.1f} minutes by how it began"

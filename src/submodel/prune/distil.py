@@ -120,7 +120,7 @@ def distil(
         model.set_attn_implementation("eager")
     matrices = _opened(model, text, start, patterns)
     losses = _restored(state, matrices)
-    steps = _steps(text)
+    steps = steps_of(text)
     progress(sum(len(_sample(text, index)[0]) for step in steps[: len(losses)] for index in step))
     saved = time.monotonic()
     for step in range(len(losses), len(steps)):
@@ -208,7 +208,7 @@ def _norms(model: PreTrainedModel, names: Sequence[str], text: Samples) -> dict[
     return {name: norm.sum_squares.float() for name, norm in seen.items()}
 
 
-def _steps(text: Samples) -> list[list[int]]:
+def steps_of(text: Samples) -> list[list[int]]:
     """The samples of each step; what is left over joins the last."""
     steps: list[list[int]] = [[]]
     tokens = 0

@@ -27,7 +27,7 @@ from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, Pace, check_method, noted
 from submodel.prune.decide import decider
-from submodel.prune.distil import Distilled, check_fits, distil
+from submodel.prune.distil import Distilled, check_fits, distil, steps_of
 from submodel.prune.select import Pattern
 from submodel.prune.work import Work
 from submodel.router.pooled import Pooler
@@ -108,7 +108,8 @@ def extract(
     if len(set(names)) != len(names):
         raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
     dtype = dtype or default_dtype(device)
-    if method != AUTO and METHODS[method].distilled:
+    best = _best_that_fits(base, dtype, device) if method == AUTO else method
+    if METHODS[best].distilled:
         check_fits(base, dtype, device)
 
     def plan(by: str) -> _Plan:
@@ -118,7 +119,7 @@ def extract(
 
     run = partial(walk, base, dtype=dtype, device=device, batch_tokens=batch_tokens)
     started = time.monotonic()
-    choice = _earlier(out, minutes, plan) if method == AUTO else None
+    choice = _earlier(out, Choice(minutes, best), plan) if method == AUTO else None
     while True:
         try:
             by = plan(choice.method if choice else method)
@@ -146,10 +147,18 @@ class _Plan:
     recipes: dict[str, dict[str, Any]]
 
 
-def _earlier(out: Path, minutes: float | None, plan: Callable[[str], _Plan]) -> Choice:
-    """What the same command decided before, of sub-models that are there or of a walk that was killed; or a new one."""
+def _best_that_fits(base: Base, dtype: torch.dtype, device: str) -> str:
+    try:
+        check_fits(base, dtype, device)
+    except SubmodelError:
+        return next(name for name in CANDIDATES if not METHODS[name].distilled)
+    return CANDIDATES[0]
+
+
+def _earlier(out: Path, first: Choice, plan: Callable[[str], _Plan]) -> Choice:
+    """What the same command decided before, of sub-models that are there or of a walk that was killed; or `first`."""
     if (out / "store.json").exists():
-        target = store.Store(out)
+        target, minutes = store.Store(out), first.minutes
         for method in CANDIDATES:
             keys = {name: recipe["key"] for name, recipe in plan(method).recipes.items()}
             for name in set(target.names) & set(keys):
@@ -159,7 +168,7 @@ def _earlier(out: Path, minutes: float | None, plan: Callable[[str], _Plan]) -> 
                     return Choice(minutes, method, decided["estimates"])
             if found := noted(Work.place(target, keys), method, minutes):
                 return found
-    return Choice(minutes)
+    return first
 
 
 def _derive(
@@ -187,21 +196,33 @@ def _derive(
                 return [], 0
             work = Work(target, {d.name: plan.recipes[d.name]["key"] for d in missing})
             folder = work.folder.name
-            pace = Pace(choice, base.config.get_text_config().num_hidden_layers, started) if choice else None
-
+            steps = sum(len(steps_of(d)) for d in missing) if method.distilled else 0
+            pace = Pace(choice, steps or base.config.get_text_config().num_hidden_layers, started) if choice else None
             told = _Progress(progress, base, passes, missing if method.distilled else [])
             last = told.walk(passes - 1)
 
-            def tell(done: int, total: int) -> None:
+            def judge() -> None:
                 if pace:
+                    before = pace.choice
+                    pace.judge()
+                    if pace.choice is not before:
+                        pace.choice.note(work.folder)
+
+            def tell(done: int, total: int) -> None:
+                if pace and not steps:
                     pace.begin()
                 last(done, total)
 
             def keep(block: int, found: dict[str, dict[str, Pruned]]) -> None:
                 work.keep(block, found)
-                if pace and block == 0:
-                    pace.judge()
-                    pace.choice.note(work.folder)
+                if block == 0 and not steps:
+                    judge()
+
+            def stepped(tokens: int) -> None:
+                told.tokens(tokens)
+                judge()
+                if pace:
+                    pace.begin()
 
             if choice and choice.estimates:
                 choice.note(work.folder)
@@ -229,7 +250,7 @@ def _derive(
                     found[domain.name],
                     patterns[domain.name],
                     state=state,
-                    progress=told.tokens,
+                    progress=stepped,
                     **arithmetic,
                 )
             for domain in missing:  # all at the end: the same command finds its work only while none is there
