@@ -17,6 +17,7 @@ from submodel.tasks.rows import Row, read_rows
 
 COLOURS = {"transformers": "#7f7f7f", "submodel": "#0b6fb8", "llama.cpp": "#d95f02"}
 _WIDTH, _HEIGHT, _LEFT, _TOP, _GAP = 420, 330, 62, 40, 74
+_LETTER, _LINE = 7, 14  # of a label
 Point = tuple[tuple[str, str, str], Row, Row]
 """(line, row of the x axis, row of the y axis)."""
 
@@ -64,6 +65,7 @@ def _panel(found: Sequence[Point], left: float, title: str, scale: float, y_scal
         out.append(f'<path d="M{left} {at:.1f}h{_WIDTH}" stroke="#eee"/>')
         out.append(f'<text x="{left - 6}" y="{at + 4:.1f}" text-anchor="end">{value:g}</text>')
     out.append(f'<text x="{left + _WIDTH / 2}" y="{bottom + 36}" text-anchor="middle">{escape(title)}</text>')
+    taken: list[tuple[float, float, float]] = []
     for (name, program, form), across, up in found:
         colour, cx, cy = COLOURS[program], x.at(across.value), y.at(up.value)
         bars = (
@@ -73,8 +75,22 @@ def _panel(found: Sequence[Point], left: float, title: str, scale: float, y_scal
         fill = "white" if name == "dense" else colour
         out.append(f'<circle cx="{cx:.1f}" cy="{cy:.1f}" r="4.5" fill="{fill}" stroke="{colour}" stroke-width="1.6"/>')
         label = form if name == "dense" else f"{name} {form}"
-        out.append(f'<text x="{cx + 8:.1f}" y="{cy - 6:.1f}" fill="{colour}">{escape(label)}</text>')
+        at = _free(cx + 8, cy - 6, len(label) * _LETTER, left + _WIDTH, taken)
+        out.append(f'<text x="{at[0]:.1f}" y="{at[1]:.1f}" fill="{colour}">{escape(label)}</text>')
     return out
+
+
+def _free(
+    x: float, y: float, width: float, right: float, taken: list[tuple[float, float, float]]
+) -> tuple[float, float]:
+    """Where a label may stand, near (x, y), left of `right`, over none of `taken` (x, y, width); it is taken then."""
+    x, at = min(x, right - width), y
+    for line in range(12):
+        at = y + (line + 1) // 2 * (_LINE if line % 2 else -_LINE)
+        if not any(abs(at - v) < _LINE and x < u + w and u < x + width for u, v, w in taken):
+            break
+    taken.append((x, at, width))
+    return x, at
 
 
 def picture(rows: Sequence[Row], metric: str, note: str = "") -> str:

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -24,6 +24,8 @@ from submodel.tasks.rows import Row, read_rows
 from submodel.weights import Gguf
 from tests import tiny
 from tests.test_packed_models import export, store_of
+
+_SVG = "{http://www.w3.org/2000/svg}"
 
 
 def _row(**changes: Any) -> Row:
@@ -85,7 +87,7 @@ def test_rows_are_medians_of_rounds():
     assert rows["decode_tokens_s"].low < 5 < rows["decode_tokens_s"].high and rows["decode_tokens_s"].n == 15
 
 
-def test_table_has_a_line_a_contender():
+def test_table_has_a_line_a_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     forms = {"threads": 2, "prompt_tokens": 8, "new_tokens": 4, "dtype": "bfloat16"}
     rows = [
         _row(metric="decode_tokens_s", value=v, low=v, high=v, settings={**forms, **own}, submodel=name)
@@ -107,6 +109,10 @@ def test_table_has_a_line_a_contender():
     assert lines[2].split()[:4] == ["dense", "llama.cpp", "Q8_0", "2.0"]
     assert lines[3].split()[:4] == ["coder", "submodel", "int8", "4.0"] and "9.12" in lines[3]
     assert "2 threads a contender" in lines[4]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+    assert main(["report", str(file)]) == 0  # the same table, not one of shares of problems solved
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_a_child_that_dies_or_refuses_is_one_line():
@@ -257,15 +263,18 @@ def test_the_picture():
             rows.append(_row(submodel=name, value=value, low=value - 1, high=value + 1, settings=settings, **quality))
     text = picture(rows, "perplexity", "a < note")
     drawn = ElementTree.fromstring(text)
-    labels = [element.text for element in drawn.iter("{http://www.w3.org/2000/svg}text")]
+    labels = [element.text for element in drawn.iter(f"{_SVG}text")]
     assert labels.count("co<der int8") == labels.count("Q8_0") == 2 and "half int4" not in labels
     assert any("5,000 tokens" in str(label) for label in labels) and any("a < note" in str(label) for label in labels)
-    circles = [element for element in drawn.iter("{http://www.w3.org/2000/svg}circle")]
+    circles = [element for element in drawn.iter(f"{_SVG}circle")]
     assert len(circles) == 2 * 3 + 3
     left = [float(circle.attrib["cx"]) for circle in circles[:3]]
     assert left[0] > left[1] > left[2]  # bytes fall
     heights = [float(circle.attrib["cy"]) for circle in circles[:3]]
     assert heights[0] > heights[1] > heights[2]  # perplexity rises
+    again = picture([replace(row, submodel=name) for row in rows for name in ("one", "two")], "perplexity")
+    places = [(float(e.attrib["x"]), float(e.attrib["y"])) for e in ElementTree.fromstring(again).iter(f"{_SVG}text")]
+    assert len(set(places)) == len(places)  # labels of points in one place
     with pytest.raises(ValueError, match="no row of pass@1"):
         picture(rows, "pass@1")
 

@@ -118,13 +118,18 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
+    from submodel import bench
     from submodel.report import table
     from submodel.tasks.rows import read_rows
 
     if not Path(args.rows).is_file():
         raise SubmodelError(f"{args.rows}: no such file: give the rows that submodel eval wrote")
     rows = read_rows(Path(args.rows))
-    show(args, {"rows": [row.__dict__ for row in rows]}, [table(rows, against=args.against)])
+    if any(row.task == "bench" for row in rows) and args.against is None:
+        text = bench.table(rows)
+    else:
+        text = table([row for row in rows if row.task != "bench"], against=args.against)
+    show(args, {"rows": [row.__dict__ for row in rows]}, [text])
 
 
 def _study(args: argparse.Namespace) -> int:
