@@ -14,6 +14,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
 from submodel.prune import distil as module
+from submodel.prune import extract as extraction
 from submodel.prune.distil import distil, first_scores
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
@@ -21,6 +22,7 @@ from submodel.prune.settle import settle
 from submodel.prune.verify import verify
 from submodel.store import Store
 from tests import tiny
+from tests.test_cli import run
 
 SAMPLES = Samples("d", tiny.ids(11, 24))
 HALF = Pattern(0.5)
@@ -182,9 +184,9 @@ def test_goes_on_after_an_interrupt(start: str, llama: Path, tmp_path: Path, mon
     assert not (tmp_path / "cut/work").exists()
 
 
-def test_the_walk_reads_a_part(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from submodel.prune import extract as extraction
-
+def test_the_walk_reads_a_part(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(extraction, "_WALKED", 49)
     seen: list[int] = []
     walk = extraction.walk
@@ -193,6 +195,9 @@ def test_the_walk_reads_a_part(llama: Path, tmp_path: Path, monkeypatch: pytest.
     )
     to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+distil")
     assert seen == [3]
+    status, said, _ = run(capsys, "info", f"{tmp_path / 'store'}@d")
+    losses = Store(tmp_path / "store").manifest("d")["distil"]["losses"]
+    assert status == 0 and f"{losses[0]:.3f} nats a token before the first of 5 steps" in said
 
 
 def test_settling_speaks_of_norms_only(llama: Path):

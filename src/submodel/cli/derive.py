@@ -355,6 +355,12 @@ def _info(args: argparse.Namespace) -> None:
         lines.append(f"openings: {manifest['openings']:,} one-token samples beside the text")
     if "auto" in manifest:
         lines.append(f"auto: {manifest['auto']['why']}")
+    if "distil" in manifest:
+        losses = manifest["distil"]["losses"]
+        lines.append(
+            f"distilled: KL from the dense model {losses[0]:.3f} nats a token before the first of {len(losses)} steps, "
+            f"{losses[-1]:.3f} before the last"
+        )
     removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
     lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")
     lines.append(f"masks {manifest['masks']['sha256'][:16]}, made {manifest['created'][:19]} in {manifest['dtype']}")
