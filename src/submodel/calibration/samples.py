@@ -83,6 +83,11 @@ class Samples:
     settling: Mapping[str, Any] | None = None
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many tokens of each sample are real."""
+        return self.lengths or (self.ids.shape[1],) * len(self.ids)
+
+    @property
     def tokens(self) -> torch.Tensor:
         """The real ones, int64 (tokens,), sample by sample."""
         if self.lengths is None:

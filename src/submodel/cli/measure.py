@@ -118,7 +118,6 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from submodel import bench
     from submodel.report import table
     from submodel.tasks.rows import read_rows
 
@@ -126,6 +125,8 @@ def _report(args: argparse.Namespace) -> None:
         raise SubmodelError(f"{args.rows}: no such file: give the rows that submodel eval wrote")
     rows = read_rows(Path(args.rows))
     if any(row.task == "bench" for row in rows) and args.against is None:
+        from submodel import bench
+
         text = bench.table(rows)
     else:
         text = table([row for row in rows if row.task != "bench"], against=args.against)

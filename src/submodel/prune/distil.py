@@ -52,7 +52,7 @@ _NORM_TOKENS = 8192  # what the first scores are taken from
 _AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
 _SAVED_EVERY = 300  # seconds
 _SCORE_BYTES = 8  # a weight: its score, and room to choose by it
-_PLAIN = 1024  # tokens a sample up to which plain attention is used on a CPU: its gradient is 2 to 3 times as fast
+_PLAIN = 1024  # tokens a sample up to which plain attention is used on a CPU: its gradient is faster (dev/LOG.md)
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def distil(
     matrices = _opened(model, text, start, patterns)
     losses = _restored(state, matrices)
     steps = steps_of(text)
-    progress(sum(len(_sample(text, index)[0]) for step in steps[: len(losses)] for index in step))
+    progress(sum(text.sizes[index] for step in steps[: len(losses)] for index in step))
     saved = time.monotonic()
     for step in range(len(losses), len(steps)):
         texts = [_sample(text, index) for index in steps[step]]
@@ -212,12 +212,12 @@ def steps_of(text: Samples) -> list[list[int]]:
     """The samples of each step; what is left over joins the last."""
     steps: list[list[int]] = [[]]
     tokens = 0
-    for index in range(len(text.ids)):
+    for index, size in enumerate(text.sizes):
         if tokens >= STEP_TOKENS:
             steps.append([])
             tokens = 0
         steps[-1].append(index)
-        tokens += text.ids.shape[1] if text.lengths is None else text.lengths[index]
+        tokens += size
     if len(steps) > 1 and tokens < STEP_TOKENS:
         rest = steps.pop()
         steps[-1] += rest
@@ -226,7 +226,7 @@ def steps_of(text: Samples) -> list[list[int]]:
 
 def _sample(text: Samples, index: int) -> tuple[torch.Tensor, torch.Tensor]:
     """A sample's tokens and what they count for, both (tokens,)."""
-    ids = text.ids[index][: None if text.lengths is None else text.lengths[index]]
+    ids = text.ids[index][: text.sizes[index]]
     return ids, torch.ones(len(ids)) if text.weights is None else text.weights[index][: len(ids)]
 
 

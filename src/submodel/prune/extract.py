@@ -108,8 +108,7 @@ def extract(
     if len(set(names)) != len(names):
         raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
     dtype = dtype or default_dtype(device)
-    best = _best_that_fits(base, dtype, device) if method == AUTO else method
-    if METHODS[best].distilled:
+    if method != AUTO and METHODS[method].distilled:
         check_fits(base, dtype, device)
 
     def plan(by: str) -> _Plan:
@@ -119,7 +118,9 @@ def extract(
 
     run = partial(walk, base, dtype=dtype, device=device, batch_tokens=batch_tokens)
     started = time.monotonic()
-    choice = _earlier(out, Choice(minutes, best), plan) if method == AUTO else None
+    choice = None
+    if method == AUTO:
+        choice = _earlier(out, Choice(minutes, _best_that_fits(base, dtype, device)), plan)
     while True:
         try:
             by = plan(choice.method if choice else method)
@@ -295,7 +296,7 @@ class _Progress:
 
 def _first_part(domain: Samples) -> Samples:
     """Samples of at least `_WALKED` tokens, or all."""
-    sizes = torch.tensor(domain.lengths or [domain.ids.shape[1]] * len(domain.ids))
+    sizes = torch.tensor(domain.sizes)
     return domain.take(slice(int((sizes.cumsum(0) < _WALKED).sum()) + 1))
 
 

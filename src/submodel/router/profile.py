@@ -71,8 +71,7 @@ def make_background(pooler: Pooler) -> Profile:
 def documents_of(samples: Samples, tokenizer: Any) -> list[str]:
     """The documents in packed token samples, as text; what a sample's end cuts off is a document too."""
     found: list[str] = []
-    lengths = samples.lengths or [samples.ids.shape[1]] * len(samples.ids)
-    for row, length in zip(samples.ids.tolist(), lengths, strict=True):
+    for row, length in zip(samples.ids.tolist(), samples.sizes, strict=True):
         document: list[int] = []
         for token in [*row[:length], tokenizer.eos_token_id]:
             if token == tokenizer.eos_token_id:

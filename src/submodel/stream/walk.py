@@ -151,7 +151,7 @@ class _Domain:
         hidden = model.config.get_text_config().hidden_size
         self.name = samples.name
         self.samples = samples
-        self.tokens = samples.ids.numel() if samples.lengths is None else sum(samples.lengths)
+        self.tokens = sum(samples.sizes)
         self.hidden = stack.enter_context(Activations(folder, (count, seq_len, hidden), dtype))
         step = max(1, batch_tokens // seq_len) if samples.lengths is None else 1
         self.batches = [(at, min(at + step, count)) for at in range(0, count, step)]
