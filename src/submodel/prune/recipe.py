@@ -1,0 +1,62 @@
+"""What decides a sub-model's masks: the recipe in its manifest, and a key by which the same command finds its work."""
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from submodel import store
+from submodel.calibration import Samples
+from submodel.errors import SubmodelError
+from submodel.models import Base
+from submodel.prune.select import Pattern
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides masks beside the base and a domain's text; the fields are those of `extract`, all of them known."""
+
+    method: str
+    pattern: Pattern
+    allocation: str
+    openings: int
+    dtype: torch.dtype
+    device: str
+    batch_tokens: int
+
+
+def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
+    """What decides the masks, what makes them, and `key` over the two."""
+    deciding = {
+        "domain": domain.name,
+        "method": settings.method,
+        "sparsity": settings.pattern.sparsity,
+        "pattern": str(settings.pattern),
+        "group": "row",
+        **({} if settings.allocation == "uniform" else {"allocation": settings.allocation}),
+        **({"openings": settings.openings} if settings.openings else {}),
+        "base_sha256": base.sha256,
+        "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
+        "dtype": str(settings.dtype).removeprefix("torch."),
+        "device": settings.device,
+        "batch_tokens": settings.batch_tokens,
+    }
+    versions = {name: version(name) for name in ("submodel", "torch", "transformers", "tokenizers")}
+    key = hashlib.sha256(json.dumps([deciding, versions, store.FORMAT], sort_keys=True).encode()).hexdigest()
+    return {**deciding, "versions": versions, "machine": f"{platform.machine()} {platform.system()}", "key": key}
+
+
+def is_there(target: store.Store, name: str, key: str) -> bool:
+    """Whether a store has this sub-model. Raises SubmodelError when it has another of that name."""
+    if not (target.path / "submodels" / name / "manifest.json").exists():
+        return False
+    if target.manifest(name)["key"] != key:
+        raise SubmodelError(
+            f"{target.path}@{name}: already there with another recipe: give another --name, or remove "
+            f"{target.path / 'submodels' / name}"
+        )
+    return True
