@@ -37,7 +37,7 @@ def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # module attribute that is killed -> at its how-manieth call, blocks that are done then
 KILLS = {
-    "submodel.stream.walk._write_journal": (2, 1),  # masks of block 1 written, block not yet counted
+    "submodel.stream.walk.write_journal": (2, 1),  # masks of block 1 written, block not yet counted
     "os.replace": (4, 1),  # before the journal of block 1 gets its name
     "os.pwrite": (3 + 5, 1),  # in the midst of the hidden states
     "submodel.store.write_json": (2, 3),  # all blocks done, masks in the store, manifest not
