@@ -23,7 +23,7 @@ check: $(BIN)/.done
 	$(BIN)/pyright
 
 test: $(BIN)/.done
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 # PEER_PYTHON=path adds llm-compressor (benchmarks/peer_llmcompressor.py says how to install it)
 bench: $(BIN)/.done

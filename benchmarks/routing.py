@@ -1,12 +1,13 @@
 """Routing accuracy and latency on labelled requests that were not seen at calibration.
 
-    python -m benchmarks.routing MODEL --data DIR [--out DIR] [--limit N] [--prompts N] [--fresh]
+    python -m benchmarks.routing MODEL --data DIR [--out DIR] [--limit N] [--seed N] [--apart N] [--prompts N] [--fresh]
 
 DIR holds named sets in their hub columns. Sub-models for Python, Java, C++, JavaScript, maths and translation are
 fitted from train splits; requests come from test splits of the same sets and of sets that were not fitted to
 (HumanEval-X, MBPP, MathQA, PUD), with phrases other than those that the fit makes. What belongs to no sub-model
 (common-sense questions, news, tasks that name no language) should go to the base. The sub-models have no weights:
-routing reads none.
+routing reads none. --apart N leaves out all that is made of what the default seed draws with --limit N: the router was
+made while looking at N = 60.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from submodel.sets import NamedSet, read_set
 from submodel.store import Mask, Store, open_or_create
 from submodel.tasks.intervals import wilson
 
+_SEED = 2
 CODE = ("python", "java", "cpp", "javascript")
 NAMES = (*CODE, "maths", "translation")
 FILES = {"python": "app/main.py", "java": "src/Main.java", "cpp": "lib/main.cc", "javascript": "web/main.js"}
@@ -59,6 +61,7 @@ class Request:
     kind: str
     name: str | None
     signals: Signals
+    source: str  # what it was made of
 
 
 def calibration(data: Path, rng: random.Random) -> Iterator[tuple[str, list[str]]]:
@@ -78,52 +81,63 @@ def requests(data: Path, limit: int, rng: random.Random) -> Iterator[Request]:
     for at, language in enumerate(CODE):
         functions = shuffled(data, f"code_search_net/{language}", "test", rng)
         for row in functions[:limit]:
-            yield Request("code: function", language, Signals(row["whole_func_string"]))
+            yield Request("code: function", language, Signals(row["whole_func_string"]), row["whole_func_string"])
         for row in functions[:limit]:
-            yield Request("code: piece", language, Signals(piece(row["func_code_string"], rng)))
+            yield Request(
+                "code: piece", language, Signals(piece(row["func_code_string"], rng)), row["whole_func_string"]
+            )
         for row in functions[:limit]:
             code = row["func_code_string"]
             start, stop = sorted(rng.sample(range(len(code)), 2))
-            yield Request("code: fill in the middle", language, Signals(code[:start], suffix=code[stop:]))
+            yield Request(
+                "code: fill in the middle",
+                language,
+                Signals(code[:start], suffix=code[stop:]),
+                row["whole_func_string"],
+            )
         sources = shuffled(data, f"humaneval_x/{'js' if language == 'javascript' else language}", "test", rng)
         for row in sources[:limit]:
-            yield Request("code: HumanEval-X head", language, Signals(row["prompt"]))
+            yield Request("code: HumanEval-X head", language, Signals(row["prompt"]), row["prompt"])
         for row in functions[: limit // 4]:
             fenced = f"What is wrong here?\n```{language}\n{row['func_code_string']}\n```"
-            yield Request("explicit: fence", language, Signals(fenced))
-            yield Request("explicit: file", language, Signals(row["func_code_string"], file=FILES[language]))
-        described = [task for row in functions if (task := sentence(row["func_documentation_string"]))]
-        for task in described[:limit]:
+            yield Request("explicit: fence", language, Signals(fenced), row["whole_func_string"])
+            yield Request(
+                "explicit: file",
+                language,
+                Signals(row["func_code_string"], file=FILES[language]),
+                row["whole_func_string"],
+            )
+        described = [(row, task) for row in functions if (task := sentence(row["func_documentation_string"]))]
+        for row, task in described[:limit]:
             text = rng.choice(NAMED).format(language=SPOKEN[language], task=task)
-            yield Request("prose, language named: docs", language, Signals(text))
+            yield Request("prose, language named: docs", language, Signals(text), row["whole_func_string"])
         for row in shuffled(data, "mbpp", "test", random.Random(0))[at::4][:limit]:
             task = re.sub(r"\bpython ", "", row["text"].strip(), flags=re.I)
             named = re.sub(r"\bfunction\b", f"{SPOKEN[language]} function", task, count=1)
             named = named if named != task else f"{task.rstrip('.')} in {SPOKEN[language]}."
-            yield Request("prose, language named: MBPP", language, Signals(named))
+            yield Request("prose, language named: MBPP", language, Signals(named), row["text"])
     for kind, path, split, column in (
         ("GSM8K", "gsm8k/main", "test", "question"),
         ("MathQA", "math_qa", "test", "Problem"),
     ):
         for row in shuffled(data, path, split, rng)[:limit]:
-            yield Request(f"prose: {kind}", "maths", Signals(row[column]))
+            yield Request(f"prose: {kind}", "maths", Signals(row[column]), row[column])
     for kind, path in (("TICO-19", "tico19_fr_en"), ("PUD", "pud_fr_en")):
         for row in shuffled(data, path, "test", rng)[:limit]:
             source, target = rng.choice([("en", "French"), ("fr", "English")])
             text = rng.choice(TRANSLATE).format(target=target, text=row["translation"][source])
-            yield Request(f"prose: translate {kind}", "translation", Signals(text))
+            yield Request(f"prose: translate {kind}", "translation", Signals(text), row["translation"]["en"])
     for row in shuffled(data, "mbpp", "test", rng)[:limit]:
         task = re.sub(r"\bpython ", "", row["text"].strip(), flags=re.I)
-        yield Request("nobody's: code, no language", None, Signals(task))
+        yield Request("nobody's: code, no language", None, Signals(task), row["text"])
     for kind, path, split, column in (
         ("ARC", "ai2_arc/ARC-Easy", "test", "question"),
         ("CommonsenseQA", "commonsense_qa", "validation", "question"),
         ("C4", "c4", "validation", "text"),
     ):
         for row in shuffled(data, path, split, rng)[:limit]:
-            yield Request(
-                f"nobody's: {kind}", None, Signals(row[column][: rng.randint(60, 800)] if kind == "C4" else row[column])
-            )
+            text = row[column][: rng.randint(60, 800)] if kind == "C4" else row[column]
+            yield Request(f"nobody's: {kind}", None, Signals(text), row[column])
 
 
 def shuffled(data: Path, path: str, split: str, rng: random.Random) -> list[dict[str, Any]]:
@@ -234,6 +248,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("routing"))
     parser.add_argument("--limit", type=int, default=120, help="requests of each kind and label")
+    parser.add_argument("--seed", type=int, default=_SEED, help="which requests are drawn")
+    parser.add_argument("--apart", type=int, default=0, metavar="N", help="without those of a draw of N")
     parser.add_argument("--fresh", action="store_true", help="fit again")
     parser.add_argument("--prompts", type=int, default=80, help="prompts to take latency on; 0 for none")
     args = parser.parse_args()
@@ -246,7 +262,8 @@ def main() -> None:
     assert router.activations is not None
     temperature = router.activations.discriminant.temperature
     print(f"detector: {'Magika' if detector.is_there() else 'none'}; temperature {temperature:.1f}")
-    wanted = list(requests(args.data, args.limit, random.Random(2)))
+    seen = {request.source for request in requests(args.data, args.apart, random.Random(_SEED))}
+    wanted = [r for r in requests(args.data, args.limit, random.Random(args.seed)) if r.source not in seen]
     found = [(request, router.choose(request.signals)) for request in wanted]
     with open(args.out / "decisions.jsonl", "w") as f:
         for r, d in found:

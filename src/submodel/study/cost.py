@@ -19,6 +19,8 @@ START_SECONDS = 5.0
 # seconds a unit of work on 2 cores without a GPU (docs/studies.md says what was measured)
 RATES = {
     "extract wanda": 120 / (32_000 * 0.494e9),
+    "extract wanda+distil": 1980 / (98_304 * 0.494e9),
+    "layer-error": 27 / (2_048 * 0.135e9),
     "perplexity": 150 / (50_000 * 0.494e9),
     "humaneval": 420 / 0.494e9,
     "humaneval, a problem": 420 / (164 * 0.494e9),
