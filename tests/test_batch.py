@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from submodel.runtime import Loaded, Request, generate_batch, load
+from submodel.runtime import Loaded, Request, batch, generate_batch, load
 from submodel.runtime.sample import pick
 from submodel.runtime.slots import Slots
 from tests import tiny
@@ -46,6 +46,28 @@ def test_greedy_equals_one_at_a_time(family: str, slots: int | None, lanes: int,
         assert list(found[request.key].tokens) == expected, (family, request.key)
         ended = expected[-1] == 258
         assert found[request.key].finish == ("eos" if ended else "length")
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.MIXTURES])
+def test_what_all_prompts_begin_with_is_computed_once(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    loaded = load(str(tiny.save(family, tmp_path / family)))
+    beginning = tuple(tiny.ids(1, 90, seed=9)[0].tolist())
+    prompts = [beginning + prompt for prompt in _prompts(5)] + [beginning[:-1]]  # one that is all beginning
+    seen: list[int] = []
+    for name in ("forward", "extend"):
+        whole = getattr(batch, name)
+        ids = 1 if name == "forward" else 2
+
+        def counted(*args: Any, whole: Any = whole, ids: int = ids) -> Any:
+            seen.append(args[ids].numel() if torch.is_tensor(args[ids]) else len(args[ids]))
+            return whole(*args)
+
+        monkeypatch.setattr(batch, name, counted)
+    requests = [Request(str(i), prompt, 8) for i, prompt in enumerate(prompts)]
+    found = {c.key: c for c in generate_batch(loaded, requests, slots=3, lanes=2)}
+    assert sorted(seen) == sorted(len(prompt) - 88 for prompt in prompts)  # 88: all but one token of the shortest
+    for request in requests:
+        assert list(found[request.key].tokens) == _alone(loaded, request.prompt, 8), (family, request.key)
 
 
 def test_stops_where_the_text_says_so(llama: Path):

@@ -1,10 +1,10 @@
 """Many continuations at once: prompts sorted by length, prefilled together, decoded side by side.
 
 A sequence leaves the batch the moment it stops and the next prompt takes its slot; the continuations of one prompt
-share its prefill. Lanes, one a processor core with single-threaded arithmetic, work off one queue (see `workers`).
-Towards the end, when a step costs the reading of the weights whoever takes part, a lane with few sequences hands them
-to another, and its core as well. Each continuation has a generator of its own, so what is sampled does not hang on
-who shares the batch beyond rounding.
+share its prefill, and what all prompts begin with, such as a task's worked examples, is computed once. Lanes, one a
+processor core with single-threaded arithmetic, work off one queue (see `workers`). Towards the end, when a step costs
+the reading of the weights whoever takes part, a lane with few sequences hands them to another, and its core as well.
+Each continuation has a generator of its own, so what is sampled does not hang on who shares the batch beyond rounding.
 """
 
 import queue
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from submodel.runtime.forward import end_tokens, forward, layers_of, step, token_bytes
+from submodel.runtime.forward import end_tokens, extend, forward, layers_of, one_row, prefill, step, token_bytes
 from submodel.runtime.load import Loaded
 from submodel.runtime.sequence import Continuation, Request, Sequence, Text, finish, next_tokens
 from submodel.runtime.slots import Slots
@@ -25,6 +25,7 @@ _PREFILL_TOKENS = 2048  # at once, padding included: bounds its activations
 _SLACK = 128  # columns beyond the longest sequence: room to go on before the cache is moved
 _CACHE_BYTES = 2 << 30  # of keys and values, all lanes together
 _MOST_SLOTS = 64  # a lane; beyond it a step costs in proportion, so nothing more is won
+_SHARED = 64  # tokens that all prompts begin with, from which on they are computed once
 _FEW = 16  # sequences of a lane that another takes over once no prompt waits
 
 
@@ -69,8 +70,6 @@ def generate_batch(
     found: queue.Queue[Continuation | BaseException | None] = queue.Queue()
     stop = threading.Event()
 
-    crew = _Crew(waiting, count, threads if cpu and count > 1 else None)
-
     def work() -> None:
         try:
             with torch.inference_mode():
@@ -83,6 +82,7 @@ def generate_batch(
         finally:
             found.put(None)
 
+    crew = _Crew(waiting, count, threads if cpu and count > 1 else None, _beginning(loaded, waiting))
     pool = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in pool:
         thread.start()
@@ -108,11 +108,13 @@ def generate_batch(
 class _Crew:
     """What the lanes share: the queue of prompts, the sequences of lanes that have left, the cores.
 
-    `cores` are divided among the lanes that are still there; None leaves torch's threads as they are.
+    `cores` are divided among the lanes that are still there; None leaves torch's threads as they are. `beginning` are
+    keys and values of what all prompts begin with, if that is worth it.
     """
 
-    def __init__(self, waiting: deque[Request], lanes: int, cores: int | None):
+    def __init__(self, waiting: deque[Request], lanes: int, cores: int | None, beginning: list[torch.Tensor] | None):
         self.waiting = waiting
+        self.beginning = beginning
         self._active = lanes
         self._cores = cores
         self._left: list[tuple[Slots, list[Sequence]]] = []
@@ -169,7 +171,7 @@ def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
                 # a prefill of few rows costs almost that of many, so it waits until a quarter of the slots is free
                 if live and rows - len(live) < max(1, rows // 4):
                     break
-                ready.extend(_prefill(model, waiting, rows - len(live)))
+                ready.extend(_prefill(loaded, crew, rows - len(live)))
                 if not ready:
                     break
             first = ready[0]
@@ -206,14 +208,29 @@ def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
                 live.pop()
 
 
-def _prefill(model: Any, waiting: deque[Request], free: int) -> list[_Prefilled]:
+def _beginning(loaded: Loaded, waiting: deque[Request]) -> list[torch.Tensor] | None:
+    """Keys and values of what all prompts begin with, all but their last tokens at most; None for a few tokens."""
+    first, last = (choose((r.prompt for r in waiting), default=()) for choose in (min, max))  # they differ soonest
+    length = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
+    length = min(length, *(len(r.prompt) - 1 for r in waiting)) if waiting else 0
+    if length < _SHARED or len(waiting) < 2:
+        return None
+    with torch.inference_mode():
+        slots, _ = prefill(loaded, list(first[:length]), length)
+        return slots.cut(0, length)
+
+
+def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
     """Run the next prompts of the queue together, as many as have a slot and fit the budget of tokens."""
+    model, waiting = loaded.model, crew.waiting
     taken: list[Request] = []
     while waiting and sum(len(r.seeds) for r in taken) < free:
         try:
             request = waiting.popleft()
         except IndexError:  # another lane took the last one
             break
+        if crew.beginning:
+            return [_finish_prompt(loaded, crew.beginning, request)]
         taken.append(request)
         if (len(taken) + 1) * len(taken[0].prompt) > _PREFILL_TOKENS:
             break
@@ -230,6 +247,14 @@ def _prefill(model: Any, waiting: deque[Request], free: int) -> list[_Prefilled]
     slots.advance(width)
     slots.starts = pads
     return [_Prefilled(r, slots, i, logits[i], deque(range(len(r.seeds)))) for i, r in enumerate(taken)]
+
+
+def _finish_prompt(loaded: Loaded, beginning: list[torch.Tensor], request: Request) -> _Prefilled:
+    """Run what a prompt has beyond the beginning; by itself, since padding in the midst of a row moves its windows."""
+    slots = one_row(loaded, len(request.prompt))
+    slots.paste(beginning)
+    logits = extend(loaded, slots, list(request.prompt[slots.end :]))
+    return _Prefilled(request, slots, 0, logits[0], deque(range(len(request.seeds))))
 
 
 def _longest(waiting: Iterable[Request]) -> int:
