@@ -87,12 +87,18 @@ def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple
 
 def test_as_the_literal_reference(llama: Path, wanda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_AT_ONCE", 7)
-    monkeypatch.setattr(module, "RATE", 0.01)
     base = open_base(str(llama))
     start = {name: torch.from_numpy(mask.unpack()) for name, mask in Store(wanda).masks("d").items()}
     keep, losses = _literal(base, start, SAMPLES)
     moved = distil(
-        base, SAMPLES, Store(wanda).masks("d"), [HALF] * 3, dtype=torch.float32, device="cpu", state=tmp_path / "state"
+        base,
+        SAMPLES,
+        Store(wanda).masks("d"),
+        [HALF] * 3,
+        dtype=torch.float32,
+        device="cpu",
+        rate=0.01,
+        state=tmp_path / "state",
     )
     assert np.allclose(moved.losses, losses, rtol=1e-4)
     differing = sum(int((torch.from_numpy(moved.masks[n].unpack()) != keep[n]).sum()) for n in keep)
@@ -103,11 +109,17 @@ def test_as_the_literal_reference(llama: Path, wanda: Path, tmp_path: Path, monk
 def test_says_more_of_what_the_dense_model_says(
     llama: Path, wanda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "RATE", 0.05)
     text = Samples("d", tiny.ids(8, 24, seed=1).repeat(6, 1))  # the same text over and over: its loss must fall
     base = open_base(str(llama))
     moved = distil(
-        base, text, Store(wanda).masks("d"), [HALF] * 3, dtype=torch.float32, device="cpu", state=tmp_path / "state"
+        base,
+        text,
+        Store(wanda).masks("d"),
+        [HALF] * 3,
+        dtype=torch.float32,
+        device="cpu",
+        rate=0.05,
+        state=tmp_path / "state",
     )
     assert np.mean(moved.losses[-4:]) < 0.8 * np.mean(moved.losses[:4]), moved.losses
 
@@ -212,3 +224,26 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_is_done(
     with pytest.raises(SubmodelError, match=r"need [\d.]+ GiB, this machine has .*swaps or wanda"):
         to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+distil")
     assert not (tmp_path / "store").exists()
+
+
+def test_a_rate_is_the_recipe_s(llama: Path, tmp_path: Path):
+    base = open_base(str(llama))
+    own = to_float32(base, [SAMPLES], tmp_path / "own", method="wanda+distil", rate=0.01)
+    usual = to_float32(base, [SAMPLES], tmp_path / "usual", method="wanda+distil")
+    assert own.manifests["d"]["rate"] == 0.01 and "rate" not in usual.manifests["d"]
+    assert own.manifests["d"]["masks"]["sha256"] != usual.manifests["d"]["masks"]["sha256"]
+    with pytest.raises(SubmodelError, match="already there with another recipe"):
+        to_float32(base, [SAMPLES], tmp_path / "own", method="wanda+distil")
+
+
+@pytest.mark.parametrize(("method", "rate"), [("wanda", "0.01"), ("auto", "0.01"), ("wanda+distil", "0")])
+def test_a_rate_that_moves_nothing_is_refused(
+    method: str, rate: str, llama: Path, texts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    out = tmp_path / "store"
+    text = f"d={texts['python']}:text"
+    status, _, said = run(
+        capsys, "extract", str(llama), "--calibration", text, "--method", method, "--rate", rate, "--samples", "2",
+        "--seq-len", "16", "--out", str(out),
+    )  # fmt: skip
+    assert status == 2 and f"rate {float(rate):g} with {method}" in said and not out.exists()

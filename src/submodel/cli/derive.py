@@ -83,6 +83,11 @@ def add(verbs: arguments.Verbs) -> None:
         metavar="N",
         help="one-token samples beside the text, as what a sequence may open with (default: swaps 4096, others none)",
     )
+    p.add_argument(
+        "--rate",
+        type=float,
+        help="of METHOD+distil: how far a first step moves the scores, in units of a row's mean (default: 0.0025)",
+    )
     p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")
     p.add_argument("--seq-len", type=int, default=2048, help="tokens a sample (default: 2048)")
@@ -190,6 +195,7 @@ def _extract(args: argparse.Namespace) -> None:
         "minutes": args.minutes,
         "allocation": args.allocation,
         "openings": args.openings,
+        "rate": args.rate,
         "dtype": getattr(torch, args.dtype) if args.dtype else None,
         "device": args.device,
         "batch_tokens": args.batch_tokens,
@@ -356,10 +362,10 @@ def _info(args: argparse.Namespace) -> None:
     if "auto" in manifest:
         lines.append(f"auto: {manifest['auto']['why']}")
     if "distil" in manifest:
-        losses = manifest["distil"]["losses"]
+        losses, rate = manifest["distil"]["losses"], manifest.get("rate")
         lines.append(
             f"distilled: KL from the dense model {losses[0]:.3f} nats a token before the first of {len(losses)} steps, "
-            f"{losses[-1]:.3f} before the last"
+            f"{losses[-1]:.3f} before the last{f', rate {rate:g}' if rate else ''}"
         )
     removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
     lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")

@@ -101,6 +101,7 @@ def distil(
     *,
     dtype: torch.dtype,
     device: str,
+    rate: float = RATE,
     state: Path,
     progress: Callable[[int], Any] = lambda tokens: None,
 ) -> Distilled:
@@ -112,6 +113,7 @@ def distil(
         start: the mask to begin with.
         patterns: of each block.
         dtype, device: of the arithmetic.
+        rate: of the first step; it falls linearly to nothing.
         state: a file for what is done: written every few minutes and in the end, gone on from if it is there.
         progress: told how many more tokens are done, a step at a time.
     """
@@ -127,9 +129,9 @@ def distil(
         texts = [_sample(text, index) for index in steps[step]]
         whole = float(sum(weights.sum() for _, weights in texts))
         losses.append(sum(_learn(model, matrices, ids.to(device), weights / whole) for ids, weights in texts))
-        rate = RATE * (1 - step / len(steps))  # a lasting one leaves what is near its threshold going to and fro
+        now = rate * (1 - step / len(steps))  # a lasting one leaves what is near its threshold going to and fro
         for matrix in matrices.values():
-            matrix.move(rate, step)
+            matrix.move(now, step)
         progress(sum(len(ids) for ids, _ in texts))
         if time.monotonic() - saved > _SAVED_EVERY or step + 1 == len(steps):
             _save(state, matrices, losses)

@@ -23,7 +23,7 @@ from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, noted
 from submodel.prune.decide import decider
-from submodel.prune.distil import Distilled, check_fits, distil
+from submodel.prune.distil import RATE, Distilled, check_fits, distil
 from submodel.prune.recipe import Settings, is_there, recipe
 from submodel.prune.select import Pattern
 from submodel.prune.watch import Watch
@@ -64,6 +64,7 @@ def extract(
     pattern: Pattern | None = None,
     allocation: str = "uniform",
     openings: int | None = None,
+    rate: float | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
@@ -81,6 +82,7 @@ def extract(
         pattern: what to remove; half of every row if None.
         allocation: a key of ALLOCATIONS: how the sparsity is spread over blocks.
         openings: one-token samples beside each domain's text; the method's own number if None.
+        rate: of a method that distils: how far scores move in its first step; `distil.RATE` if None.
         dtype: of the arithmetic; bfloat16 where the processor has it, else float32.
         device: where blocks run.
         batch_tokens: about how many tokens run at once in one worker (a core).
@@ -91,14 +93,16 @@ def extract(
         The manifests. A sub-model that is there already with the same recipe is left as it is.
 
     Raises:
-        SubmodelError: unknown method or allocation, one that does not fit, fewer openings than none, a name that is
-            taken, a store of another base, a full disk.
+        SubmodelError: unknown method or allocation, one that does not fit, fewer openings than none, a rate
+            that moves nothing, a name that is taken, a store of another base, a full disk.
     """
     check_method(method, minutes)
     pattern = pattern or Pattern(0.5)
     check_allocation(allocation, pattern, domains)
     if openings is not None and openings < 0:
         raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
+    if rate is not None and (not 0 < rate < 1 or method == AUTO or not METHODS[method].distilled):
+        raise SubmodelError(f"rate {rate:g} with {method}: give METHOD+distil a rate between 0 and 1, others none")
     names = [domain.name for domain in domains]
     for name in names:
         store.check_name(name)
@@ -110,7 +114,7 @@ def extract(
 
     def plan(by: str) -> _Plan:
         added = METHODS[by].openings if openings is None else openings
-        settings = Settings(by, pattern, allocation, added, dtype, device, batch_tokens)
+        settings = Settings(by, pattern, allocation, added, rate, dtype, device, batch_tokens)
         return _Plan(settings, {domain.name: recipe(base, domain, settings) for domain in domains})
 
     started = time.monotonic()
@@ -223,7 +227,10 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
         found, moved = work.result(domain.name), None
         if method.distilled:
             state = work.folder / f"{domain.name}.distil"
-            moved = distil(base, domain, found, patterns[domain.name], state=state, progress=watch.step, **arithmetic)
+            rate = settings.rate or RATE
+            moved = distil(
+                base, domain, found, patterns[domain.name], rate=rate, state=state, progress=watch.step, **arithmetic
+            )
         done.append((domain, found, moved))
     for domain, found, moved in done:  # all at the end: the same command finds its work only while none is there
         manifest = plan.recipes[domain.name]

@@ -24,6 +24,7 @@ class Settings:
     pattern: Pattern
     allocation: str
     openings: int
+    rate: float | None
     dtype: torch.dtype
     device: str
     batch_tokens: int
@@ -39,6 +40,7 @@ def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
         "group": "row",
         **({} if settings.allocation == "uniform" else {"allocation": settings.allocation}),
         **({"openings": settings.openings} if settings.openings else {}),
+        **({"rate": settings.rate} if settings.rate else {}),
         "base_sha256": base.sha256,
         "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
         "dtype": str(settings.dtype).removeprefix("torch."),
