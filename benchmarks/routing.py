@@ -262,7 +262,8 @@ def main() -> None:
     assert router.activations is not None
     temperature = router.activations.discriminant.temperature
     print(f"detector: {'Magika' if detector.is_there() else 'none'}; temperature {temperature:.1f}")
-    seen = {request.source for request in requests(args.data, args.apart, random.Random(_SEED))}
+    looked_at = requests(args.data, args.apart, random.Random(_SEED)) if args.apart else ()
+    seen = {request.source for request in looked_at}
     wanted = [r for r in requests(args.data, args.limit, random.Random(args.seed)) if r.source not in seen]
     found = [(request, router.choose(request.signals)) for request in wanted]
     with open(args.out / "decisions.jsonl", "w") as f:

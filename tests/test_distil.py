@@ -15,7 +15,7 @@ from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
 from submodel.prune import distil as module
 from submodel.prune import extract as extraction
-from submodel.prune.distil import distil, first_scores
+from submodel.prune.distil import Distilled, distil, first_scores
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.settle import settle
@@ -42,10 +42,13 @@ def wanda(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def _distilled(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> dict[str, np.ndarray]:
+def _moved(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> Distilled:
     start = Store(wanda).masks("d")
-    moved = distil(base, text, start, [HALF] * 3, dtype=torch.float32, device="cpu", state=state, **options)
-    return {name: mask.unpack() for name, mask in moved.masks.items()}
+    return distil(base, text, start, [HALF] * 3, dtype=torch.float32, device="cpu", state=state, **options)
+
+
+def _distilled(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> dict[str, np.ndarray]:
+    return {name: mask.unpack() for name, mask in _moved(base, wanda, text, state, **options).masks.items()}
 
 
 def _note(norm: torch.Tensor, _: Any, inputs: tuple[torch.Tensor]) -> None:
@@ -90,37 +93,16 @@ def test_as_the_literal_reference(llama: Path, wanda: Path, tmp_path: Path, monk
     base = open_base(str(llama))
     start = {name: torch.from_numpy(mask.unpack()) for name, mask in Store(wanda).masks("d").items()}
     keep, losses = _literal(base, start, SAMPLES)
-    moved = distil(
-        base,
-        SAMPLES,
-        Store(wanda).masks("d"),
-        [HALF] * 3,
-        dtype=torch.float32,
-        device="cpu",
-        rate=0.01,
-        state=tmp_path / "state",
-    )
+    moved = _moved(base, wanda, SAMPLES, tmp_path / "state", rate=0.01)
     assert np.allclose(moved.losses, losses, rtol=1e-4)
     differing = sum(int((torch.from_numpy(moved.masks[n].unpack()) != keep[n]).sum()) for n in keep)
     changed = sum(int((start[n] != keep[n]).sum()) for n in keep)
     assert changed > 100 and differing <= changed // 50, (changed, differing)  # scores that are equal but for rounding
 
 
-def test_says_more_of_what_the_dense_model_says(
-    llama: Path, wanda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_says_more_of_what_the_dense_model_says(llama: Path, wanda: Path, tmp_path: Path):
     text = Samples("d", tiny.ids(8, 24, seed=1).repeat(6, 1))  # the same text over and over: its loss must fall
-    base = open_base(str(llama))
-    moved = distil(
-        base,
-        text,
-        Store(wanda).masks("d"),
-        [HALF] * 3,
-        dtype=torch.float32,
-        device="cpu",
-        rate=0.05,
-        state=tmp_path / "state",
-    )
+    moved = _moved(open_base(str(llama)), wanda, text, tmp_path / "state", rate=0.05)
     assert np.mean(moved.losses[-4:]) < 0.8 * np.mean(moved.losses[:4]), moved.losses
 
 

@@ -7,6 +7,7 @@ the reading of the weights whoever takes part, a lane with few sequences hands t
 Each continuation has a generator of its own, so what is sampled does not hang on who shares the batch beyond rounding.
 """
 
+import os
 import queue
 import threading
 from collections import deque
@@ -210,14 +211,14 @@ def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
 
 def _beginning(loaded: Loaded, waiting: deque[Request]) -> list[torch.Tensor] | None:
     """Keys and values of what all prompts begin with, all but their last tokens at most; None for a few tokens."""
-    first, last = (choose((r.prompt for r in waiting), default=()) for choose in (min, max))  # they differ soonest
-    length = next((at for at, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
-    length = min(length, *(len(r.prompt) - 1 for r in waiting)) if waiting else 0
-    if length < _SHARED or len(waiting) < 2:
+    if len(waiting) < 2:
+        return None
+    common = os.path.commonprefix([r.prompt for r in waiting])[: min(len(r.prompt) for r in waiting) - 1]
+    if len(common) < _SHARED:
         return None
     with torch.inference_mode():
-        slots, _ = prefill(loaded, list(first[:length]), length)
-        return slots.cut(0, length)
+        slots, _ = prefill(loaded, list(common), len(common))
+        return slots.cut(0, len(common))
 
 
 def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
