@@ -66,7 +66,7 @@ Point = namedtuple("Point", "x y")  # noqa: PYI024
         deque([1, 2], maxlen=3), Fraction(1, 3), Decimal("1.10"), date(2020, 2, 29), datetime(2020, 1, 2, 3, 4, 5, 6),
         timedelta(days=-1, microseconds=3),
     ],
-    ids=lambda value: repr(value)[:30].encode("ascii", "backslashreplace").decode(),
+    ids=lambda value: type(value).__name__,  # a set's text differs between processes, and the workers must agree
 )  # fmt: skip
 def test_plain_values_come_back(value: Any):
     back = through(value)
