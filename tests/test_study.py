@@ -124,6 +124,34 @@ def test_a_time_is_for_auto_alone(file: Path):
         planned(file, "prune.minutes=2")
 
 
+def test_a_rate_is_for_gradients_alone(file: Path):
+    _, cells, _ = planned(file, 'prune.methods=["wanda", "wanda+distil"]', "prune.rate=0.001")
+    parsed = {cell.name: cli.parser().parse_args(cell.argv) for cell in cells if cell.makes}
+    assert {name.split("/")[-1]: args.rate for name, args in parsed.items()} == {
+        "wanda-50": None, "wanda-2of4": None, "wanda+distil-50": 0.001, "wanda+distil-2of4": 0.001
+    }  # fmt: skip
+    with pytest.raises(SubmodelError, match="rate = 0.001: only methods METHOD"):
+        planned(file, "prune.rate=0.001")
+    with pytest.raises(SubmodelError, match="rate 2 with wanda.distil"):
+        planned(file, 'prune.methods=["wanda+distil"]', "prune.rate=2")
+
+
+def test_text_of_mixtures_alone(file: Path):
+    mixed = ("texts.tasks='news.jsonl:text'", "domains.coder='python:2+tasks:1'", 'prune.methods=["wanda"]')
+    with pytest.raises(SubmodelError, match="news.jsonl:text is what domain coder is calibrated on"):
+        planned(file, *mixed)
+    _, cells, _ = planned(file, *mixed, "tasks.news.task='perplexity:other.jsonl:text'")
+    args = cli.parser().parse_args(cells[2].argv)
+    assert args.calibration == ["tasks=news.jsonl:text"] and args.name == [
+        "python-wanda-50",
+        "prose-wanda-50",
+        "coder-wanda-50",
+    ]
+    assert "tasks=news.jsonl:text" in cells[2].makes["coder-wanda-50"][-1]
+    with pytest.raises(SubmodelError, match="did you mean 'tasks'"):
+        planned(file, *mixed[:1], "domains.coder='python:2+taks:1'")
+
+
 @pytest.mark.parametrize("verb, options", [("extract", CALIBRATION), ("eval", EVALUATION)])
 def test_every_option_of_a_file_is_one_of_its_verb(verb: str, options: dict[str, Any]):
     values = {"k": [1, 10], "chat": True, "dtype": "float32", "device": "cpu", "wordnet": "DIR"}

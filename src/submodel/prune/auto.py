@@ -91,6 +91,17 @@ def check_method(method: str, minutes: float | None = None) -> None:
         raise SubmodelError(f"--minutes {minutes:g}: give a time above 0")
 
 
+def check_rate(method: str, rate: float | None) -> None:
+    """Raises SubmodelError for a rate that moves nothing or everything, or one of a method that does not distil."""
+    if rate is not None and not (0 < rate < 1 and distils(method)):
+        raise SubmodelError(f"rate {rate:g} with {method}: give METHOD+distil a rate between 0 and 1, others none")
+
+
+def distils(method: str) -> bool:
+    """Whether a method moves masks by gradients; AUTO only may."""
+    return method != AUTO and METHODS[method].distilled
+
+
 def needs_text(method: str) -> bool:
     """Whether a method, or AUTO, looks at a domain's text."""
     return method == AUTO or METHODS[method].statistic is not None

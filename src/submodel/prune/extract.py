@@ -21,7 +21,7 @@ from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
-from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, noted
+from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, check_rate, distils, noted
 from submodel.prune.decide import decider
 from submodel.prune.distil import RATE, Distilled, check_fits, distil
 from submodel.prune.recipe import Settings, is_there, recipe
@@ -101,15 +101,14 @@ def extract(
     check_allocation(allocation, pattern, domains)
     if openings is not None and openings < 0:
         raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
-    if rate is not None and (not 0 < rate < 1 or method == AUTO or not METHODS[method].distilled):
-        raise SubmodelError(f"rate {rate:g} with {method}: give METHOD+distil a rate between 0 and 1, others none")
+    check_rate(method, rate)
     names = [domain.name for domain in domains]
     for name in names:
         store.check_name(name)
     if len(set(names)) != len(names):
         raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
     dtype = dtype or default_dtype(device)
-    if method != AUTO and METHODS[method].distilled:
+    if distils(method):
         check_fits(base, dtype, device)
 
     def plan(by: str) -> _Plan:

@@ -16,7 +16,7 @@ from submodel.calibration.forms import FORMS
 from submodel.calibration.packing import SHAPES, WEIGHTINGS
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, is_hub_id, open_base
-from submodel.prune.auto import AUTO, check_method, needs_text
+from submodel.prune.auto import AUTO, check_method, check_rate, distils, needs_text
 from submodel.prune.select import Pattern, parse_pattern
 from submodel.sets import read_set
 from submodel.store import check_name
@@ -60,6 +60,7 @@ CALIBRATION: dict[str, Kind] = {
     "shape": _one_of(SHAPES),
     "form": _one_of(FORMS),
     "weighting": _one_of(WEIGHTINGS),
+    "openings": _whole(0),
     "seed": _whole(0),
     "dtype": _DTYPE,
     "batch_tokens": _whole(1),
@@ -85,12 +86,13 @@ _TOP: dict[str, Kind] = {
     "title": _TEXT,
     "data": _TEXT,
     "models": _TABLE,
+    "texts": _TABLE,
     "domains": _TABLE,
     "calibration": _TABLE,
     "prune": _TABLE,
     "tasks": _TABLE,
 }
-_PRUNE: dict[str, Kind] = {"methods": _LIST, "sparsities": _LIST, "minutes": _NUMBER}
+_PRUNE: dict[str, Kind] = {"methods": _LIST, "sparsities": _LIST, "minutes": _NUMBER, "rate": _NUMBER}
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,12 @@ class Study:
         models: name -> absolute path or hub id.
         data: the directory where relative paths of domains and tasks start; cells run in it.
         named_sets: whether named sets such as humaneval lie there too; else they come from the hub.
+        texts: name -> text that mixtures may name, as `extract --calibration NAME=...` takes it.
         domains: name -> what to calibrate on, as `extract --domain NAME=...` takes it.
         calibration: options of every extraction, equal for all domains.
         methods, patterns: how to prune.
         minutes: what method auto may take of each extraction; any time if None.
+        rate: of methods that distil; their own if None.
         tasks: name -> what to measure, with its options.
     """
 
@@ -115,11 +119,13 @@ class Study:
     models: dict[str, str]
     data: Path
     named_sets: bool
+    texts: dict[str, str]
     domains: dict[str, str]
     calibration: Options
     methods: tuple[str, ...]
     patterns: tuple[Pattern, ...]
     minutes: float | None
+    rate: float | None
     tasks: dict[str, tuple[Task, Options]]
 
 
@@ -144,14 +150,17 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
             raise SubmodelError(f"{where}: no [{key}]: name one or more")
     prune = document.get("prune", {})
     _check(f"{where}, [prune]", prune, _PRUNE)
-    methods, minutes = tuple(prune.get("methods", ())), prune.get("minutes")
+    methods, minutes, rate = tuple(prune.get("methods", ())), prune.get("minutes"), prune.get("rate")
     try:
         for name in methods:
             check_method(str(name), minutes if name == AUTO else None)
+            check_rate(str(name), rate if distils(name) else None)
     except SubmodelError as error:
         raise SubmodelError(f"{where}, [prune]: {error}") from error
     if minutes is not None and AUTO not in methods:
         raise SubmodelError(f'{where}, [prune]: minutes = {minutes:g}: only method "{AUTO}" keeps to a time')
+    if rate is not None and not any(map(distils, methods)):
+        raise SubmodelError(f"{where}, [prune]: rate = {rate:g}: only methods METHOD+distil have one")
     domains = _names(where, "domains", document.get("domains", {}))
     needy = [name for name in methods if needs_text(name)]
     if needy and not domains:
@@ -165,11 +174,13 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
         models={name: _located(root, path) for name, path in _names(where, "models", document["models"]).items()},
         data=Path(_located(root, document.get("data", "."))),
         named_sets="data" in document,
+        texts=_names(where, "texts", document.get("texts", {})),
         domains=domains,
         calibration=calibration,
         methods=methods,
         patterns=_patterns(where, prune.get("sparsities", [0.5] if methods else [])),
         minutes=minutes,
+        rate=rate,
         tasks={name: _task(f"{where}, [tasks.{name}]", name, entry) for name, entry in document["tasks"].items()},
     )
     _check_data(study)
@@ -296,7 +307,7 @@ def _check_domains(study: Study) -> dict[Path, str]:
     """File -> the domain that it is calibrated on; of sets on the hub only the name is checked."""
     specs = [f"{name}={spec}" for name, spec in study.domains.items()]
     with _named(study, "[domains]"):
-        domains, readers = parse_domains(specs, {})
+        domains, readers = parse_domains(specs, study.texts)
     texts: dict[str, Text] = {}
     calibrated: dict[Path, str] = {}
     for domain in domains:

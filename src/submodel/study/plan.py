@@ -11,7 +11,7 @@ from pathlib import Path
 
 from submodel.errors import SubmodelError
 from submodel.models import Base
-from submodel.prune.auto import AUTO, needs_text
+from submodel.prune.auto import AUTO, distils, needs_text
 from submodel.prune.select import Pattern
 from submodel.study.cost import Work, evaluation_work, extraction_work, parameters
 from submodel.study.file import Options, Study
@@ -122,16 +122,19 @@ def _extraction(
     way = ("--method", method, *(("--pattern", str(pattern)) if pattern.m else ("--sparsity", f"{pattern.sparsity:g}")))
     if method == AUTO and study.minutes is not None:
         way += ("--minutes", f"{study.minutes:g}")
+    if distils(method) and study.rate is not None:
+        way += ("--rate", f"{study.rate:g}")
     options = words(study.calibration)
     name = f"{method}-{short(pattern)}"
     if not needs_text(method):
         made = {name: (*way, *options)}
         texts: tuple[str, ...] = ("--name", name)
     else:
-        texts = tuple(word for d, spec in study.domains.items() for word in ("--domain", f"{d}={spec}"))
+        texts = tuple(word for t, spec in study.texts.items() for word in ("--calibration", f"{t}={spec}"))
+        texts += tuple(word for d, spec in study.domains.items() for word in ("--domain", f"{d}={spec}"))
         texts += tuple(word for d in study.domains for word in ("--name", f"{d}-{name}"))
         texts += ("--data-dir", ".") if study.named_sets else ()
-        made = {f"{d}-{name}": (*way, *options, "--domain", _text(study.domains, d)) for d in study.domains}
+        made = {f"{d}-{name}": (*way, *options, "--domain", _text(study, d)) for d in study.domains}
     store = out / f"{model}.store"
     return Cell(
         name=f"{model}/extract/{name}",
@@ -144,11 +147,12 @@ def _extraction(
     )
 
 
-def _text(domains: Mapping[str, str], name: str) -> str:
+def _text(study: Study, name: str) -> str:
     """What decides a domain's text: its entry and, of a mixture, those of its parts."""
-    parts = [part.partition(":")[0] for part in domains[name].split("+")]
+    known = study.texts | study.domains
+    parts = [part.partition(":")[0] for part in study.domains[name].split("+")]
     return "; ".join(
-        [domains[name], *(f"{part}={domains[part]}" for part in parts if part in domains and part != name)]
+        [study.domains[name], *(f"{part}={known[part]}" for part in parts if part in known and part != name)]
     )
 
 
