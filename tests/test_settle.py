@@ -12,7 +12,7 @@ from submodel import cli
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import open_base
-from submodel.prune.settle import _EVERY, distance_to_limit, settle
+from submodel.prune.settle import _EVERY, _HANDED_ON, distance_to_limit, settle
 from tests import tiny
 
 
@@ -64,11 +64,11 @@ def test_the_estimate_against_plain_halves_and_a_much_larger_run(llama: Path):
     assert curve.samples == (2, 4, 8, 16, 32, 64) and curve.tokens[-1] == 64 * 24 and not curve.is_settled
     for count, distance in zip(curve.samples, curve.distances, strict=True):
         a, b = (masks(model, dense_norms(model, ids[half:count:2])) for half in (0, 1))
-        assert distance == pytest.approx(distance_to_limit(jaccard(a, b, _EVERY)), abs=5e-3)
+        assert distance == pytest.approx(_HANDED_ON * distance_to_limit(jaccard(a, b, _EVERY)), abs=5e-3)
     limit = masks(model, dense_norms(model, ids[64:]))
     for count, distance in list(zip(curve.samples, curve.distances, strict=True))[2:]:
         true = jaccard(masks(model, dense_norms(model, ids[:count])), limit)
-        assert 0.6 * true < distance < 1.6 * true, (count, true, distance)
+        assert 0.6 * true < distance / _HANDED_ON < 1.6 * true, (count, true, distance)
     assert curve.distances[-1] < curve.distances[0] / 3
 
 
