@@ -13,6 +13,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import open_base
 from submodel.prune.settle import _EVERY, _HANDED_ON, distance_to_limit, settle
+from submodel.store import Store
 from tests import tiny
 
 
@@ -113,6 +114,11 @@ def test_from_the_command_line(llama: Path, texts: dict[str, Path], tmp_path: Pa
     assert f"at {curves[0]['tokens'][-1]:,} tokens (distance to the masks" in capsys.readouterr().out
     assert cli.main([*words, "--tolerance", "0.05"]) == 0, "the same text, so the same sub-models"
     assert capsys.readouterr().out.count("there already") == 2
+
+    with Store(tmp_path / "store").lock(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("submodel.prune.settle.settle", None)
+        assert cli.main(words) == 2, "before any text has run"
+    assert "another process is writing" in capsys.readouterr().err
 
     few = [*words[:-1], str(tmp_path / "few"), "--samples", "5", "--tolerance", "0.0001"]
     assert cli.main(few) == 0

@@ -239,11 +239,15 @@ def _extract(args: argparse.Namespace) -> None:
 def _settle(
     args: argparse.Namespace, base: "Base", domains: "list[Samples]", pattern: "Pattern"
 ) -> "dict[str, Settling]":
-    """How much text is enough for each domain; says it."""
+    """How much text is enough for each domain; says it. A store that another process writes to is refused before."""
     import torch
 
     from submodel.prune.settle import settle
+    from submodel.store import Store
 
+    if (Path(args.out) / "store.json").exists():
+        with Store(Path(args.out)).lock():
+            pass
     with Bar("settling", "tokens") as bar:
         curves = settle(
             base,
