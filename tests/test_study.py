@@ -413,10 +413,12 @@ def test_a_killed_study_leaves_nothing_running_and_goes_on(file: Path, capsys):
     killed = subprocess.Popen([sys.executable, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     out = file.with_suffix("")
     log = out / "cells/tiny/extract/magnitude-50.log"
+    children: list[psutil.Process] = []
     deadline = time.monotonic() + 120
-    while not log.exists() and killed.poll() is None and time.monotonic() < deadline:
+    while not (log.exists() and len(children) == 2) and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    children = psutil.Process(killed.pid).children(recursive=True)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(killed.pid).children(recursive=True)
     assert len(children) == 2, "the launcher and the cell"
     killed.send_signal(signal.SIGKILL)
     killed.wait()
