@@ -114,10 +114,14 @@ def test_the_plan(file: Path, llama: Path):
     assert parsed[1].task == ["perplexity:news.jsonl:text"] and (parsed[1].limit, parsed[1].data_dir) == (2, ".")
 
 
+def _asked(file: Path, option: str, *settings: str) -> dict[str, Any]:
+    """Extraction -> what its command line says of an option."""
+    parsed = {c.name: cli.parser().parse_args(c.argv) for c in planned(file, *settings)[1] if c.makes}
+    return {name.split("/")[-1]: getattr(args, option) for name, args in parsed.items()}
+
+
 def test_a_time_is_for_auto_alone(file: Path):
-    _, cells, _ = planned(file, 'prune.methods=["wanda", "auto"]', "prune.minutes=2.5")
-    parsed = {cell.name: cli.parser().parse_args(cell.argv) for cell in cells if cell.makes}
-    assert {name.split("/")[-1]: args.minutes for name, args in parsed.items()} == {
+    assert _asked(file, "minutes", 'prune.methods=["wanda", "auto"]', "prune.minutes=2.5") == {
         "wanda-50": None, "wanda-2of4": None, "auto-50": 2.5, "auto-2of4": 2.5
     }  # fmt: skip
     with pytest.raises(SubmodelError, match=r'minutes = 2: only method "auto"'):
@@ -125,9 +129,7 @@ def test_a_time_is_for_auto_alone(file: Path):
 
 
 def test_a_rate_is_for_gradients_alone(file: Path):
-    _, cells, _ = planned(file, 'prune.methods=["wanda", "wanda+distil"]', "prune.rate=0.001")
-    parsed = {cell.name: cli.parser().parse_args(cell.argv) for cell in cells if cell.makes}
-    assert {name.split("/")[-1]: args.rate for name, args in parsed.items()} == {
+    assert _asked(file, "rate", 'prune.methods=["wanda", "wanda+distil"]', "prune.rate=0.001") == {
         "wanda-50": None, "wanda-2of4": None, "wanda+distil-50": 0.001, "wanda+distil-2of4": 0.001
     }  # fmt: skip
     with pytest.raises(SubmodelError, match="rate = 0.001: only methods METHOD"):

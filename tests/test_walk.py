@@ -280,6 +280,7 @@ def test_memory_of_a_walk_is_a_few_blocks(tmp_path: Path):
         model: Any = LlamaForCausalLM(config)
         model.to(torch.bfloat16).save_pretrained(tmp_path / str(layers))
         script = f"""
+import sys
 import torch
 from pathlib import Path
 from typing import Any
@@ -287,19 +288,14 @@ from submodel.calibration import Samples
 from submodel.models import open_base
 from submodel.prune.extract import extract
 from tests import tiny
-base, out = open_base({str(tmp_path / str(layers))!r}), Path({str(tmp_path)!r}) / "s{layers}"
+base, out = open_base({str(tmp_path / str(layers))!r}), Path({str(tmp_path)!r}) / f"s{layers}-{{sys.argv[1]}}"
 extract(base, [Samples("d", tiny.ids(4, 64))], out)
 line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(line.split()[1]) // 1024)
 """
-        out = subprocess.run(
-            [sys.executable, "-c", script],
-            capture_output=True,
-            check=True,
-            cwd=Path(__file__).parent.parent,
-            env={**os.environ, "MALLOC_ARENA_MAX": "2"},
-        )
-        peaks.append(int(out.stdout.split()[-1]))
+        command = [sys.executable, "-c", script]
+        where = {"cwd": Path(__file__).parent.parent, "env": {**os.environ, "MALLOC_ARENA_MAX": "2"}}
+        outs = [subprocess.check_output([*command, str(run)], **where) for run in range(2)]
+        peaks.append(min(int(out.split()[-1]) for out in outs))  # what threads leave in their arenas varies
     whole = 28 * 3.2 * 2  # MB that the further blocks weigh in bfloat16
-    # the further masks and what threads leave in their arenas are a quarter of it, on a busy machine more
-    assert peaks[1] - peaks[0] < whole / 2, peaks
+    assert peaks[1] - peaks[0] < whole / 3, peaks
