@@ -1,8 +1,11 @@
-"""Sparsity spread over blocks: OWL as published, an exact total, every rule in the walk, after a kill, verified."""
+"""Sparsity spread over blocks and matrices: OWL as published, the cost of a matrix as leaving it dense finds it, an
+exact total, every rule in the walk, after a kill, verified."""
 
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,11 @@ from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.models import Base, blocks_of, matrices_of, open_base
 from submodel.prune import wanda
-from submodel.prune.allocation import ALLOCATIONS, outliers, relative_error, spread
+from submodel.prune.allocation import ALLOCATIONS, attention_or_mlp, outliers, relative_error
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.sensitivity import costs
+from submodel.prune.spread import linear, logarithmic
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.prune.verify import verify
 from submodel.store import Store, write_json
@@ -34,17 +39,70 @@ def _removed(sparsities: list[float], shapes: list[list[tuple[int, int]]]) -> in
 def test_the_total_is_exact_to_a_step_of_a_block(sparsity: float, blocks: int):
     rng = np.random.default_rng(blocks)
     shapes = [[(40, 36), (12, 36), (36, 53 + 7 * (k % 3))] for k in range(blocks)]
-    found = spread(list(rng.random(blocks)), shapes, sparsity)
+    found = linear(list(rng.random(blocks)), shapes, sparsity)
     asked = _removed([sparsity] * blocks, shapes)
-    assert asked - 52 < _removed(found, shapes) <= asked
-    assert all(0 <= s < 1 for s in found)
+    steep = logarithmic(list(rng.standard_cauchy(blocks)), shapes, sparsity)
+    for each in (found, steep):
+        assert asked - 52 < _removed(each, shapes) <= asked
+        assert all(0 <= s < 1 for s in each)
     if blocks > 2 and sparsity in (0.5, 0.7):
         assert max(found) - min(found) == pytest.approx(0.16, abs=1e-6)
 
 
-def test_equal_scores_are_uniform():
-    assert spread([0.3] * 3, [[(4, 8)]] * 3, 0.5) == pytest.approx([0.5] * 3, abs=0.125)
-    assert _removed(spread([0.3] * 3, [[(4, 8)]] * 3, 0.5), [[(4, 8)]] * 3) == 3 * 16
+@pytest.mark.parametrize("found", [[0.3] * 3, [0.0] * 3])
+@pytest.mark.parametrize("rule", [linear, logarithmic])
+def test_equal_scores_are_uniform(rule: Callable[..., list[float]], found: list[float]):
+    sparsities = rule(found, [[(4, 8)]] * 3, 0.5)
+    assert sparsities == pytest.approx([0.5] * 3, abs=0.125)
+    assert _removed(sparsities, [[(4, 8)]] * 3) == 3 * 16
+
+
+def test_the_parts_of_a_block():
+    assert attention_or_mlp("model.layers.3.mlp.experts.gate_up_proj") == (3, "mlp")
+    assert attention_or_mlp("model.layers.3.self_attn.q_proj.weight") == (3, "self_attn")
+    assert attention_or_mlp("model.decoder.layers.11.fc1.weight") == (11, "")
+
+
+def test_a_tenth_less_of_a_matrix_that_costs_e_times_as_much():
+    shapes = [[(512, 1000)], [(512, 1000)], [(64, 1000)], [(64, 1000)], [(64, 1000)]]
+    each = [512, 512, 64 * np.e, -3, 64 * 1e9]  # what they cost; a weight of the last costs nearly all there is
+    one, _, more, none, all_of_it = logarithmic(each, shapes, 0.5)
+    assert one - more == pytest.approx(0.1, abs=2e-3)
+    assert none - all_of_it == pytest.approx(0.6, abs=2e-3)  # no further than 0.3 up and 0.3 down
+
+
+def _add(total: Any, more: torch.Tensor) -> None:
+    total += more
+
+
+def test_the_cost_of_a_matrix_is_the_fall_of_the_loss_with_it_dense(llama: Path):
+    """So little is removed that a first order is enough: against the loss with the matrix pruned and dense."""
+    base = open_base(str(llama))
+    pattern, text = Pattern(0.06), Samples("d", tiny.ids(5, 24), lengths=(24, 9, 24, 24, 17))
+    found = costs(base, text, pattern, dtype=torch.float32, device="cpu")
+    model = base.load(torch.float32)
+    dense = {name: model.get_parameter(name).data.clone() for name in found}
+
+    norms = {name: torch.zeros(weight.shape[1]) for name, weight in dense.items()}
+    with torch.no_grad():
+        for name in found:
+            model.get_submodule(name.removesuffix(".weight")).register_forward_pre_hook(
+                lambda _, a, norm=norms[name]: _add(norm, a[0].flatten(0, -2).square().sum(0))
+            )
+        wanted = [model(ids[None, :n]).logits[0].log_softmax(-1) for ids, n in zip(text.ids, text.sizes, strict=True)]
+        masked = {name: w * keep_mask(w.abs() * norms[name].sqrt(), pattern) for name, w in dense.items()}
+
+        def loss(whole: str | None) -> float:
+            for name in found:
+                model.get_parameter(name).data = dense[name] if name == whole else masked[name]
+            said = [model(ids[None, :n]).logits[0].log_softmax(-1) for ids, n in zip(text.ids, text.sizes, strict=True)]
+            both = zip(wanted, said, strict=True)
+            return float(sum((w.exp() * (w - s)).sum() for w, s in both)) / sum(text.sizes)
+
+        pruned = loss(None)
+        falls = {name: pruned - loss(name) for name in found}
+    assert np.corrcoef(list(found.values()), list(falls.values()))[0, 1] > 0.9
+    assert sum(found.values()) == pytest.approx(2 * pruned, rel=0.3)  # a square's slope, where it ends
 
 
 def test_owl_is_the_published_algorithm():
@@ -73,7 +131,7 @@ def test_owl_is_the_published_algorithm():
         shapes.append([(m.weight.shape[0], m.weight.shape[1]) for m in matrices])
     theirs = published.owl(layers, 0.7)
     assert max(theirs) - min(theirs) == pytest.approx(0.16)
-    assert spread(ours, shapes, 0.7) == pytest.approx(theirs, abs=1 / 36)
+    assert linear(ours, shapes, 0.7) == pytest.approx(theirs, abs=1 / 36)
 
 
 def test_the_relative_error_of_a_matrix():
@@ -109,15 +167,18 @@ def test_blocks_differ_and_rows_are_exact(rule: str, family: str, tmp_path: Path
     for name in "de":
         manifest = store.manifest(name)
         assert manifest == {**Store(tmp_path / "two").manifest(name), **_moments(manifest)}
-        sparsities, shapes = manifest["block_sparsity"], [[] for _ in manifest["block_sparsity"]]
-        assert manifest["allocation"] == rule and len(set(sparsities)) > 1
+        sparsities = manifest["matrix_sparsity"]
+        shapes: list[list[tuple[int, int]]] = []
+        assert manifest["allocation"] == rule and len(set(sparsities.values())) > 1
         for matrix, entry in manifest["matrices"].items():
             *rows, cols = entry["shape"]
-            block = split_name(matrix)[0]
-            shapes[block].append((int(np.prod(rows)), cols))
-            assert entry["sparsity"] == pytest.approx(int(cols * sparsities[block]) / cols)
-        assert 0 <= _removed([0.6] * len(shapes), shapes) - _removed(sparsities, shapes) < 1300
-    assert store.manifest("d")["block_sparsity"] != store.manifest("e")["block_sparsity"]
+            shapes.append([(int(np.prod(rows)), cols)])
+            assert entry["sparsity"] == pytest.approx(int(cols * sparsities[matrix]) / cols)
+        key = attention_or_mlp if rule == "loss" else lambda name: split_name(name)[0]
+        assert len({(key(name), s) for name, s in sparsities.items()}) == len({key(name) for name in sparsities})
+        in_order = [sparsities[matrix] for matrix in manifest["matrices"]]
+        assert 0 <= _removed([0.6] * len(shapes), shapes) - _removed(in_order, shapes) < 1300
+    assert store.manifest("d")["matrix_sparsity"] != store.manifest("e")["matrix_sparsity"]
 
 
 def _moments(manifest: dict) -> dict:
@@ -136,7 +197,7 @@ def test_uniform_is_as_without(llama: Path, tmp_path: Path):
     base = open_base(str(llama))
     extract(base, DOMAINS, tmp_path / "s", dtype=torch.float32)
     again = extract(base, DOMAINS, tmp_path / "s", dtype=torch.float32, allocation="uniform")
-    assert again.already == ["d", "e"] and "block_sparsity" not in again.manifests["d"]
+    assert again.already == ["d", "e"] and "matrix_sparsity" not in again.manifests["d"]
     with pytest.raises(SubmodelError, match="another recipe"):
         extract(base, DOMAINS, tmp_path / "s", dtype=torch.float32, allocation="owl")
 
@@ -179,7 +240,7 @@ def test_interrupted_in_either_pass_and_started_again(files: int, llama: Path, t
 
 def _content(store: Path) -> list[object]:
     manifests = [Store(store).manifest(name) for name in "de"]
-    return [(m["masks"]["sha256"], m["block_sparsity"]) for m in manifests]
+    return [(m["masks"]["sha256"], m["matrix_sparsity"]) for m in manifests]
 
 
 def test_what_does_not_fit_is_refused(llama: Path, tmp_path: Path):
@@ -199,6 +260,7 @@ def test_a_row_of_another_blocks_sparsity_is_found(llama: Path, tmp_path: Path):
     extract(base, DOMAINS[:1], tmp_path / "s", allocation="error", dtype=torch.float32)
     file = tmp_path / "s/submodels/d/manifest.json"
     manifest = Store(tmp_path / "s").manifest("d")
-    write_json(file, {**manifest, "block_sparsity": manifest["block_sparsity"][::-1]})
+    names, sparsities = zip(*manifest["matrix_sparsity"].items(), strict=True)
+    write_json(file, {**manifest, "matrix_sparsity": dict(zip(names, sparsities[::-1], strict=True))})
     with pytest.raises(SubmodelError, match="keeps"):
         verify(tmp_path / "s")

@@ -15,6 +15,7 @@ from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
 from submodel.prune import distil as module
 from submodel.prune import extract as extraction
+from submodel.prune import whole
 from submodel.prune.distil import Distilled, distil, first_scores
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
@@ -32,7 +33,7 @@ to_float32 = partial(extract, dtype=torch.float32, routing=False)
 @pytest.fixture(autouse=True)
 def short_steps(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "STEP_TOKENS", 48)
-    monkeypatch.setattr(module, "_NORM_TOKENS", 48)
+    monkeypatch.setattr(whole, "_NORM_TOKENS", 48)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,9 @@ def wanda(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _moved(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> Distilled:
     start = Store(wanda).masks("d")
-    return distil(base, text, start, [HALF] * 3, dtype=torch.float32, device="cpu", state=state, **options)
+    return distil(
+        base, text, start, dict.fromkeys(start, HALF), dtype=torch.float32, device="cpu", state=state, **options
+    )
 
 
 def _distilled(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> dict[str, np.ndarray]:
@@ -89,7 +92,7 @@ def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple
 
 
 def test_as_the_literal_reference(llama: Path, wanda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_AT_ONCE", 7)
+    monkeypatch.setattr(whole, "_AT_ONCE", 7)
     base = open_base(str(llama))
     start = {name: torch.from_numpy(mask.unpack()) for name, mask in Store(wanda).masks("d").items()}
     keep, losses = _literal(base, start, SAMPLES)

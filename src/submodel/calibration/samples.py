@@ -103,6 +103,10 @@ class Samples:
             weights=None if self.weights is None else self.weights[chosen],
         )
 
+    def first(self, tokens: int) -> "Samples":
+        """As many samples from the beginning as have so many tokens; all, if they have fewer."""
+        return self.take(slice(int((torch.tensor(self.sizes).cumsum(0) < tokens).sum()) + 1))
+
     @property
     def parts(self) -> list[Mapping[str, Any]]:
         """`parts_of` what its manifest will say."""

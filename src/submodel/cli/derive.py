@@ -75,7 +75,8 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument(
         "--allocation",
         default="uniform",
-        help="sparsity of each block: uniform, or from a pass over the dense model owl or error (default: uniform)",
+        help="how the sparsity is spread: uniform; over each block's attention and MLP by the model's loss, with the "
+        "whole model in memory: loss; over blocks by a walk: owl or error (default: uniform)",
     )
     p.add_argument(
         "--openings",

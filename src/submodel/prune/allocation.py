@@ -1,14 +1,16 @@
-"""How much of every block goes: the same of each, or by what a pass over the dense model finds there.
+"""How much of every block goes, or of its attention and its MLP: the same of each, or by a look at the dense model.
 
-A block is given one sparsity for all its matrices, attention and MLP together: where single projections were given
-theirs, OWL's kind of rule collapsed on models with grouped queries (docs/methods.md). The total stays that of uniform
-pruning up to one step of one block.
+`owl` and `error` walk it and give a block one sparsity; `loss` takes gradients of the whole model and tells a block's
+attention from its MLP. None goes down to single projections: OWL's rule collapsed there on models with grouped queries,
+and ours won on one model and lost on the other (docs/methods.md, dev/LOG.md). The total stays that of uniform pruning
+up to one step of one part.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +18,71 @@ import numpy as np
 import torch
 
 from submodel.calibration import Samples
+from submodel.compare import split_name
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, blocks_of, matrices_of
-from submodel.prune import wanda
+from submodel.prune import sensitivity, wanda
 from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.spread import linear, logarithmic
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.store import write_json
 from submodel.stream import Make, Pruned, Statistic
 
-_SPREAD = 0.08  # OWL's lambda
 _OUTLIER = 5.0  # OWL's M
 _CHUNK = 1 << 20  # weights
 
 
 @dataclass(frozen=True)
+class Look:
+    """What a rule may look at.
+
+    Attributes:
+        base: the base model.
+        shapes: matrix -> (rows, cols), experts in one parameter as rows.
+        domains: token samples.
+        pattern: what to remove of the whole.
+        work: a folder for what is done, thrown away when the allocation is there.
+        walk: `stream.walk` over the domains but for make, decide, keep and work.
+        gradients: `sensitivity.costs` of a text and a pattern.
+    """
+
+    base: Base
+    shapes: Mapping[str, tuple[int, int]]
+    domains: Sequence[Samples]
+    pattern: Pattern
+    work: Path
+    walk: Callable[..., int]
+    gradients: Callable[[Samples, Pattern], dict[str, float]]
+
+
+@dataclass(frozen=True)
 class Allocation:
-    """A rule that scores blocks; the higher a block's score, the more of it is kept.
+    """A rule for the sparsities of matrices.
 
     Attributes:
         about: one line with the source.
-        statistic: what it needs of the inputs of a block's matrices, in the dense model.
+        find: domain -> matrix -> sparsity.
+        walks: how many passes of the walk it takes.
+        whole: it takes the whole model with its gradients in memory.
+    """
+
+    about: str
+    find: Callable[[Look], dict[str, dict[str, float]]]
+    walks: int = 0
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class _Score:
+    """How a rule scores blocks in one walk over the dense model; the higher a block's score, the more of it is kept.
+
+    Attributes:
+        statistic: what it needs of the inputs of a block's matrices.
         look: weight (rows, cols) as stored, the statistic of its inputs, the pattern asked for -> what `score` gets.
             Called once a matrix, or once for every expert that a token reached.
         score: what was found in one block -> its score.
     """
 
-    about: str
     statistic: Make
     look: Callable[[torch.Tensor, Any, Pattern], Any]
     score: Callable[[Sequence[Any]], float]
@@ -71,20 +112,60 @@ def relative_error(weight: torch.Tensor, inputs: Gram, pattern: Pattern) -> floa
     return lost / whole if whole else 0.0
 
 
+def _by_blocks(rule: _Score, look: Look) -> dict[str, dict[str, float]]:
+    blocks = _parts(look.shapes, lambda name: split_name(name)[0])
+    scores = _measure(rule, look)
+    return {d.name: _spread(linear, [found[d.name] for found in scores], blocks, look) for d in look.domains}
+
+
+def _by_loss(look: Look) -> dict[str, dict[str, float]]:
+    parts = _parts(look.shapes, attention_or_mlp)
+    found: dict[str, dict[str, float]] = {}
+    for domain in look.domains:
+        costs = look.gradients(domain.first(sensitivity.TOKENS), look.pattern)
+        each = [sum(costs[name] for name in part) for part in parts]
+        found[domain.name] = _spread(logarithmic, each, parts, look)
+    return found
+
+
+def attention_or_mlp(name: str) -> tuple[int, str]:
+    """The part of a block that a matrix belongs to: `model.layers.3.mlp.down_proj.weight` -> (3, "mlp").
+
+    What the block holds by itself, as OPT's fc1 and fc2, is one part: (3, "").
+    """
+    block, kind = split_name(name)
+    return block, kind.partition(".")[0] if "." in kind else ""
+
+
+def _parts(names: Iterable[str], key: Callable[[str], Any]) -> list[list[str]]:
+    parts: dict[Any, list[str]] = {}
+    for name in names:
+        parts.setdefault(key(name), []).append(name)
+    return list(parts.values())
+
+
+def _spread(
+    rule: Callable[..., list[float]], found: Sequence[float], parts: Sequence[Sequence[str]], look: Look
+) -> dict[str, float]:
+    """Matrix -> sparsity, by a rule of `spread` from what was found of each part."""
+    shapes = [[look.shapes[name] for name in part] for part in parts]
+    sparsities = zip(parts, rule(found, shapes, look.pattern.sparsity), strict=True)
+    return {name: sparsity for part, sparsity in sparsities for name in part}
+
+
 ALLOCATIONS: dict[str, Allocation | None] = {
     "uniform": None,
     "owl": Allocation(
-        "more is kept where more Wanda scores are outliers (arXiv 2310.05175)",
-        SquaredNorm,
-        lambda weight, inputs, pattern: (weight, inputs),
-        outliers,
+        "more is kept of blocks where more Wanda scores are outliers (arXiv 2310.05175)",
+        partial(_by_blocks, _Score(SquaredNorm, lambda weight, inputs, pattern: (weight, inputs), outliers)),
+        walks=1,
     ),
     "error": Allocation(
-        "more is kept where Wanda's mask costs more of the output",
-        Gram,
-        relative_error,
-        lambda errors: float(np.mean(errors)),
+        "more is kept of blocks where Wanda's mask costs more of the output",
+        partial(_by_blocks, _Score(Gram, relative_error, lambda errors: float(np.mean(errors)))),
+        walks=1,
     ),
+    "loss": Allocation("more is kept of the attention or MLP that costs the model's loss more", _by_loss, whole=True),
 }
 
 
@@ -101,46 +182,53 @@ def check_allocation(name: str, pattern: Pattern, domains: Sequence[Samples]) ->
 
 
 def allocate(
-    name: str, base: Base, domains: Sequence[Samples], pattern: Pattern, work: Path, run: Callable[..., int]
-) -> dict[str, list[Pattern]]:
-    """What to remove of every block for every domain.
+    name: str,
+    base: Base,
+    domains: Sequence[Samples],
+    pattern: Pattern,
+    work: Path,
+    walk: Callable[..., int],
+    gradients: Callable[[Samples, Pattern], dict[str, float]],
+) -> dict[str, dict[str, Pattern]]:
+    """What to remove of every matrix for every domain.
 
     Args:
         name: a key of ALLOCATIONS.
         base: the base model.
         domains: token samples.
         pattern: what to remove of the whole.
-        work: the extraction's folder; the result is kept in it, and a pass that was killed goes on.
-        run: `stream.walk` but for make, decide, keep and work.
+        work: the extraction's folder; the result is kept in it, and a walk that was killed goes on.
+        walk, gradients: as `Look` has them.
 
     Returns:
-        Domain -> the pattern of each block.
+        Domain -> matrix -> its pattern.
     """
-    blocks = blocks_of(base.skeleton(base.dtype))[1]
+    model = base.skeleton(base.dtype)
+    path, blocks = blocks_of(model)
+    matrices = [matrix for i, block in enumerate(blocks) for matrix in matrices_of(block, f"{path}.{i}")]
     rule = ALLOCATIONS[name]
     if rule is None:
-        return {domain.name: [pattern] * len(blocks) for domain in domains}
+        return {domain.name: {matrix.name: pattern for matrix in matrices} for domain in domains}
     kept = work / "allocation.json"
     if not kept.exists():
-        shapes = [[_rows_and_cols(matrix.weight.shape) for matrix in matrices_of(block, "")] for block in blocks]
-        scores = _measure(rule, pattern, work / "dense", run)
-        found = {
-            domain.name: spread([of_block[domain.name] for of_block in scores], shapes, pattern.sparsity)
-            for domain in domains
-        }
-        write_json(kept, found)
-        shutil.rmtree(work / "dense")
-    return {domain: [Pattern(s) for s in found] for domain, found in json.loads(kept.read_text()).items()}
+        shapes = {matrix.name: _rows_and_cols(matrix.weight.shape) for matrix in matrices}
+        look = Look(base, shapes, domains, pattern, work / "dense", walk, gradients)
+        write_json(kept, rule.find(look))
+        shutil.rmtree(work / "dense", ignore_errors=True)
+    return {
+        domain: {matrix: Pattern(sparsity) for matrix, sparsity in found.items()}
+        for domain, found in json.loads(kept.read_text()).items()
+    }
 
 
 def _rows_and_cols(shape: torch.Size) -> tuple[int, int]:
     return shape[:-1].numel(), shape[-1]
 
 
-def _measure(rule: Allocation, pattern: Pattern, work: Path, run: Callable[..., int]) -> list[dict[str, float]]:
+def _measure(rule: _Score, of: Look) -> list[dict[str, float]]:
     """Walk the dense model; a score of every block and domain."""
-    work.mkdir(exist_ok=True)
-    file = work / "scores.json"
+    of.work.mkdir(exist_ok=True)
+    file = of.work / "scores.json"
     scores: list[dict[str, float]] = json.loads(file.read_text()) if file.exists() else []
     looked: dict[str, dict[tuple[str, int], Any]] = {}
 
@@ -148,7 +236,7 @@ def _measure(rule: Allocation, pattern: Pattern, work: Path, run: Callable[..., 
         matrices = weight if weight.dim() == 3 else weight[None]
         for index, (matrix, inputs) in enumerate(zip(matrices, statistics or [], strict=True)):
             if inputs is not None:
-                looked.setdefault(domain, {})[name, index] = rule.look(matrix, inputs, pattern)
+                looked.setdefault(domain, {})[name, index] = rule.look(matrix, inputs, of.pattern)
         return Pruned(torch.ones(1, dtype=torch.bool).expand(weight.shape))
 
     def keep(block: int, _: Any) -> None:
@@ -158,44 +246,5 @@ def _measure(rule: Allocation, pattern: Pattern, work: Path, run: Callable[..., 
         write_json(file, scores)
         looked.clear()
 
-    run(make=rule.statistic, decide=look, keep=keep, work=work)
+    of.walk(make=rule.statistic, decide=look, keep=keep, work=of.work)
     return scores
-
-
-def spread(
-    scores: Sequence[float],
-    shapes: Sequence[Sequence[tuple[int, int]]],
-    sparsity: float,
-    width: float = _SPREAD,
-) -> list[float]:
-    """Sparsities of blocks from their scores, as OWL has it: kept fractions linear in the scores, 2 x width apart.
-
-    Args:
-        scores: one of each block.
-        shapes: (rows, cols) of each block's matrices; (experts x rows, cols) for a mixture.
-        sparsity: of the whole.
-        width: OWL's lambda; less where a block would lose all or gain weights.
-
-    Returns:
-        One sparsity a block. The weights they remove together, int(cols * sparsity) of every row, are as many as
-        `sparsity` everywhere removes, or fewer by less than the largest number of rows of equal length in a block.
-    """
-    width = min(width, sparsity / 2, (1 - sparsity) / 2)
-    found, sizes = np.array(scores), np.array([sum(rows * cols for rows, cols in block) for block in shapes])
-    extent = float(np.ptp(found))
-    kept = (found - found.min()) / extent * 2 * width if extent else np.zeros(len(found))
-    wanted = sparsity - (kept - np.average(kept, weights=sizes))
-
-    def removed(sparsities: np.ndarray) -> int:
-        return sum(
-            rows * Pattern(float(s)).removed(cols)
-            for s, block in zip(sparsities, shapes, strict=True)
-            for rows, cols in block
-        )
-
-    asked = removed(np.full(len(wanted), sparsity))
-    low, high = -0.5, 0.5  # a shift of all that removes too little or enough, and one that removes too much
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if removed(np.clip(wanted + middle, 0, 1)) <= asked else (low, middle)
-    return [float(s) for s in np.clip(wanted + low, 0, 1)]

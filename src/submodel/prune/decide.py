@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 
-from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.prune import METHODS
 from submodel.prune.method import Method
@@ -16,13 +15,13 @@ _AT_ONCE = 1 << 20  # weights
 
 
 def decider(
-    method: Method, patterns: dict[str, list[Pattern]], work: Work
+    method: Method, patterns: dict[str, dict[str, Pattern]], work: Work
 ) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]:
     """The walk's question: `method`'s answer, rounded as it will be stored.
 
     Args:
         method: of every matrix; an expert that no token reached is pruned by magnitude and noted in `work`.
-        patterns: domain -> the pattern of each block.
+        patterns: domain -> matrix -> its pattern.
     """
 
     def pruned(weight: torch.Tensor, seen: Statistic | None, by: Method, pattern: Pattern) -> Pruned:
@@ -33,7 +32,7 @@ def decider(
         return _joined(torch.cat, [_rounded(by.prune(part.float(), prepared, pattern), part.dtype) for part in parts])
 
     def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
-        pattern = patterns[domain][split_name(name)[0]]
+        pattern = patterns[domain][name]
         if weight.dim() == 2:
             return pruned(weight, statistics[0] if statistics else None, method, pattern)
         if statistics and not any(statistics):

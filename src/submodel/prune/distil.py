@@ -24,35 +24,28 @@ The whole model is in memory, with about 14 bytes a prunable weight, beside a sa
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel import masks
 from submodel.calibration import Samples
-from submodel.compare import split_name
-from submodel.errors import SubmodelError
-from submodel.models import Base, blocks_of, matrices_of
+from submodel.models import Base
 from submodel.prune.select import Pattern, keep_mask
-from submodel.prune.statistics import SquaredNorm
+from submodel.prune.whole import Twin, check_fits, input_norms, learn, open_whole, sample
 from submodel.store import Mask, Masks
 from submodel.weights import write_tensors
 
 STEP_TOKENS = 4096
 RATE = 0.0025
 _MEMORY = 0.95  # of a row's mean square, from step to step
-_NORM_TOKENS = 8192  # what the first scores are taken from
-_AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
 _SAVED_EVERY = 300  # seconds
 _SCORE_BYTES = 8  # a weight: its score, and room to choose by it
-_PLAIN = 1024  # tokens a sample up to which plain attention is used on a CPU: its gradient is faster (dev/LOG.md)
 
 
 @dataclass(frozen=True)
@@ -65,28 +58,29 @@ class Distilled:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """A prunable parameter, its rows seen as one matrix: dense weights, the sub-model's, scores in float32.
+    """A prunable parameter with a score for each of its weights, in float32.
 
     `square` (rows, 1) is the mean square of gradient times weight so far. All are changed in place.
     """
 
-    parameter: nn.Parameter
+    twin: Twin
     pattern: Pattern
-    dense: torch.Tensor
-    masked: torch.Tensor
     scores: torch.Tensor
     square: torch.Tensor
 
     def move(self, rate: float, step: int) -> None:
         """Lower the scores by the pull that the parameter's gradient shows; drop the gradient; take the mask anew."""
-        if self.parameter.grad is None:  # an expert that no token reached
+        pull = self.twin.pull()
+        if pull is None:  # an expert that no token reached
             return
-        pull = self.parameter.grad.view_as(self.dense).float().mul_(self.dense)
-        self.parameter.grad = None
         self.square.lerp_(pull.square().mean(1, keepdim=True), 1 - _MEMORY)
         size = (self.square / (1 - _MEMORY ** (step + 1))).sqrt_().clamp_(min=1e-30)
         self.scores.addcdiv_(pull, size, value=-rate)
-        torch.mul(self.dense, self.keep(), out=self.masked)
+        self.mask()
+
+    def mask(self) -> None:
+        """Make the sub-model's weights what the scores say."""
+        torch.mul(self.twin.dense, self.keep(), out=self.twin.masked)
 
     def keep(self) -> torch.Tensor:
         """The mask that the scores make, bool (rows, cols)."""
@@ -97,7 +91,7 @@ def distil(
     base: Base,
     text: Samples,
     start: Masks,
-    patterns: Sequence[Pattern],
+    patterns: Mapping[str, Pattern],
     *,
     dtype: torch.dtype,
     device: str,
@@ -111,24 +105,23 @@ def distil(
         base: the base model.
         text: read once, sample by sample.
         start: the mask to begin with.
-        patterns: of each block.
+        patterns: of each matrix.
         dtype, device: of the arithmetic.
         rate: of the first step; it falls linearly to nothing.
         state: a file for what is done: written every few minutes and in the end, gone on from if it is there.
         progress: told how many more tokens are done, a step at a time.
     """
-    model = base.load(dtype, device).requires_grad_(False)
-    if device == "cpu" and text.ids.shape[1] <= _PLAIN:
-        model.set_attn_implementation("eager")
+    model = open_whole(base, text, dtype, device)
     matrices = _opened(model, text, start, patterns)
+    twins = [matrix.twin for matrix in matrices.values()]
     losses = _restored(state, matrices)
     steps = steps_of(text)
     progress(sum(text.sizes[index] for step in steps[: len(losses)] for index in step))
     saved = time.monotonic()
     for step in range(len(losses), len(steps)):
-        texts = [_sample(text, index) for index in steps[step]]
+        texts = [sample(text, index) for index in steps[step]]
         whole = float(sum(weights.sum() for _, weights in texts))
-        losses.append(sum(_learn(model, matrices, ids.to(device), weights / whole) for ids, weights in texts))
+        losses.append(sum(learn(model, twins, ids, weights / whole) for ids, weights in texts))
         now = rate * (1 - step / len(steps))  # a lasting one leaves what is near its threshold going to and fro
         for matrix in matrices.values():
             matrix.move(now, step)
@@ -140,19 +133,9 @@ def distil(
     return Distilled(found, tuple(losses))
 
 
-def check_fits(base: Base, dtype: torch.dtype, device: str) -> None:
+def check_memory(base: Base, dtype: torch.dtype, device: str) -> None:
     """Raises SubmodelError for a model that this machine's memory cannot hold with scores and gradients."""
-    model = base.skeleton(dtype)
-    name, blocks = blocks_of(model)
-    prunable = sum(m.weight.numel() for i, block in enumerate(blocks) for m in matrices_of(block, f"{name}.{i}"))
-    whole = sum(parameter.numel() for parameter in model.parameters())
-    needed = dtype.itemsize * (whole + 2 * prunable) + _SCORE_BYTES * prunable
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if device == "cpu" and needed > have:
-        raise SubmodelError(
-            f"{base.reference}: its gradients and scores need {needed / 2**30:.1f} GiB, this machine has "
-            f"{have / 2**30:.1f}: give --method swaps or wanda, which hold one block"
-        )
+    check_fits(base, dtype, device, beside=_SCORE_BYTES, instead="--method swaps or wanda, which hold one block")
 
 
 def first_scores(weight: torch.Tensor, keep: torch.Tensor, norms: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -173,41 +156,18 @@ def first_scores(weight: torch.Tensor, keep: torch.Tensor, norms: torch.Tensor, 
     return torch.where(keep, distance, -distance)
 
 
-def _opened(model: PreTrainedModel, text: Samples, start: Masks, patterns: Sequence[Pattern]) -> dict[str, _Matrix]:
-    norms = _norms(model, list(start), text)
+def _opened(model: PreTrainedModel, text: Samples, start: Masks, patterns: Mapping[str, Pattern]) -> dict[str, _Matrix]:
+    norms = input_norms(model, list(start), text)
     found: dict[str, _Matrix] = {}
     for name, mask in start.items():
         parameter = model.get_parameter(name)
         parameter.requires_grad_()
         dense = parameter.data.view(-1, mask.cols)
         keep = torch.from_numpy(mask.unpack()).to(dense.device).view(dense.shape)
-        pattern = patterns[split_name(name)[0]]
-        scores = first_scores(dense, keep, norms.get(name, torch.ones(mask.cols)).to(dense.device), pattern)
+        scores = first_scores(dense, keep, norms.get(name, torch.ones(mask.cols)).to(dense.device), patterns[name])
         square = torch.zeros(len(dense), 1, device=dense.device)
-        found[name] = _Matrix(parameter, pattern, dense, dense * keep, scores, square)
+        found[name] = _Matrix(Twin(parameter, dense, dense * keep), patterns[name], scores, square)
     return found
-
-
-@torch.no_grad()
-def _norms(model: PreTrainedModel, names: Sequence[str], text: Samples) -> dict[str, torch.Tensor]:
-    """Squared norms of the inputs of linears, over the first samples; stacked experts have none."""
-    seen: dict[str, SquaredNorm] = {}
-    hooks: list[Any] = []
-    for name in names:
-        module = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(module, nn.Linear):
-            norm = seen[name] = SquaredNorm(module.in_features, module.weight.device)
-            hooks.append(module.register_forward_pre_hook(lambda _, x, norm=norm: norm.update(x[0].flatten(0, -2))))
-    tokens = 0
-    for index in range(len(text.ids)):
-        ids, _ = _sample(text, index)
-        model(input_ids=ids[None].to(model.device), use_cache=False, logits_to_keep=1)
-        tokens += len(ids)
-        if tokens >= _NORM_TOKENS:
-            break
-    for hook in hooks:
-        hook.remove()
-    return {name: norm.sum_squares.float() for name, norm in seen.items()}
 
 
 def steps_of(text: Samples) -> list[list[int]]:
@@ -226,49 +186,8 @@ def steps_of(text: Samples) -> list[list[int]]:
     return steps
 
 
-def _sample(text: Samples, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A sample's tokens and what they count for, both (tokens,)."""
-    ids = text.ids[index][: text.sizes[index]]
-    return ids, torch.ones(len(ids)) if text.weights is None else text.weights[index][: len(ids)]
-
-
-def _learn(model: PreTrainedModel, matrices: Mapping[str, _Matrix], ids: torch.Tensor, weights: torch.Tensor) -> float:
-    """Add a sample's gradient to the parameters'; the sum over its tokens (tokens,) of weight times loss."""
-    with torch.no_grad():
-        dense = model(input_ids=ids[None], use_cache=False).logits[0]
-    with _in_place(matrices), torch.enable_grad():
-        pruned = model(input_ids=ids[None], use_cache=False).logits[0]
-        slopes, loss = _divergence(dense, pruned.detach(), weights.to(ids.device))
-        pruned.backward(slopes)
-    return loss
-
-
-def _divergence(dense: torch.Tensor, pruned: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """KL(dense || pruned) of logits (tokens, vocabulary), weighted and summed, and its gradient by `pruned`."""
-    slopes, loss = torch.empty_like(pruned), 0.0
-    for at in range(0, len(pruned), _AT_ONCE):
-        rows = slice(at, at + _AT_ONCE)
-        wanted, said = (logits[rows].float().log_softmax(-1) for logits in (dense, pruned))
-        chance = wanted.exp()
-        loss += float((chance * (wanted - said)).sum(-1) @ weights[rows])
-        slopes[rows] = said.exp_().sub_(chance).mul_(weights[rows, None])
-    return slopes, loss
-
-
-@contextmanager
-def _in_place(matrices: Mapping[str, _Matrix]) -> Iterator[None]:
-    """The model computes with the sub-model's weights."""
-    for matrix in matrices.values():
-        matrix.parameter.data = matrix.masked.view(matrix.parameter.shape)
-    try:
-        yield
-    finally:
-        for matrix in matrices.values():
-            matrix.parameter.data = matrix.dense.view(matrix.parameter.shape)
-
-
 def _mask(matrix: _Matrix) -> Mask:
-    keep = matrix.keep().view(matrix.parameter.shape).cpu().numpy()
+    keep = matrix.keep().view(matrix.twin.parameter.shape).cpu().numpy()
     return Mask(masks.pack(keep), keep.shape[-1])
 
 
@@ -288,5 +207,5 @@ def _restored(state: Path, matrices: Mapping[str, _Matrix]) -> list[float]:
         for name, matrix in matrices.items():
             matrix.scores.copy_(f.get_tensor(f"{name} scores"))
             matrix.square.copy_(f.get_tensor(f"{name} square"))
-            torch.mul(matrix.dense, matrix.keep(), out=matrix.masked)
+            matrix.mask()
         return json.loads(f.metadata()["losses"])

@@ -19,11 +19,11 @@ from submodel import store
 from submodel.calibration import Samples, with_openings
 from submodel.errors import SubmodelError
 from submodel.models import Base
-from submodel.prune import METHODS
+from submodel.prune import METHODS, sensitivity
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, check_rate, distils, noted
 from submodel.prune.decide import decider
-from submodel.prune.distil import RATE, Distilled, check_fits, distil
+from submodel.prune.distil import RATE, Distilled, check_memory, distil
 from submodel.prune.recipe import Settings, is_there, recipe
 from submodel.prune.select import Pattern
 from submodel.prune.watch import Watch
@@ -109,7 +109,10 @@ def extract(
         raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
     dtype = dtype or default_dtype(device)
     if distils(method):
-        check_fits(base, dtype, device)
+        check_memory(base, dtype, device)
+    rule = ALLOCATIONS[allocation]
+    if rule and rule.whole:
+        sensitivity.check_memory(base, dtype, device)
 
     def plan(by: str) -> _Plan:
         added = METHODS[by].openings if openings is None else openings
@@ -146,7 +149,7 @@ class _Plan:
 
 def _best_that_fits(base: Base, dtype: torch.dtype, device: str) -> str:
     try:
-        check_fits(base, dtype, device)
+        check_memory(base, dtype, device)
     except SubmodelError:
         return next(name for name in CANDIDATES if not METHODS[name].distilled)
     return CANDIDATES[0]
@@ -198,16 +201,24 @@ def _derive(base: Base, domains: Sequence[Samples], out: Path, plan: _Plan, watc
 def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Store, work: Work, watch: Watch) -> int:
     """Walk, distil where the method says so, and add the sub-models. Returns the blocks that were done before."""
     settings = plan.settings
-    method, passes = METHODS[settings.method], 1 if ALLOCATIONS[settings.allocation] is None else 2
+    method, rule = METHODS[settings.method], ALLOCATIONS[settings.allocation]
     config = base.config.get_text_config()
-    watch.begin(work.folder, config.num_hidden_layers, passes, domains if method.distilled else [])
     arithmetic = {"dtype": settings.dtype, "device": settings.device}
     run = partial(walk, base, batch_tokens=settings.batch_tokens, **arithmetic)
-    walked = [_first_part(domain) for domain in domains] if method.distilled else domains
-    measure = partial(run, walked, progress=watch.walk(0))
-    patterns = allocate(settings.allocation, base, walked, settings.pattern, work.folder, measure)
-    if settings.openings:
-        walked = [with_openings(domain, settings.openings, config.vocab_size) for domain in walked]
+    looked = [domain.first(_WALKED) for domain in domains] if method.distilled else domains
+    walked = [with_openings(d, settings.openings, config.vocab_size) for d in looked] if settings.openings else looked
+    passes = [*[looked] * (rule.walks if rule else 0), walked]
+    before = [domain.first(sensitivity.TOKENS) for domain in looked] if rule and rule.whole else []
+    watch.begin(work.folder, config.num_hidden_layers, before, passes, domains if method.distilled else [])
+    patterns = allocate(
+        settings.allocation,
+        base,
+        looked,
+        settings.pattern,
+        work.folder,
+        walk=partial(run, looked, progress=watch.walk(0)),
+        gradients=partial(sensitivity.costs, base, progress=watch.gradients, **arithmetic),
+    )
 
     def keep(block: int, found: dict[str, dict[str, Pruned]]) -> None:
         work.keep(block, found)
@@ -219,7 +230,7 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
         decide=decider(method, patterns, work),
         keep=keep,
         work=work.folder,
-        progress=watch.walk(passes - 1),
+        progress=watch.walk(len(passes) - 1),
     )
     done: list[tuple[Samples, KeptMasks, Distilled | None]] = []
     for domain in domains:
@@ -233,17 +244,11 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
         done.append((domain, found, moved))
     for domain, found, moved in done:  # all at the end: the same command finds its work only while none is there
         manifest = plan.recipes[domain.name]
-        if passes > 1:
-            manifest["block_sparsity"] = [block.sparsity for block in patterns[domain.name]]
+        if rule:
+            manifest["matrix_sparsity"] = {name: one.sparsity for name, one in patterns[domain.name].items()}
         manifest |= _seen(domain, found.unseen, moved, watch)
         target.add(domain.name, moved.masks if moved else found, manifest)
     return resumed
-
-
-def _first_part(domain: Samples) -> Samples:
-    """Samples of at least `_WALKED` tokens, or all."""
-    sizes = torch.tensor(domain.sizes)
-    return domain.take(slice(int((sizes.cumsum(0) < _WALKED).sum()) + 1))
 
 
 def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 
 from submodel import masks
 from submodel.calibration import rebuild
-from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.prune.select import Pattern, parse_pattern
 from submodel.runtime.load import open_store_base
@@ -34,10 +33,10 @@ def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
         found = store.masks(name)
         structured = manifest["pattern"] != "unstructured"
         asked = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
-        blocks = manifest.get("block_sparsity")  # absent where every block has the whole's
+        own_sparsity = manifest.get("matrix_sparsity")  # absent where every matrix has the whole's
         rows = 0
         for matrix, mask in found.items():
-            pattern = asked if blocks is None else Pattern(blocks[split_name(matrix)[0]])
+            pattern = asked if own_sparsity is None else Pattern(own_sparsity[matrix])
             rows += _check_rows(f"{path}@{name}", matrix, mask, pattern)
         own = ", own weights whole" if "weights" in manifest else ""
         lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}{own}"))

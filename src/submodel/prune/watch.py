@@ -9,11 +9,16 @@ from submodel.calibration import Samples
 from submodel.prune.auto import Choice, Pace
 from submodel.prune.distil import steps_of
 
-_DISTIL_RUNS = 4  # of a block, that a token of `distil` costs: dense, masked, and twice as much for the gradient
+_GRADIENT_RUNS = 4  # of a block, that a token of gradients costs: dense, masked, and twice as much for the gradient
+_WALK_RUNS = 2
+
+
+def _tokens(domains: Sequence[Samples]) -> int:
+    return sum(len(d.tokens) + (0 if d.openings is None else len(d.openings)) for d in domains)
 
 
 class Watch:
-    """Adds up the passes of the walk and, after them, the tokens of `distil`, as runs of blocks.
+    """Adds up the gradients of an allocation, the passes of the walk and the gradients of `distil`, as runs of blocks.
 
     Args:
         progress: told tokens done and in all; a token counts once per run of a block.
@@ -33,12 +38,30 @@ class Watch:
         """Since the extraction began."""
         return time.monotonic() - self._started
 
-    def begin(self, folder: Path, blocks: int, passes: int, later: Sequence[Samples]) -> None:
-        """The passes over the blocks begin; `later` is what `distil` reads after them, `folder` keeps the choice."""
-        self._folder, self._passes = folder, passes
-        self._runs = _DISTIL_RUNS * blocks
-        self._later = self._runs * sum(len(domain.tokens) for domain in later)
+    def begin(
+        self,
+        folder: Path,
+        blocks: int,
+        before: Sequence[Samples],
+        walks: Sequence[Sequence[Samples]],
+        later: Sequence[Samples],
+    ) -> None:
+        """The work begins.
+
+        Args:
+            folder: keeps the choice.
+            blocks: of the model.
+            before: what gradients are taken of for an allocation.
+            walks: what each pass of the walk reads.
+            later: what `distil` reads in the end.
+        """
+        self._folder, self._later = folder, bool(later)
+        self._runs = _GRADIENT_RUNS * blocks
         steps = sum(len(steps_of(domain)) for domain in later)
+        self._ends = [self._runs * _tokens(before)]
+        for walked in walks:
+            self._ends.append(self._ends[-1] + _WALK_RUNS * blocks * _tokens(walked))
+        self._total = self._ends[-1] + self._runs * _tokens(later)
         self._pace = Pace(self.choice, steps or blocks, self._started) if self.choice else None
         if self.choice and self.choice.estimates:
             self.choice.note(folder)
@@ -46,11 +69,10 @@ class Watch:
     def walk(self, number: int) -> Callable[[int, int], None]:
         """What to tell the pass of this number, from 0."""
 
-        def tell(done: int, total: int) -> None:
-            if number == self._passes - 1 and not self._later:
+        def tell(done: int, _: int) -> None:
+            if number == len(self._ends) - 2 and not self._later:
                 self._unit()
-            self._done, self._total = number * total + done, self._passes * total + self._later
-            self._progress(self._done, self._total)
+            self._tell(self._ends[number] + done)
 
         return tell
 
@@ -59,12 +81,19 @@ class Watch:
         if index == 0 and not self._later:
             self._judge()
 
+    def gradients(self, tokens: int) -> None:
+        """The gradients of so many more tokens are taken, before the walk or after it."""
+        self._tell(self._done + self._runs * tokens)
+
     def step(self, tokens: int) -> None:
-        """So many more tokens of `later` are done; 0 before the first step."""
-        self._done += self._runs * tokens
-        self._progress(self._done, self._total)
+        """So many more tokens of `later` are done, a step; 0 before the first."""
+        self.gradients(tokens)
         self._judge()
         self._unit()
+
+    def _tell(self, done: int) -> None:
+        self._done = done
+        self._progress(done, self._total)
 
     def _unit(self) -> None:
         if self._pace:

@@ -1,0 +1,153 @@
+"""A whole model in memory, a sub-model of it in the same parameters, and the gradient of what it loses.
+
+In bfloat16 a prunable weight takes six bytes: dense, masked, and its gradient. A sample's activations come on top.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_utils import PreTrainedModel
+
+from submodel.calibration import Samples
+from submodel.errors import SubmodelError
+from submodel.models import Base, blocks_of, matrices_of
+from submodel.prune.statistics import SquaredNorm
+
+_NORM_TOKENS = 8192
+_AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
+_PLAIN = 1024  # tokens a sample up to which plain attention is used on a CPU: its gradient is faster (dev/LOG.md)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A prunable parameter, its rows seen as one matrix (rows, cols): the dense weights, and the sub-model's."""
+
+    parameter: nn.Parameter
+    dense: torch.Tensor
+    masked: torch.Tensor
+
+    def pull(self) -> torch.Tensor | None:
+        """Gradient times dense weight, float32 (rows, cols), the gradient dropped; None if no token reached it.
+
+        To first order, what the loss grows by when a weight is there rather than not.
+        """
+        if self.parameter.grad is None:
+            return None
+        pull = self.parameter.grad.view_as(self.dense).float().mul_(self.dense)
+        self.parameter.grad = None
+        return pull
+
+
+def open_whole(base: Base, text: Samples, dtype: torch.dtype, device: str) -> PreTrainedModel:
+    """The model, no gradient asked of anything yet, its attention as suits the gradient of such samples."""
+    model = base.load(dtype, device).requires_grad_(False)
+    if device == "cpu" and text.ids.shape[1] <= _PLAIN:
+        model.set_attn_implementation("eager")
+    return model
+
+
+def check_fits(base: Base, dtype: torch.dtype, device: str, *, beside: int, instead: str) -> None:
+    """Refuse a model that this machine's memory cannot hold with its gradients.
+
+    Args:
+        base: the base model.
+        dtype, device: of the arithmetic.
+        beside: bytes a prunable weight that are needed beside dense weight, sub-model's weight and gradient.
+        instead: what to give instead, for the message.
+
+    Raises:
+        SubmodelError: it cannot.
+    """
+    model = base.skeleton(dtype)
+    name, blocks = blocks_of(model)
+    prunable = sum(m.weight.numel() for i, block in enumerate(blocks) for m in matrices_of(block, f"{name}.{i}"))
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    needed = dtype.itemsize * (whole + 2 * prunable) + beside * prunable
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device == "cpu" and needed > have:
+        raise SubmodelError(
+            f"{base.reference}: the gradients need {needed / 2**30:.1f} GiB, this machine has "
+            f"{have / 2**30:.1f}: give {instead}"
+        )
+
+
+def sample(text: Samples, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sample's tokens and what they count for, both (tokens,)."""
+    ids = text.ids[index][: text.sizes[index]]
+    return ids, torch.ones(len(ids)) if text.weights is None else text.weights[index][: len(ids)]
+
+
+@torch.no_grad()
+def input_norms(model: PreTrainedModel, names: Sequence[str], text: Samples) -> dict[str, torch.Tensor]:
+    """Squared norms (cols,) of the inputs of linears in the dense model, over the first 8,192 tokens or all.
+
+    Stacked experts have none.
+    """
+    seen: dict[str, SquaredNorm] = {}
+    hooks: list[Any] = []
+    for name in names:
+        module = model.get_submodule(name.rpartition(".")[0])
+        if isinstance(module, nn.Linear):
+            norm = seen[name] = SquaredNorm(module.in_features, module.weight.device)
+            hooks.append(module.register_forward_pre_hook(lambda _, x, norm=norm: norm.update(x[0].flatten(0, -2))))
+    tokens = 0
+    for index in range(len(text.ids)):
+        ids, _ = sample(text, index)
+        model(input_ids=ids[None].to(model.device), use_cache=False, logits_to_keep=1)
+        tokens += len(ids)
+        if tokens >= _NORM_TOKENS:
+            break
+    for hook in hooks:
+        hook.remove()
+    return {name: norm.sum_squares.float() for name, norm in seen.items()}
+
+
+def learn(model: PreTrainedModel, twins: Iterable[Twin], ids: torch.Tensor, weights: torch.Tensor) -> float:
+    """Add a sample's gradient to the parameters of the twins.
+
+    Args:
+        model: the model, with the dense weights in it.
+        twins: of its prunable parameters.
+        ids: the sample's tokens (tokens,).
+        weights: what each of them counts for (tokens,).
+
+    Returns:
+        The sum over the tokens of weight times KL(dense || sub-model), in nats.
+    """
+    ids, twins = ids.to(model.device), list(twins)
+    with torch.no_grad():
+        dense = model(input_ids=ids[None], use_cache=False).logits[0]
+    with _in_place(twins), torch.enable_grad():
+        pruned = model(input_ids=ids[None], use_cache=False).logits[0]
+        slopes, loss = _divergence(dense, pruned.detach(), weights.to(ids.device))
+        pruned.backward(slopes)
+    return loss
+
+
+def _divergence(dense: torch.Tensor, pruned: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """KL(dense || pruned) of logits (tokens, vocabulary), weighted and summed, and its gradient by `pruned`."""
+    slopes, loss = torch.empty_like(pruned), 0.0
+    for at in range(0, len(pruned), _AT_ONCE):
+        rows = slice(at, at + _AT_ONCE)
+        wanted, said = (logits[rows].float().log_softmax(-1) for logits in (dense, pruned))
+        chance = wanted.exp()
+        loss += float((chance * (wanted - said)).sum(-1) @ weights[rows])
+        slopes[rows] = said.exp_().sub_(chance).mul_(weights[rows, None])
+    return slopes, loss
+
+
+@contextmanager
+def _in_place(twins: Sequence[Twin]) -> Iterator[None]:
+    """The model computes with the sub-model's weights."""
+    for twin in twins:
+        twin.parameter.data = twin.masked.view(twin.parameter.shape)
+    try:
+        yield
+    finally:
+        for twin in twins:
+            twin.parameter.data = twin.dense.view(twin.parameter.shape)
