@@ -128,6 +128,18 @@ def test_a_time_is_for_auto_alone(file: Path):
         planned(file, "prune.minutes=2")
 
 
+def test_allocations_are_an_axis_where_they_can_be(file: Path):
+    methods, both = 'prune.methods=["magnitude", "ria"]', 'prune.allocations=["uniform", "loss"]'
+    assert _asked(file, "allocation", methods, both) == {
+        "magnitude-50": "uniform", "magnitude-2of4": "uniform",
+        "ria-50": "uniform", "ria-50-loss": "loss", "ria-2of4": "uniform"
+    }  # fmt: skip
+    with pytest.raises(SubmodelError, match="did you mean 'loss'"):
+        planned(file, 'prune.allocations=["lose"]')
+    with pytest.raises(SubmodelError, match="'owl' is there twice"):
+        planned(file, 'prune.allocations=["owl", "owl"]')
+
+
 def test_a_rate_is_for_gradients_alone(file: Path):
     assert _asked(file, "rate", 'prune.methods=["wanda", "wanda+distil"]', "prune.rate=0.001") == {
         "wanda-50": None, "wanda-2of4": None, "wanda+distil-50": 0.001, "wanda+distil-2of4": 0.001

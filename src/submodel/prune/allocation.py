@@ -153,8 +153,9 @@ def _spread(
     return {name: sparsity for part, sparsity in sparsities for name in part}
 
 
+UNIFORM = "uniform"
 ALLOCATIONS: dict[str, Allocation | None] = {
-    "uniform": None,
+    UNIFORM: None,
     "owl": Allocation(
         "more is kept of blocks where more Wanda scores are outliers (arXiv 2310.05175)",
         partial(_by_blocks, _Score(SquaredNorm, lambda weight, inputs, pattern: (weight, inputs), outliers)),

@@ -16,6 +16,7 @@ from submodel.calibration.forms import FORMS
 from submodel.calibration.packing import SHAPES, WEIGHTINGS
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, is_hub_id, open_base
+from submodel.prune.allocation import ALLOCATIONS, UNIFORM
 from submodel.prune.auto import AUTO, check_method, check_rate, distils, needs_text
 from submodel.prune.select import Pattern, parse_pattern
 from submodel.sets import read_set
@@ -92,7 +93,13 @@ _TOP: dict[str, Kind] = {
     "prune": _TABLE,
     "tasks": _TABLE,
 }
-_PRUNE: dict[str, Kind] = {"methods": _LIST, "sparsities": _LIST, "minutes": _NUMBER, "rate": _NUMBER}
+_PRUNE: dict[str, Kind] = {
+    "methods": _LIST,
+    "sparsities": _LIST,
+    "minutes": _NUMBER,
+    "rate": _NUMBER,
+    "allocations": _LIST,
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Study:
         texts: name -> text that mixtures may name, as `extract --calibration NAME=...` takes it.
         domains: name -> what to calibrate on, as `extract --domain NAME=...` takes it.
         calibration: options of every extraction, equal for all domains.
-        methods, patterns: how to prune.
+        methods, patterns, allocations: how to prune.
         minutes: what method auto may take of each extraction; any time if None.
         rate: of methods that distil; their own if None.
         tasks: name -> what to measure, with its options.
@@ -124,6 +131,7 @@ class Study:
     calibration: Options
     methods: tuple[str, ...]
     patterns: tuple[Pattern, ...]
+    allocations: tuple[str, ...]
     minutes: float | None
     rate: float | None
     tasks: dict[str, tuple[Task, Options]]
@@ -179,6 +187,7 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
         calibration=calibration,
         methods=methods,
         patterns=_patterns(where, prune.get("sparsities", [0.5] if methods else [])),
+        allocations=_allocations(where, prune.get("allocations", [UNIFORM])),
         minutes=minutes,
         rate=rate,
         tasks={name: _task(f"{where}, [tasks.{name}]", name, entry) for name, entry in document["tasks"].items()},
@@ -273,6 +282,15 @@ def _patterns(where: str, given: Iterable[Any]) -> tuple[Pattern, ...]:
             raise SubmodelError(f"{where}: sparsity {value!r} is there twice: drop one")
         found.append(pattern)
     return tuple(found)
+
+
+def _allocations(where: str, given: Sequence[Any]) -> tuple[str, ...]:
+    for name in given:
+        if name not in ALLOCATIONS:
+            raise unknown_name(f"allocation in {where}, [prune]:", str(name), ALLOCATIONS)
+        if given.count(name) > 1:
+            raise SubmodelError(f"{where}: allocation {name!r} is there twice: drop one")
+    return tuple(given)
 
 
 def _task(where: str, name: str, entry: Any) -> tuple[Task, Options]:

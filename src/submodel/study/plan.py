@@ -7,10 +7,12 @@ model on one task. A cell is one command line of `submodel`, run in a process of
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 
 from submodel.errors import SubmodelError
 from submodel.models import Base
+from submodel.prune.allocation import UNIFORM
 from submodel.prune.auto import AUTO, distils, needs_text
 from submodel.prune.select import Pattern
 from submodel.study.cost import Work, evaluation_work, extraction_work, parameters
@@ -22,7 +24,7 @@ class Cell:
     """One command of a study.
 
     Attributes:
-        name: MODEL/extract/METHOD-SPARSITY or MODEL/eval/SUBMODEL/TASK.
+        name: MODEL/extract/METHOD-SPARSITY[-ALLOCATION] or MODEL/eval/SUBMODEL/TASK.
         model: the base's name in the study.
         argv: the command line after `submodel`.
         folder: where it runs.
@@ -68,16 +70,22 @@ def plan(
     for model in study.models:
         size = parameters(bases[model])
         cells += [_evaluation(study, out, model, None, None, task, size, allowed) for task in study.tasks]
-        for method in study.methods:
-            for pattern in study.patterns:
-                made = _extraction(study, out, model, method, pattern, size, trusted)
-                cells.append(made)
-                cells += [
-                    _evaluation(study, out, model, submodel, made.name, task, size, allowed)
-                    for submodel in made.makes
-                    for task in study.tasks
-                ]
+        for way in product(study.methods, study.patterns, study.allocations):
+            if not _is_possible(*way):
+                continue
+            made = _extraction(study, out, model, *way, size, trusted)
+            cells.append(made)
+            cells += [
+                _evaluation(study, out, model, submodel, made.name, task, size, allowed)
+                for submodel in made.makes
+                for task in study.tasks
+            ]
     return cells
+
+
+def _is_possible(method: str, pattern: Pattern, allocation: str) -> bool:
+    """N:M removes as much of everything, and what looks at no text has none to spread the sparsity by."""
+    return allocation == UNIFORM or (needs_text(method) and not pattern.m)
 
 
 def select(cells: Sequence[Cell], only: str | None) -> list[Cell]:
@@ -117,15 +125,25 @@ def words(options: Options) -> tuple[str, ...]:
 
 
 def _extraction(
-    study: Study, out: Path, model: str, method: str, pattern: Pattern, size: int | None, more: tuple[str, ...]
+    study: Study,
+    out: Path,
+    model: str,
+    method: str,
+    pattern: Pattern,
+    allocation: str,
+    size: int | None,
+    more: tuple[str, ...],
 ) -> Cell:
     way = ("--method", method, *(("--pattern", str(pattern)) if pattern.m else ("--sparsity", f"{pattern.sparsity:g}")))
     if method == AUTO and study.minutes is not None:
         way += ("--minutes", f"{study.minutes:g}")
     if distils(method) and study.rate is not None:
         way += ("--rate", f"{study.rate:g}")
-    options = words(study.calibration)
     name = f"{method}-{short(pattern)}"
+    if allocation != UNIFORM:
+        way += ("--allocation", allocation)
+        name += f"-{allocation}"
+    options = words(study.calibration)
     if not needs_text(method):
         made = {name: (*way, *options)}
         texts: tuple[str, ...] = ("--name", name)
