@@ -5,6 +5,7 @@
 #include "exchange.h"
 #include "expansion.h"
 #include "plain.h"
+#include "rows.h"
 
 namespace {
 
@@ -103,22 +104,7 @@ inline void add_floats(__m256* sum, __m128i weights, const Activations& x, int64
 }
 
 template <template <int> class Row>
-void product(const sm_matrix& m, const Activations& x, int64_t first, int64_t last, float* y, int64_t stride) {
-  const uint8_t* p = values_of(m, first);
-  for (int64_t row = first; row < last; row++) {
-    const uint8_t* next = p;
-    for (int64_t b = 0; b < x.count; b += TILE) {
-      float* out = y + b * stride + row;
-      switch (x.count - b < TILE ? x.count - b : TILE) {
-        case 1: next = Row<1>::run(m, x, row, b, p, out, stride); break;
-        case 2: next = Row<2>::run(m, x, row, b, p, out, stride); break;
-        case 3: next = Row<3>::run(m, x, row, b, p, out, stride); break;
-        default: next = Row<4>::run(m, x, row, b, p, out, stride);
-      }
-    }
-    p = next;
-  }
-}
+constexpr auto product = by_rows<Row, TILE>;
 
 template <int N>
 inline void finish(const __m256* even, const __m256* odd, float* y, int64_t stride) {

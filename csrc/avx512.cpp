@@ -9,6 +9,7 @@
 #include "kernels.h"
 #include "exchange.h"
 #include "plain.h"
+#include "rows.h"
 
 namespace {
 
@@ -40,28 +41,8 @@ void quantise(const float* x, int64_t words, int32_t offset, int8_t* q, float* s
   }
 }
 
-// Runs Row<N> over tiles of the activations, for every row; Row returns where the next row's values begin.
 template <template <int> class Row>
-void product(const sm_matrix& m, const Activations& x, int64_t first, int64_t last, float* y, int64_t stride) {
-  const uint8_t* p = values_of(m, first);
-  for (int64_t row = first; row < last; row++) {
-    const uint8_t* next = p;
-    for (int64_t b = 0; b < x.count; b += TILE) {
-      float* out = y + b * stride + row;
-      switch (x.count - b < TILE ? x.count - b : TILE) {
-        case 1: next = Row<1>::run(m, x, row, b, p, out, stride); break;
-        case 2: next = Row<2>::run(m, x, row, b, p, out, stride); break;
-        case 3: next = Row<3>::run(m, x, row, b, p, out, stride); break;
-        case 4: next = Row<4>::run(m, x, row, b, p, out, stride); break;
-        case 5: next = Row<5>::run(m, x, row, b, p, out, stride); break;
-        case 6: next = Row<6>::run(m, x, row, b, p, out, stride); break;
-        case 7: next = Row<7>::run(m, x, row, b, p, out, stride); break;
-        default: next = Row<8>::run(m, x, row, b, p, out, stride);
-      }
-    }
-    p = next;
-  }
-}
+constexpr auto product = by_rows<Row, TILE>;
 
 // the sum of each of N vectors
 template <int N>

@@ -5,6 +5,7 @@
 #include "exchange.h"
 #include "expansion.h"
 #include "plain.h"
+#include "rows.h"
 
 namespace {
 
@@ -131,27 +132,14 @@ const uint8_t* bytes_row(const sm_matrix& m, const Activations& x, int64_t row, 
 }
 
 template <int N>
-const uint8_t* any_row(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p, float* y,
-                       int64_t stride) {
-  return is_bf16(m.format) ? floats_row<N>(m, x, row, b, p, y, stride) : bytes_row<N>(m, x, row, b, p, y, stride);
-}
-
-void product(const sm_matrix& m, const Activations& x, int64_t first, int64_t last, float* y, int64_t stride) {
-  const uint8_t* p = values_of(m, first);
-  for (int64_t row = first; row < last; row++) {
-    const uint8_t* next = p;
-    for (int64_t b = 0; b < x.count; b += TILE) {
-      float* out = y + b * stride + row;
-      switch (x.count - b < TILE ? x.count - b : TILE) {
-        case 1: next = any_row<1>(m, x, row, b, p, out, stride); break;
-        case 2: next = any_row<2>(m, x, row, b, p, out, stride); break;
-        case 3: next = any_row<3>(m, x, row, b, p, out, stride); break;
-        default: next = any_row<4>(m, x, row, b, p, out, stride);
-      }
-    }
-    p = next;
+struct AnyRow {
+  static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p, float* y,
+                            int64_t stride) {
+    return is_bf16(m.format) ? floats_row<N>(m, x, row, b, p, y, stride) : bytes_row<N>(m, x, row, b, p, y, stride);
   }
-}
+};
+
+constexpr auto product = by_rows<AnyRow, TILE>;
 
 void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
   const int64_t words = words_of(m);

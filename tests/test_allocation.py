@@ -15,7 +15,7 @@ from submodel.calibration import Samples
 from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.models import Base, blocks_of, matrices_of, open_base
-from submodel.prune import wanda
+from submodel.prune import wanda, whole
 from submodel.prune.allocation import ALLOCATIONS, attention_or_mlp, outliers, relative_error
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
@@ -243,12 +243,16 @@ def _content(store: Path) -> list[object]:
     return [(m["masks"]["sha256"], m["matrix_sparsity"]) for m in manifests]
 
 
-def test_what_does_not_fit_is_refused(llama: Path, tmp_path: Path):
+def test_what_does_not_fit_is_refused(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     base = open_base(str(llama))
     with pytest.raises(SubmodelError, match="did you mean 'owl'"):
         extract(base, DOMAINS, tmp_path / "s", allocation="owls")
     with pytest.raises(SubmodelError, match="2:4 removes as much of every block"):
         extract(base, DOMAINS, tmp_path / "s", allocation="owl", pattern=Pattern(0.5, 2, 4))
+    monkeypatch.setattr(whole.os, "sysconf", lambda name: 100)
+    with pytest.raises(SubmodelError, match="GiB, this machine has .*: give another --allocation"):
+        extract(base, DOMAINS, tmp_path / "s", allocation="loss")
+    monkeypatch.undo()
     empty = Samples("m", torch.empty(0, 0, dtype=torch.int64))
     with pytest.raises(SubmodelError, match="needs text"):
         extract(base, [empty], tmp_path / "s", method="magnitude", allocation="owl")
