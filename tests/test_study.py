@@ -136,6 +136,8 @@ def test_allocations_are_an_axis_where_they_can_be(file: Path):
     }  # fmt: skip
     with pytest.raises(SubmodelError, match="did you mean 'loss'"):
         planned(file, 'prune.allocations=["lose"]')
+    with pytest.raises(SubmodelError, match="unknown allocation"):
+        planned(file, 'prune.allocations=[["loss"]]')
     with pytest.raises(SubmodelError, match="'owl' is there twice"):
         planned(file, 'prune.allocations=["owl", "owl"]')
 

@@ -331,6 +331,12 @@ def matrices_of(block: nn.Module, prefix: str) -> list[Matrix]:
     return found
 
 
+def all_matrices(model: PreTrainedModel) -> list[Matrix]:
+    """Every prunable parameter of a model, block by block, under its name in the model."""
+    path, blocks = blocks_of(model)
+    return [matrix for index, block in enumerate(blocks) for matrix in matrices_of(block, f"{path}.{index}")]
+
+
 def to_checkpoint(base: Base, model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors under the model's parameter names -> under the checkpoint's names and layouts (experts apart)."""
     targets = base.targets(model)

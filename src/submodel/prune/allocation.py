@@ -20,7 +20,7 @@ import torch
 from submodel.calibration import Samples
 from submodel.compare import split_name
 from submodel.errors import SubmodelError, unknown_name
-from submodel.models import Base, blocks_of, matrices_of
+from submodel.models import Base, all_matrices
 from submodel.prune import sensitivity, wanda
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.spread import linear, logarithmic
@@ -37,7 +37,6 @@ class Look:
     """What a rule may look at.
 
     Attributes:
-        base: the base model.
         shapes: matrix -> (rows, cols), experts in one parameter as rows.
         domains: token samples.
         pattern: what to remove of the whole.
@@ -46,7 +45,6 @@ class Look:
         gradients: `sensitivity.costs` of a text and a pattern.
     """
 
-    base: Base
     shapes: Mapping[str, tuple[int, int]]
     domains: Sequence[Samples]
     pattern: Pattern
@@ -204,16 +202,14 @@ def allocate(
     Returns:
         Domain -> matrix -> its pattern.
     """
-    model = base.skeleton(base.dtype)
-    path, blocks = blocks_of(model)
-    matrices = [matrix for i, block in enumerate(blocks) for matrix in matrices_of(block, f"{path}.{i}")]
+    matrices = all_matrices(base.skeleton(base.dtype))
     rule = ALLOCATIONS[name]
     if rule is None:
         return {domain.name: {matrix.name: pattern for matrix in matrices} for domain in domains}
     kept = work / "allocation.json"
     if not kept.exists():
         shapes = {matrix.name: _rows_and_cols(matrix.weight.shape) for matrix in matrices}
-        look = Look(base, shapes, domains, pattern, work / "dense", walk, gradients)
+        look = Look(shapes, domains, pattern, work / "dense", walk, gradients)
         write_json(kept, rule.find(look))
         shutil.rmtree(work / "dense", ignore_errors=True)
     return {

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from submodel.calibration import Samples
-from submodel.models import Base, blocks_of, matrices_of
+from submodel.models import Base, all_matrices
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.whole import Twin, check_fits, input_norms, learn, open_whole, sample
 
@@ -48,8 +48,7 @@ def costs(
         An estimate may be below 0.
     """
     model = open_whole(base, text, dtype, device)
-    name, blocks = blocks_of(model)
-    names = [matrix.name for i, block in enumerate(blocks) for matrix in matrices_of(block, f"{name}.{i}")]
+    names = [matrix.name for matrix in all_matrices(model)]
     norms = input_norms(model, names, text)
     twins = {name: _pruned(model.get_parameter(name), norms.get(name), pattern) for name in names}
     found = dict.fromkeys(names, 0.0)

@@ -15,7 +15,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.models import Base, blocks_of, matrices_of
+from submodel.models import Base, all_matrices
 from submodel.prune.statistics import SquaredNorm
 
 _NORM_TOKENS = 8192
@@ -64,8 +64,7 @@ def check_fits(base: Base, dtype: torch.dtype, device: str, *, beside: int, inst
         SubmodelError: it cannot.
     """
     model = base.skeleton(dtype)
-    name, blocks = blocks_of(model)
-    prunable = sum(m.weight.numel() for i, block in enumerate(blocks) for m in matrices_of(block, f"{name}.{i}"))
+    prunable = sum(matrix.weight.numel() for matrix in all_matrices(model))
     whole = sum(parameter.numel() for parameter in model.parameters())
     needed = dtype.itemsize * (whole + 2 * prunable) + beside * prunable
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -286,7 +286,7 @@ def _patterns(where: str, given: Iterable[Any]) -> tuple[Pattern, ...]:
 
 def _allocations(where: str, given: Sequence[Any]) -> tuple[str, ...]:
     for name in given:
-        if name not in ALLOCATIONS:
+        if str(name) not in ALLOCATIONS:
             raise unknown_name(f"allocation in {where}, [prune]:", str(name), ALLOCATIONS)
         if given.count(name) > 1:
             raise SubmodelError(f"{where}: allocation {name!r} is there twice: drop one")

@@ -21,7 +21,7 @@ import torch
 from submodel.calibration import Samples
 from submodel.compare import split_name
 from submodel.errors import SubmodelError
-from submodel.models import Base, blocks_of, matrices_of, open_base
+from submodel.models import Base, all_matrices, open_base
 from submodel.prune.statistics import Gram
 from submodel.runtime import Loaded
 from submodel.stream import Pruned, Statistic, walk
@@ -48,8 +48,7 @@ def layer_error_rows(cell: Cell) -> Iterator[Row]:
     if cell.is_done(row):
         return
     started = time.monotonic()
-    prefix, blocks = blocks_of(loaded.model)
-    names = [matrix.name for at, block in enumerate(blocks) for matrix in matrices_of(block, f"{prefix}.{at}")]
+    names = [matrix.name for matrix in all_matrices(loaded.model)]
     if loaded.manifest is None and base.sha256 == loaded.base.sha256:
         errors = dict.fromkeys(names, 0.0)
     else:
@@ -137,7 +136,7 @@ def _base_of(cell: Cell) -> Base:
         if key not in cell.shared:
             cell.shared[key] = open_base(cell.base, loaded.base.trust_remote_code)
         return cell.shared[key]
-    matrices = [matrix.weight for block in blocks_of(loaded.model)[1] for matrix in matrices_of(block, "")]
+    matrices = [matrix.weight for matrix in all_matrices(loaded.model)]
     zeros = 1 - sum(int(m.count_nonzero()) for m in matrices) / sum(m.numel() for m in matrices)
     if zeros > _PRUNED:
         raise SubmodelError(
