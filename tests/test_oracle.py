@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.textbook import textbook_prune
+from submodel.arithmetic import default_dtype
 from submodel.calibration import Samples, load_samples
 from submodel.models import blocks_of, open_base
 from submodel.prune.extract import extract
@@ -65,16 +66,18 @@ def _llama(settings: dict):
 
 
 @pytest.mark.real
-def test_wanda_on_a_real_model_in_bfloat16(real_model: Path, tmp_path: Path):
-    """One thread on both sides: other thread counts and batch shapes round differently (about 0.25% of bits)."""
+def test_wanda_on_a_real_model(real_model: Path, tmp_path: Path):
+    """In this processor's arithmetic, on one thread on both sides: other thread counts and batch shapes round bfloat16
+    differently (about 0.25% of bits)."""
+    dtype = default_dtype("cpu")
     base = open_base(str(real_model))
     source = Path(torch.__file__).parent
     samples = load_samples("d", f"{source}:python", base.tokenizer, samples=4, seq_len=256, seed=0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        extract(base, [samples], tmp_path / "store", dtype=torch.bfloat16, batch_tokens=256)
-        model = base.load(torch.bfloat16)
+        extract(base, [samples], tmp_path / "store", dtype=dtype, batch_tokens=256)
+        model = base.load(dtype)
         theirs = textbook_prune(model, samples.ids, blocks=blocks_of(model)[1])
     finally:
         torch.set_num_threads(threads)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from submodel import store
+from submodel.arithmetic import default_dtype
 from submodel.calibration import Samples, with_openings
 from submodel.errors import SubmodelError
 from submodel.models import Base
@@ -30,7 +31,7 @@ from submodel.prune.watch import Watch
 from submodel.prune.work import KeptMasks, Work
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_samples
-from submodel.stream import Pruned, default_dtype, walk
+from submodel.stream import Pruned, walk
 
 _WALKED = 32768  # tokens that the walk reads where a whole model's gradients come after it
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from submodel.arithmetic import default_dtype
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base
@@ -25,7 +26,7 @@ from submodel.prune import METHODS
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
 from submodel.prune.statistics import SquaredNorm
-from submodel.stream import Pruned, Statistic, default_dtype, walk
+from submodel.stream import Pruned, Statistic, walk
 
 TOLERANCE = 0.02
 _HANDED_ON = 1.25  # a walk's distance, in units of the dense model's

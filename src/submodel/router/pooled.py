@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from submodel.arithmetic import default_dtype
 from submodel.models import Base, blocks_of
-from submodel.stream import default_dtype
 
 BLOCKS = 1
 _BATCH = 16  # texts at once

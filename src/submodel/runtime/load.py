@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from submodel.arithmetic import quicken
 from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
 from submodel.runtime.checkpoint import is_packed, open_packed
@@ -104,6 +105,8 @@ def load(
         return Loaded(reference, own, load_packed(own, masks, weight_format), manifest, weight_format)
     model = own.load(dtype, device)
     apply_masks(model, masks)
+    if device == "cpu":
+        quicken(model)
     return Loaded(reference, own, model, manifest)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from submodel.arithmetic import linear
 from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime import native, pages
 from submodel.store import Mask
@@ -211,7 +212,7 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
         at = None if bias is None else bias.data_ptr()
         library.sm_matmul(ctypes.byref(packed.native), flat.data_ptr(), len(flat), at, y.data_ptr(), threads)
     elif packed.format == "dense" or not library:
-        y = functional.linear(flat, unpack(packed), bias)
+        y = linear(flat, unpack(packed), bias)
     else:
         y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
         size = packed.rows if FORMATS[packed.format].bits == 16 else min(_PANEL, packed.rows)
@@ -219,7 +220,7 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
         for first in range(0, packed.rows, size):
             last = min(first + size, packed.rows)
             part = None if bias is None else bias[first:last]
-            y[:, first:last] = functional.linear(flat, unpack(packed, first, last, panel), part)
+            y[:, first:last] = linear(flat, unpack(packed, first, last, panel), part)
     return y.view(*x.shape[:-1], packed.rows)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from submodel.arithmetic import quicken
 from submodel.calibration import Samples
 from submodel.models import Base, Matrix, blocks_of, matrices_of
 from submodel.stream.domain import Domain, read_journal, record, write_journal
@@ -42,14 +43,6 @@ Keep = Callable[[int, dict[str, dict[str, Pruned]]], None]
 """Block index, domain -> matrix name -> what is left: called once a block, before the walk counts it as done."""
 
 _BATCH_TOKENS = 512
-
-
-def default_dtype(device: str) -> torch.dtype:
-    """bfloat16 where the processor multiplies it natively, else float32."""
-    if torch.device(device).type != "cpu":
-        return torch.bfloat16
-    has = torch.cpu.get_capabilities()
-    return torch.bfloat16 if any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16")) else torch.float32
 
 
 def walk(
@@ -87,6 +80,8 @@ def walk(
     """
     with torch.inference_mode(), ExitStack() as stack:
         model = base.skeleton(dtype)
+        if device == "cpu":
+            quicken(model)
         prefix, blocks = blocks_of(model)
         targets = base.targets(model)
         plans = [Domain(d, model, work / d.name, dtype, batch_tokens, stack) for d in domains] if make else []

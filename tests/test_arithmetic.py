@@ -1,0 +1,66 @@
+"""Products of 16-bit matrices on a processor that has none."""
+
+import pytest
+import torch
+from torch import nn
+
+from submodel import arithmetic
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that multiplies float32 only, and panels of a few rows."""
+    monkeypatch.setattr(arithmetic, "multiplies", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr(arithmetic, "_PANEL", 100)
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("shape", "rows", "cols"), [((2,), 7, 33), ((3, 5), 1, 1), ((17,), 50, 9), ((2, 1, 4), 3, 257)]
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_panels_give_the_product_rounded_once(
+    dtype: torch.dtype, shape: tuple[int, ...], rows: int, cols: int, biased: bool
+):
+    generator = torch.Generator().manual_seed(rows)
+    x, weight, bias = (
+        torch.randn(size, generator=generator).to(dtype) for size in ((*shape, cols), (rows, cols), (rows,))
+    )
+    with torch.inference_mode():
+        found = arithmetic.linear(x, weight, bias if biased else None)
+    exact = x.double() @ weight.double().T + (bias.double() if biased else 0)
+    assert found.dtype == dtype and found.shape == (*shape, rows)
+    # half a step of the dtype, and what float32 sums lose where terms cancel
+    torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps / 2, atol=1e-5 * cols**0.5)
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_model_is_quickened_in_place():
+    model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4, bias=False)).bfloat16()
+    before = model.state_dict()
+    x = torch.randn(5, 8).bfloat16()
+    with torch.inference_mode():
+        wanted = model(x)
+        arithmetic.quicken(model)
+        found = model(x)
+    assert [type(module) for module in model] == [arithmetic.Linear, nn.ReLU, arithmetic.Linear]
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
+    torch.testing.assert_close(found, wanted, rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.usefixtures("plain")
+def test_what_the_processor_multiplies_stays_as_it_is():
+    model = nn.Linear(8, 6)
+    arithmetic.quicken(model)
+    assert type(model) is nn.Linear
+
+
+@pytest.mark.parametrize(
+    ("has", "wanted"), [({}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16), ({"bf16": True}, torch.bfloat16)]
+)
+def test_arithmetic_follows_the_processor(monkeypatch: pytest.MonkeyPatch, has: dict[str, bool], wanted: torch.dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    monkeypatch.setattr(arithmetic, "multiplies", arithmetic.multiplies.__wrapped__)  # what it knows is cached
+    assert arithmetic.default_dtype("cpu") == wanted
+    assert arithmetic.default_dtype("meta") == torch.bfloat16
