@@ -51,7 +51,8 @@ Kernels choose() {
   __builtin_cpu_init();
   const Kernels* known[] = {&avx2_kernels, &avx512_kernels};
   const bool has[] = {
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt"),
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt") &&
+          __builtin_cpu_supports("bmi2"),
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vbmi2") &&
           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"),

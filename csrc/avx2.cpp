@@ -49,17 +49,40 @@ void quantise(const float* x, int64_t words, int32_t offset, int8_t* q, float* s
   }
 }
 
-// 32 columns of packed bytes, made signed by `flip`, dropped ones 0
-inline __m256i expand(const uint8_t* p, uint32_t mask, __m128i low, int shift, int8_t offset) {
+constexpr WideExpansion WIDE;
+
+inline int64_t count(uint64_t bits) { return __builtin_popcountll(bits); }
+
+// 16 columns of packed bytes, by two bytes of the mask, less `offset`, dropped ones 0
+inline __m128i expand16(const uint8_t* p, const uint8_t* mask, __m128i low, int shift, __m128i less) {
+  __m128i v = load128(p);
+  if (shift >= 0) v = _mm_and_si128(shift ? _mm_srli_epi16(v, 4) : v, low);
+  __m128i from = _mm_add_epi8(load128(WIDE.first[mask[0]]), load128(WIDE.second[mask[1]]));
+  return _mm_shuffle_epi8(_mm_add_epi8(v, less), from);
+}
+
+// 64 columns of packed bytes, the survivors from p on, less `offset`, dropped ones 0; `shift` of 4 bits, or -1 for 8
+inline const uint8_t* expand(const uint8_t* p, const uint8_t* mask, int shift, int8_t offset, __m256i* left,
+                             __m256i* right) {
+  const __m128i less = _mm_set1_epi8(int8_t(-offset)), low = _mm_set1_epi8(15);
   __m128i part[4];
-  const __m128i zero = _mm_set1_epi8(offset);
-  for (int i = 0; i < 4; i++) {
-    __m128i v = load8(p);
-    if (shift >= 0) v = _mm_and_si128(_mm_srl_epi16(v, _mm_cvtsi32_si128(shift)), low);
-    part[i] = _mm_shuffle_epi8(_mm_sub_epi8(v, zero), load8(TABLE.bytes[mask >> 8 * i & 255]));
-    p += _mm_popcnt_u32(mask >> 8 * i & 255);
+  for (int i = 0; i < 4; i++, mask += 2) {
+    part[i] = expand16(p, mask, low, shift, less);
+    p += count(load16(mask));
   }
-  return _mm256_set_m128i(_mm_unpacklo_epi64(part[2], part[3]), _mm_unpacklo_epi64(part[0], part[1]));
+  *left = _mm256_set_m128i(part[1], part[0]);
+  *right = _mm256_set_m128i(part[3], part[2]);
+  return p;
+}
+
+// Byte `at` of a mask times 32: where its row of WIDE.floats begins. In as few operations as it takes, since these, not
+// memory, are what expansion waits for.
+inline uint64_t offset_in(uint64_t mask, int at) { return (at ? mask >> (8 * at - 5) : mask << 5) & (255 << 5); }
+
+// 8 columns of packed bfloat16 as floats, dropped ones 0, by the row of the table at `offset`
+inline __m256 expand_floats(const uint8_t* p, uint64_t offset) {
+  __m256i twice = _mm256_broadcastsi128_si256(load128(p));
+  return _mm256_castsi256_ps(_mm256_shuffle_epi8(twice, load256(WIDE.floats[0] + offset)));
 }
 
 // 8 or 32 mask bits -> all ones in the columns that are kept
@@ -82,25 +105,24 @@ inline __m128i load_columns(const uint8_t* p, int64_t columns) {
   return _mm_load_si128(reinterpret_cast<const __m128i*>(some));
 }
 
-// 32 signed weights times N rows of activations; a lane of 4 columns a 32-bit sum, exact
+// 32 signed weights, the row's `part`, times N rows of activations; a lane of 4 columns a 32-bit sum, exact
 template <int N>
-inline void add_bytes(__m256* sum, __m256i weights, float scale, const Activations& x, int64_t b, int64_t column) {
+inline void add_bytes(__m256* sum, __m256i weights, float scale, const Activations& x, int64_t b, int64_t part) {
   const __m256i size = _mm256_abs_epi8(weights), ones = _mm256_set1_epi16(1);
   const __m256 s = _mm256_set1_ps(scale);
   for (int i = 0; i < N; i++) {
-    int64_t at = (b + i) * x.words * 64 + column;
-    __m256i signed_q = _mm256_sign_epi8(load256(x.q + at), weights);
+    int64_t at = (b + i) * x.words * 2 + part;
+    __m256i signed_q = _mm256_sign_epi8(load256(x.q + 32 * at), weights);
     __m256i dot = _mm256_madd_epi16(_mm256_maddubs_epi16(size, signed_q), ones);
-    __m256 both = _mm256_mul_ps(s, _mm256_loadu_ps(x.scale + at / 4));
+    __m256 both = _mm256_mul_ps(s, _mm256_loadu_ps(x.scale + 8 * at));
     sum[i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), both, sum[i]);
   }
 }
 
 template <int N>
-inline void add_floats(__m256* sum, __m128i weights, const Activations& x, int64_t b, int64_t column) {
-  const __m256 v = floats(weights);
+inline void add_floats(__m256* sum, __m256 weights, const Activations& x, int64_t b, int64_t column) {
   for (int i = 0; i < N; i++)
-    sum[i] = _mm256_fmadd_ps(v, _mm256_loadu_ps(x.f32 + (b + i) * x.words * 64 + column), sum[i]);
+    sum[i] = _mm256_fmadd_ps(weights, _mm256_loadu_ps(x.f32 + (b + i) * x.words * 64 + column), sum[i]);
 }
 
 template <template <int> class Row>
@@ -119,13 +141,13 @@ struct DenseBf16 {
     int64_t c = 0;
     for (; c + 16 <= m.cols; c += 16, p += 32) {
       fetch(p);
-      add_floats<N>(even, load128(p), x, b, c);
-      add_floats<N>(odd, load128(p + 16), x, b, c + 8);
+      add_floats<N>(even, floats(load128(p)), x, b, c);
+      add_floats<N>(odd, floats(load128(p + 16)), x, b, c + 8);
     }
     for (; c < m.cols; c += 8) {
       // the sums that the packed kernel makes, in its order: zeros in place give the very same result
       int64_t left = m.cols - c < 8 ? m.cols - c : 8;
-      add_floats<N>(c % 16 ? odd : even, load_columns(p, left), x, b, c);
+      add_floats<N>(c % 16 ? odd : even, floats(load_columns(p, left)), x, b, c);
       p += 2 * left;
     }
     finish<N>(even, odd, y, stride);
@@ -143,10 +165,11 @@ struct SparseBf16 {
       uint64_t bits = load64(mask + w);
       fetch(p);
       for (int j = 0; j < 64; j += 16, bits >>= 16) {
-        add_floats<N>(even, _mm_shuffle_epi8(load128(p), load128(TABLE.halves[bits & 255])), x, b, 64 * w + j);
-        p += 2 * _mm_popcnt_u32(bits & 255);
-        add_floats<N>(odd, _mm_shuffle_epi8(load128(p), load128(TABLE.halves[bits >> 8 & 255])), x, b, 64 * w + j + 8);
-        p += 2 * _mm_popcnt_u32(bits >> 8 & 255);
+        const uint64_t left = offset_in(bits, 0), right = offset_in(bits, 1);
+        add_floats<N>(even, expand_floats(p, left), x, b, 64 * w + j);
+        p += 2 * count(left);
+        add_floats<N>(odd, expand_floats(p, right), x, b, 64 * w + j + 8);
+        p += 2 * count(right);
       }
     }
     finish<N>(even, odd, y, stride);
@@ -163,12 +186,12 @@ struct SharedBf16 {
     int64_t c = 0;
     for (; c + 16 <= m.cols; c += 16, p += 32) {
       fetch(p);
-      add_floats<N>(even, _mm_and_si128(load128(p), keep8(mask[c / 8])), x, b, c);
-      add_floats<N>(odd, _mm_and_si128(load128(p + 16), keep8(mask[c / 8 + 1])), x, b, c + 8);
+      add_floats<N>(even, floats(_mm_and_si128(load128(p), keep8(mask[c / 8]))), x, b, c);
+      add_floats<N>(odd, floats(_mm_and_si128(load128(p + 16), keep8(mask[c / 8 + 1]))), x, b, c + 8);
     }
     for (; c < m.cols; c += 8) {
       int64_t left = m.cols - c < 8 ? m.cols - c : 8;
-      add_floats<N>(c % 16 ? odd : even, _mm_and_si128(load_columns(p, left), keep8(mask[c / 8])), x, b, c);
+      add_floats<N>(c % 16 ? odd : even, floats(_mm_and_si128(load_columns(p, left), keep8(mask[c / 8]))), x, b, c);
       p += 2 * left;
     }
     finish<N>(even, odd, y, stride);
@@ -188,8 +211,8 @@ struct SharedInt8 {
       float scale = from_bf16(m.scales[row * x.words + w]);
       __m256i left = _mm256_and_si256(_mm256_xor_si256(load256(p), flip), keep32(uint32_t(bits)));
       __m256i right = _mm256_and_si256(_mm256_xor_si256(load256(p + 32), flip), keep32(uint32_t(bits >> 32)));
-      add_bytes<N>(even, left, scale, x, b, 64 * w);
-      add_bytes<N>(odd, right, scale, x, b, 64 * w + 32);
+      add_bytes<N>(even, left, scale, x, b, 2 * w);
+      add_bytes<N>(odd, right, scale, x, b, 2 * w + 1);
     }
     finish<N>(even, odd, y, stride);
     return p;
@@ -205,8 +228,8 @@ struct DenseInt8 {
     for (int64_t w = 0; w < x.words; w++, p += 64) {
       fetch(p);
       float scale = from_bf16(m.scales[row * x.words + w]);
-      add_bytes<N>(even, _mm256_xor_si256(load256(p), flip), scale, x, b, 64 * w);
-      add_bytes<N>(odd, _mm256_xor_si256(load256(p + 32), flip), scale, x, b, 64 * w + 32);
+      add_bytes<N>(even, _mm256_xor_si256(load256(p), flip), scale, x, b, 2 * w);
+      add_bytes<N>(odd, _mm256_xor_si256(load256(p + 32), flip), scale, x, b, 2 * w + 1);
     }
     finish<N>(even, odd, y, stride);
     return p;
@@ -218,16 +241,14 @@ struct SparseInt8 {
   static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
                             float* y, int64_t stride) {
     __m256 even[N] = {}, odd[N] = {};
-    const uint64_t* mask = m.mask + row * x.words;
-    const __m128i all = _mm_set1_epi8(-1);
+    const uint8_t* mask = reinterpret_cast<const uint8_t*>(m.mask + row * x.words);
     for (int64_t w = 0; w < x.words; w++) {
-      uint64_t bits = load64(mask + w);
       fetch(p);
       float scale = from_bf16(m.scales[row * x.words + w]);
-      add_bytes<N>(even, expand(p, uint32_t(bits), all, -1, -128), scale, x, b, 64 * w);
-      p += _mm_popcnt_u32(uint32_t(bits));
-      add_bytes<N>(odd, expand(p, uint32_t(bits >> 32), all, -1, -128), scale, x, b, 64 * w + 32);
-      p += _mm_popcnt_u32(uint32_t(bits >> 32));
+      __m256i left, right;
+      p = expand(p, mask + 8 * w, -1, -128, &left, &right);
+      add_bytes<N>(even, left, scale, x, b, 2 * w);
+      add_bytes<N>(odd, right, scale, x, b, 2 * w + 1);
     }
     finish<N>(even, odd, y, stride);
     return p;
@@ -239,20 +260,18 @@ struct SparseInt4 {
   static const uint8_t* run(const sm_matrix& m, const Activations& x, int64_t row, int64_t b, const uint8_t* p,
                             float* y, int64_t stride) {
     __m256 even[N] = {}, odd[N] = {};
-    const uint64_t* mask = m.mask + row * x.words;
-    const __m128i low = _mm_set1_epi8(15);
+    const uint8_t* mask = reinterpret_cast<const uint8_t*>(m.mask + row * x.words);
     const int64_t half = (x.words + 1) / 2;
     const uint8_t *end[2] = {p, p};
     for (int side = 0; side < 2; side++) {
       const uint8_t* at = p;
       for (int64_t w = side ? half : 0; w < (side ? x.words : half); w++) {
-        uint64_t bits = load64(mask + w);
         fetch(at);
         float scale = from_bf16(m.scales[row * x.words + w]);
-        add_bytes<N>(even, expand(at, uint32_t(bits), low, 4 * side, 8), scale, x, b, 64 * w);
-        at += _mm_popcnt_u32(uint32_t(bits));
-        add_bytes<N>(odd, expand(at, uint32_t(bits >> 32), low, 4 * side, 8), scale, x, b, 64 * w + 32);
-        at += _mm_popcnt_u32(uint32_t(bits >> 32));
+        __m256i left, right;
+        at = expand(at, mask + 8 * w, 4 * side, 8, &left, &right);
+        add_bytes<N>(even, left, scale, x, b, 2 * w);
+        add_bytes<N>(odd, right, scale, x, b, 2 * w + 1);
       }
       end[side] = at;
     }

@@ -23,4 +23,21 @@ struct Expansion {
 };
 constexpr Expansion TABLE;
 
+// The same for 16 columns at once, as the sum of two rows: of the first 8 columns, which the second 8 lie behind, and of
+// the second 8. And for 8 columns of bfloat16 as the upper halves of 32-bit lanes: floats.
+struct WideExpansion {
+  alignas(32) uint8_t floats[256][32];
+  alignas(16) uint8_t first[256][16], second[256][16];
+  constexpr WideExpansion() : floats(), first(), second() {
+    for (int mask = 0; mask < 256; mask++)
+      for (int j = 0; j < 8; j++) {
+        floats[mask][4 * j] = floats[mask][4 * j + 1] = 0x80;
+        floats[mask][4 * j + 2] = TABLE.halves[mask][2 * j];
+        floats[mask][4 * j + 3] = TABLE.halves[mask][2 * j + 1];
+        first[mask][j] = second[mask][8 + j] = TABLE.bytes[mask][j];
+        first[mask][8 + j] = TABLE.count[mask];
+      }
+  }
+};
+
 }  // namespace
