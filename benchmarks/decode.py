@@ -8,8 +8,11 @@ the model added to the process's resident memory.
 """
 
 import argparse
+import os
 import statistics
 import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's idle threads spin through the turns of others
 
 import torch
 

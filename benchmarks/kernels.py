@@ -10,11 +10,14 @@ an array of the same total size, in the same turns.
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's idle threads spin through the turns of others
 
 import numpy as np
 import torch
