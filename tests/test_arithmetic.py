@@ -50,6 +50,18 @@ def test_a_model_is_quickened_in_place():
 
 
 @pytest.mark.usefixtures("plain")
+def test_gradients_are_those_of_torch():
+    model = arithmetic.Linear(8, 6).bfloat16()
+    x = torch.randn(5, 8).bfloat16()
+    grads = []
+    for run in (model, lambda x: nn.functional.linear(x, model.weight, model.bias)):
+        model.zero_grad()
+        run(x).float().square().sum().backward()
+        grads += [model.weight.grad.clone()]  # type: ignore[union-attr]
+    assert torch.equal(*grads)
+
+
+@pytest.mark.usefixtures("plain")
 def test_what_the_processor_multiplies_stays_as_it_is():
     model = nn.Linear(8, 6)
     arithmetic.quicken(model)

@@ -34,12 +34,14 @@ def default_dtype(device: str) -> torch.dtype:
 
 
 def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """`functional.linear` without gradients: x (..., cols), weight (rows, cols), bias (rows) -> (..., rows).
+    """`functional.linear`: x (..., cols), weight (rows, cols), bias (rows) -> (..., rows).
 
-    One row of x goes to torch as it is: converting the weights would cost more than it saves.
+    Where gradients are recorded torch does it, and with one row of x: converting the weights would cost more than it
+    saves.
     """
     rows, cols = weight.shape
-    if x.device.type != "cpu" or x.numel() <= cols or multiplies(x.dtype):
+    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if recorded or x.device.type != "cpu" or x.numel() <= cols or multiplies(x.dtype):
         return functional.linear(x, weight, bias)
     flat = x.reshape(-1, cols).float()
     out = torch.empty(len(flat), rows, dtype=x.dtype)
