@@ -17,7 +17,14 @@ _NATIVE = {
     torch.float16: ("avx512_fp16", "amx_fp16", "fp16"),
 }
 _PANEL = 1 << 20  # weights converted at once: 4 MB
-_rooms = threading.local()
+
+
+class _Rooms(threading.local):
+    def __init__(self) -> None:
+        self.of: dict[torch.dtype, torch.Tensor] = {}
+
+
+_rooms = _Rooms()
 
 
 @functools.cache
@@ -48,7 +55,7 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     size = max(1, _PANEL // cols)
     for first in range(0, rows, size):
         last = min(first + size, rows)
-        panel = _room((last - first) * cols).view(last - first, cols).copy_(weight[first:last])
+        panel = scratch((last - first) * cols, torch.float32).view(last - first, cols).copy_(weight[first:last])
         out[:, first:last] = functional.linear(flat, panel, None if bias is None else bias[first:last].float())
     return out.view(*x.shape[:-1], rows)
 
@@ -67,9 +74,11 @@ def quicken(model: nn.Module) -> None:
             module.__class__ = Linear
 
 
-def _room(size: int) -> torch.Tensor:
-    """The calling thread's room for a panel: a new one each time costs page faults."""
-    if getattr(_rooms, "panel", torch.empty(0)).numel() < size:
+def scratch(size: int, dtype: torch.dtype) -> torch.Tensor:
+    """The calling thread's room for `size` numbers, until it asks again: a new one each time would cost more, in page
+    faults, than filling it."""
+    kept = _rooms.of.get(dtype)
+    if kept is None or kept.numel() < size:
         with torch.inference_mode(False):  # it outlives the caller's mode
-            _rooms.panel = torch.empty(size, dtype=torch.float32)
-    return _rooms.panel[:size]
+            kept = _rooms.of[dtype] = torch.empty(size, dtype=dtype)
+    return kept[:size]

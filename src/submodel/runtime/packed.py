@@ -6,7 +6,6 @@ missing the torch twins at the end of this file do the same, bit for bit but for
 """
 
 import ctypes
-import threading
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,14 +13,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from submodel.arithmetic import linear
+from submodel.arithmetic import linear, multiplies, scratch
 from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime import native, pages
 from submodel.store import Mask
 
 BLOCK = 16  # rows between two entries of `starts`
 SLACK = 64  # bytes after the last value, which the kernels may read
-_FEW = 8  # rows of activations from which the dense product of unpacked rows is faster
+_FEW = 8 if multiplies(torch.bfloat16) else 16  # rows of activations up to which the format's own kernel is faster
 _PANEL = 1024  # rows unpacked at once
 
 
@@ -216,23 +215,12 @@ def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) 
     else:
         y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
         size = packed.rows if FORMATS[packed.format].bits == 16 else min(_PANEL, packed.rows)
-        panel = _panel(size * packed.cols)
+        panel = scratch(size * packed.cols, torch.bfloat16)
         for first in range(0, packed.rows, size):
             last = min(first + size, packed.rows)
             part = None if bias is None else bias[first:last]
             y[:, first:last] = linear(flat, unpack(packed, first, last, panel), part)
     return y.view(*x.shape[:-1], packed.rows)
-
-
-_rooms = threading.local()
-
-
-def _panel(size: int) -> torch.Tensor:
-    """The calling thread's room for a panel: a new one each time would cost more, in page faults, than unpacking."""
-    if getattr(_rooms, "panel", torch.empty(0)).numel() < size:
-        with torch.inference_mode(False):  # it outlives the caller's mode
-            _rooms.panel = torch.empty(size, dtype=torch.bfloat16)
-    return _rooms.panel
 
 
 def mask_words(mask: Mask, room: torch.Tensor | None = None) -> torch.Tensor:
