@@ -126,7 +126,7 @@ def test_a_mask_that_keeps_more_than_there_is_is_refused(kernels: str):
             pack(weights, Mask(beyond, 70), name)
 
 
-@pytest.mark.parametrize("tokens", [17, 64, 512])
+@pytest.mark.parametrize("tokens", [packed._FEW + 1, 64, 512])
 @pytest.mark.parametrize("shape", [(896, 896), (2500, 300), (1536, 576)])
 def test_prefill_is_dense_with_zeros(shape: tuple[int, int], tokens: int):
     weights, mask, keep = _example(*shape)
