@@ -467,28 +467,29 @@ def test_a_slow_reader_holds_nobody_up(store: Path):
             sleeper.close()
 
 
-def test_a_full_house_says_when_to_come_back(store: Path):
+def test_a_full_house_says_when_to_come_back(store: Path, monkeypatch: pytest.MonkeyPatch):
     with serving.running(store, limits=Limits(requests=2)) as server, _client(server) as client:
-        started = threading.Barrier(3)
+        inside, opened = threading.Barrier(3), threading.Event()
+        written = server.desk.prompts.text
 
-        def hold() -> None:
-            with client.completions.create(model="base", prompt="x", max_tokens=500, stream=True) as chunks:
-                next(iter(chunks))
-                started.wait(20)
-                released.wait(20)
+        def held(prompt: str) -> Any:
+            inside.wait(20)
+            assert opened.wait(20)
+            return written(prompt)
 
-        released = threading.Event()
+        monkeypatch.setattr(server.desk.prompts, "text", held)
         with ThreadPoolExecutor(2) as pool:
-            holders = [pool.submit(hold) for _ in range(2)]
-            started.wait(20)
-            server.desk.door.inside = 2  # the tiny model may have finished
+            holders = [pool.submit(client.completions.create, model="base", prompt="x") for _ in range(2)]
+            inside.wait(20)
             with pytest.raises(openai.RateLimitError) as refused:
                 client.completions.create(model="base", prompt="x")
             assert refused.value.response.headers["retry-after"] == "1"
-            server.desk.door.inside = 0
-            released.set()
+            opened.set()
             for holder in holders:
-                holder.result()
+                assert holder.result().choices[0].text
+        _quiet(server)
+        monkeypatch.undo()
+        assert client.completions.create(model="base", prompt="x").choices[0].text
 
 
 def test_an_answer_that_takes_too_long_is_ended(store: Path):
