@@ -4,7 +4,8 @@
 
 FOLDER/model holds the model (examples/fetch_model.py). A Python sub-model is calibrated on the standard library's
 sources, a C++ one on the headers that torch installs. One source file in eight is held out of calibration, and
-perplexity is taken on those files only. Each step is a command that can be typed as it is printed.
+perplexity is taken on those files only: few tokens, so the sub-models are compared on the same windows. Each step is a
+command that can be typed as it is printed.
 """
 
 import shlex
@@ -16,7 +17,7 @@ from pathlib import Path
 import torch
 
 CALIBRATION = ["--tokens", "16384", "--seq-len", "512"]
-EVALUATION = ["--tokens", "16384", "--seq-len", "1024"]
+EVALUATION = ["--tokens", "8192", "--seq-len", "512"]
 PROMPTS = {
     "python": 'def read_lines(path):\n    """Return the lines of a text file without their newlines."""\n',
     "cpp": "// Return the sum of all elements.\ninline int64_t sum(const std::vector<int64_t>& values) {\n",
@@ -38,6 +39,7 @@ def main(folder: Path) -> None:
     submodel("list", store)
     submodel("verify", store)
     submodel("eval", base, *models, *tasks, *EVALUATION, "--out", rows)
+    submodel("report", rows, "--against", "cpp")
     submodel("compare", *models[1:])
     for name, prompt in PROMPTS.items():
         submodel("generate", f"{store}@{name}", "--max-tokens", "48", "--prompt", prompt)
