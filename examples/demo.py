@@ -8,13 +8,13 @@ perplexity is taken on those files only: few tokens, so the sub-models are compa
 command that can be typed as it is printed.
 """
 
+import importlib.util
 import shlex
-import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
-import torch
+from submodel import cli
 
 CALIBRATION = ["--tokens", "16384", "--seq-len", "512"]
 EVALUATION = ["--tokens", "8192", "--seq-len", "512"]
@@ -30,7 +30,7 @@ def main(folder: Path) -> None:
     store = str(folder / "coder.store")
     rows = str(folder / "rows.jsonl")
     python = f"{sysconfig.get_path('stdlib')}:python"
-    cpp = f"{Path(torch.__file__).parent / 'include'}:cpp"
+    cpp = f"{_folder_of('torch') / 'include'}:cpp"
     models = [f"{store}@{name}" for name in ("magnitude", "python", "cpp")]
     tasks = ["--task", f"perplexity:{python}", "--task", f"perplexity:{cpp}"]
     calibration = ["--calibration", f"python={python}", "--calibration", f"cpp={cpp}"]
@@ -46,11 +46,18 @@ def main(folder: Path) -> None:
 
 
 def submodel(*words: str) -> None:
-    """Print a command and run it; stop at the first that fails."""
+    """Print a command and run it, in this process to import torch once; stop at the first that fails."""
     print(f"\n$ submodel {shlex.join(words)}", flush=True)
-    status = subprocess.run([str(Path(sys.executable).parent / "submodel"), *words]).returncode
+    status = cli.main(list(words))
     if status:
         sys.exit(status)
+
+
+def _folder_of(package: str) -> Path:
+    """Where it is installed; not imported, as the command line says first how its threads wait."""
+    found = importlib.util.find_spec(package)
+    assert found and found.origin
+    return Path(found.origin).parent
 
 
 if __name__ == "__main__":
