@@ -5,19 +5,15 @@ BIN := .venv/bin
 
 .PHONY: demo test check bench model clean
 
-SOURCES := pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
-
-$(BIN)/.done: $(SOURCES)
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
-	touch $@ $(BIN)/.run
-
 # what the demo needs and no more: half the time of all that the tests need
-$(BIN)/.run: $(SOURCES)
+$(BIN)/.run: pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[gguf]'
+	touch $@
+
+$(BIN)/.done: $(BIN)/.run
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
 model: $(BIN)/.run
