@@ -125,6 +125,16 @@ def test_from_the_command_line(llama: Path, texts: dict[str, Path], tmp_path: Pa
     assert "python: not settled: " in capsys.readouterr().err
     assert cli.main(["info", f"{tmp_path}/few@python"]) == 0
     assert "5 x 32 = 160 tokens" in capsys.readouterr().out
+    short = tmp_path / "short.jsonl"
+    short.write_text("".join(texts["python"].read_text().splitlines(keepends=True)[:3]))
+    all_there_is = [*words[:-1], str(tmp_path / "short"), "--calibration", f"short={short}:text"]
+    assert cli.main([*all_there_is, "--samples", "100000", "--tolerance", "0.0001", "--json"]) == 0
+    out, err = capsys.readouterr()
+    budgets = {manifest["calibration"]["samples"] for manifest in json.loads(out)["submodels"].values()}
+    assert len(budgets) == 1 and f"{short}: enough for {(fits := budgets.pop())} samples, not" in err
+    assert f"all {fits} samples are used" in err
+    assert cli.main([*all_there_is, "--samples", str(fits + 1), "--tokens", str(32 * (fits + 1))]) == 2
+    assert f"({fits + 1} samples of 32): give more text" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         cli.main([*words[:-1], "x", "--tokens", "some"])
     assert stop.value.code == 2 and "give a number or auto" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from submodel.calibration.domains import (
     read_held_out,
     read_part,
 )
-from submodel.calibration.packing import Budget, load_samples, pack, pack_documents, tokens_in
+from submodel.calibration.packing import Budget, TooLittleText, load_samples, pack, pack_documents, tokens_in
 from submodel.calibration.rebuild import rebuild
 from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Provenance, Samples, parts_of, stand_ins, with_openings
@@ -29,6 +29,7 @@ __all__ = [
     "Samples",
     "Split",
     "Text",
+    "TooLittleText",
     "is_held_out",
     "is_named_split",
     "load_domain",

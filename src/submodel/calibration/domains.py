@@ -123,7 +123,7 @@ def load_domain(
         data_dir: where named sets lie; the hub if None.
 
     Raises:
-        SubmodelError: text that is not there, has other columns, or is less than the budget.
+        SubmodelError: text that is not there, has other columns, or is less than the budget (TooLittleText).
     """
     if not domain.parts:
         return Samples(domain.name, torch.empty(0, 0, dtype=torch.int64))

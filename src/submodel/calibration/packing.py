@@ -24,6 +24,15 @@ SHAPES = ("packed", "document")
 WEIGHTINGS = ("token", "document")
 
 
+class TooLittleText(SubmodelError):
+    """A text, at `path`, that does not fill its budget; it would fill one of `samples` samples."""
+
+    def __init__(self, message: str, path: str, samples: int):
+        super().__init__(message)
+        self.path = path
+        self.samples = samples
+
+
 @dataclass(frozen=True)
 class Budget:
     """How much text of every domain, and in what shape.
@@ -92,8 +101,8 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
         recipe: of a mixture: how it was asked for.
 
     Raises:
-        SubmodelError: a part holds fewer tokens than its share, its share is no token, or its documents cannot have
-            the form asked for.
+        TooLittleText: a part holds fewer tokens than its share.
+        SubmodelError: a part's share is no token, or its documents cannot have the form asked for.
     """
     for kind, given, known in (
         ("shape", budget.shape, SHAPES),
@@ -230,9 +239,11 @@ def _cut(text: Text, form: Form, budget: Budget, wanted: int | None) -> list[_Pi
     if not full:
         asked = f"{wanted:,} asked" if wanted is not None else f"{budget.samples} samples asked"
         size = f" ({budget.count} samples of {budget.seq_len})" if budget.shape == "packed" else ""
-        raise SubmodelError(
+        raise TooLittleText(
             f"{text.path}: {count:,} tokens in it, {asked}{size}: "
-            "give more text or ask for fewer --samples, --tokens or --seq-len"
+            "give more text or ask for fewer --samples, --tokens or --seq-len",
+            text.path,
+            len(pieces) if wanted is None else budget.count * count // wanted,
         )
     if wanted is None:
         return pieces

@@ -1,6 +1,7 @@
 """Verbs that make sub-models and hand them on: extract, list, info, verify, export, compare."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from submodel.cli.console import Bar, say, show
 from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
-    from submodel.calibration import Samples
+    from submodel.calibration import Budget, Samples
     from submodel.models import Base
     from submodel.prune.select import Pattern
     from submodel.prune.settle import Settling
@@ -179,13 +180,15 @@ def _extract(args: argparse.Namespace) -> None:
     tokens = None if auto else args.tokens
     budget = Budget(min(args.seq_len, longest), args.samples, tokens, args.seed, args.shape, args.form, args.weighting)
     read = partial(load_domain, tokenizer=base.tokenizer, readers=readers, data_dir=data_dir)
-    domains = [read(domain, budget=budget) for domain in wanted]
     if auto:
+        domains, budget = _at_most(budget, lambda budget: [read(domain, budget=budget) for domain in wanted])
         curves = _settle(args, base, domains, pattern)
         if all(curve.is_settled for curve in curves.values()):
             budget = replace(budget, samples=max(curve.samples[-1] for curve in curves.values()))
             domains = [read(domain, budget=budget) for domain in wanted]
         domains = [replace(domain, settling=curves[domain.name].as_dict()) for domain in domains]
+    else:
+        domains = [read(domain, budget=budget) for domain in wanted]
     if data_dir and not args.skip_contamination:
         problems = Problems(problems_in(data_dir))
         domains = [replace(d, contamination=problems.overlaps(d.documents)) if d.documents else d for d in domains]
@@ -237,6 +240,20 @@ def _extract(args: argparse.Namespace) -> None:
     show(args, {"submodels": result.manifests, **run}, lines)
 
 
+def _at_most(budget: "Budget", read: "Callable[[Budget], list[Samples]]") -> "tuple[list[Samples], Budget]":
+    """All domains within a budget, or within as many samples as the shortest of their texts fills; says so."""
+    from submodel.calibration import TooLittleText
+
+    while True:
+        try:
+            return read(budget), budget
+        except TooLittleText as short:
+            if short.samples < 2:
+                raise
+            say(f"{short.path}: enough for {short.samples} samples, not {budget.samples}: no domain gets more")
+            budget = replace(budget, samples=short.samples)
+
+
 def _settle(
     args: argparse.Namespace, base: "Base", domains: "list[Samples]", pattern: "Pattern"
 ) -> "dict[str, Settling]":
@@ -263,7 +280,7 @@ def _settle(
         )
     for name, curve in curves.items():
         if not curve.is_settled:
-            say(f"{name}: not settled: {_settled(curve.as_dict())}; all {args.samples} samples are used")
+            say(f"{name}: not settled: {_settled(curve.as_dict())}; all {len(domains[0].ids)} samples are used")
     return curves
 
 
