@@ -15,7 +15,7 @@ from submodel.calibration import Samples
 from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.models import Base, blocks_of, matrices_of, open_base
-from submodel.prune import wanda, whole
+from submodel.prune import sensitivity, wanda, whole
 from submodel.prune.allocation import ALLOCATIONS, attention_or_mlp, outliers, relative_error
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
@@ -234,6 +234,30 @@ def test_interrupted_in_either_pass_and_started_again(files: int, llama: Path, t
     dense = 3 - min(3, (files - 1) // 2)
     passes = [dense, 3 - again.resumed_blocks] if files < 8 else [3 - again.resumed_blocks]
     assert len(read) == sum(left + (left < 3) for left in passes)
+    assert _content(tmp_path / "store") == _content(tmp_path / "whole")
+    assert not (tmp_path / "store/work").exists()
+
+
+@pytest.mark.parametrize("samples", [2, 5, 7])
+def test_interrupted_between_gradients_and_started_again(samples: int, llama: Path, tmp_path: Path, monkeypatch):
+    """After so many samples' gradients, 5 of the first domain and 4 of the second: a domain that is done stays done."""
+    base, learn, learnt = open_base(str(llama)), sensitivity.learn, 0
+    run = partial(extract, base, DOMAINS, allocation="loss", dtype=torch.float32, batch_tokens=48)
+    run(out=tmp_path / "whole")
+
+    def interrupted(*given):
+        nonlocal learnt
+        learnt += 1
+        if learnt > samples:
+            raise KeyboardInterrupt
+        return learn(*given)
+
+    monkeypatch.setattr(sensitivity, "learn", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(out=tmp_path / "store")
+    left, learnt, samples = 9 if samples < 5 else 4, 0, 9
+    run(out=tmp_path / "store")
+    assert learnt == left
     assert _content(tmp_path / "store") == _content(tmp_path / "whole")
     assert not (tmp_path / "store/work").exists()
 

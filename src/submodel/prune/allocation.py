@@ -118,12 +118,15 @@ def _by_blocks(rule: _Score, look: Look) -> dict[str, dict[str, float]]:
 
 def _by_loss(look: Look) -> dict[str, dict[str, float]]:
     parts = _parts(look.shapes, attention_or_mlp)
-    found: dict[str, dict[str, float]] = {}
+    look.work.mkdir(exist_ok=True)
+    file = look.work / "costs.json"
+    costs: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
     for domain in look.domains:
-        costs = look.gradients(domain.first(sensitivity.TOKENS), look.pattern)
-        each = [sum(costs[name] for name in part) for part in parts]
-        found[domain.name] = _spread(logarithmic, each, parts, look)
-    return found
+        if domain.name not in costs:
+            costs[domain.name] = look.gradients(domain.first(sensitivity.TOKENS), look.pattern)
+            write_json(file, costs)
+    each = {domain: [sum(of[name] for name in part) for part in parts] for domain, of in costs.items()}
+    return {domain: _spread(logarithmic, found, parts, look) for domain, found in each.items()}
 
 
 def attention_or_mlp(name: str) -> tuple[int, str]:
