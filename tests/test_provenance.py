@@ -165,6 +165,30 @@ def test_a_sub_model_is_not_evaluated_on_a_part_of_its_mixture(store: Path, data
     assert cli.main(["eval", f"{store}@mix", "--task", task, *words]) == 0
 
 
+@pytest.mark.parametrize("kind", ["elsewhere", "renamed", "absolute"])
+def test_a_text_is_known_wherever_it_lies(kind: str, store: Path, data: Path, tmp_path: Path, monkeypatch, capsys):
+    """Calibration text is known by what it says, and other text under its name is none."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    own, base = tiny.write_jsonl(Path("own.jsonl"), "python"), ["--seq-len", "32"]
+    asked = ["--calibration", f"own={own}:text", "--samples", "4", "--out", "s", *base]
+    assert cli.main(["extract", str(Store(store).base["reference"]), *asked]) == 0
+    monkeypatch.chdir(tmp_path)
+    moved = {
+        "elsewhere": Path("work/own.jsonl"),
+        "renamed": Path("other.jsonl"),
+        "absolute": tmp_path / "work/own.jsonl",
+    }
+    text = moved[kind]
+    if kind == "renamed":
+        text.write_bytes(Path("work/own.jsonl").read_bytes())
+    task = ["--tokens", "320", "--out", "rows.jsonl", *base]
+    assert cli.main(["eval", "work/s@own", "--task", f"perplexity:{text}:text", *task]) == 2
+    assert "was calibrated on" in capsys.readouterr().err
+    tiny.write_jsonl(Path("own.jsonl"), "prose")
+    assert cli.main(["eval", "work/s@own", "--task", "perplexity:own.jsonl:text", *task]) == 0
+
+
 def test_tables_say_what_was_a_stand_in(store: Path, llama: Path, texts: dict[str, Path], tmp_path: Path, capsys):
     rows = tmp_path / "rows.jsonl"
     task = ["--task", f"perplexity:{texts['python']}:text", "--out", str(rows), "--seq-len", "32", "--tokens", "320"]

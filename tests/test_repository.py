@@ -9,7 +9,7 @@ from submodel import cli
 from submodel.calibration import is_held_out, read_repository
 from submodel.calibration.repository import is_generated, is_minified, without_licence
 from submodel.errors import SubmodelError
-from submodel.tasks.perplexity import held_out
+from submodel.tasks.perplexity import as_much_as_there_is
 from tests import tiny
 
 LICENCES = {
@@ -158,11 +158,12 @@ def test_no_program_of_the_repository_is_run(repository: Path, tmp_path: Path):
 
 def test_held_out_text_is_as_much_as_there_is(repository: Path):
     tokenizer = tiny.byte_tokenizer()
-    samples = held_out(f"{repository}:python", tokenizer, 100_000, 32)
+    text = read_repository("mine", f"{repository}:python", "held-out")
+    samples = as_much_as_there_is(text, tokenizer, 100_000, 32)
     assert samples.provenance and samples.provenance.split == "held-out"
     assert 0 < samples.provenance.tokens < 5000
     with pytest.raises(SubmodelError, match="--seq-len"):
-        held_out(f"{repository}:python", tokenizer, 100_000, 8000)
+        as_much_as_there_is(text, tokenizer, 100_000, 8000)
 
 
 def test_a_sub_model_of_a_repository(repository: Path, llama: Path, texts: dict[str, Path], tmp_path: Path, capsys):

@@ -1,5 +1,7 @@
 """The highest sparsity under a bound: the search itself, and a tiny model end to end."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -44,8 +46,53 @@ def test_search_keeps_the_best_trial(given):
     assert not (folder / "out.store.search").exists()
     assert dict(verify(found.store, None))
     assert (found.store / "submodels" / "python" / "routing.safetensors").is_file()
+    (found.store / "submodels" / "python" / "routing.safetensors").unlink()
+    again = search(base, domain, held_out, folder / "out.store", 0.02, method="wanda")
+    assert again.already == ["python"] and again.manifests == found.manifests
+    assert (found.store / "submodels" / "python" / "routing.safetensors").is_file()
     with pytest.raises(SubmodelError, match="already there"):
-        search(base, domain, held_out, folder / "out.store", 0.02, method="wanda")
+        search(base, domain, held_out, folder / "out.store", 0.03, method="wanda")
+    assert not (folder / "out.store.search").exists()
+
+
+def test_a_search_that_was_stopped_before_its_end(given, monkeypatch):
+    base, domain, held_out, folder = given
+    with monkeypatch.context() as patch:
+        patch.setattr("submodel.search.fit_routing", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            search(base, domain, held_out, folder / "stopped.store", 0.02, method="wanda")
+    lines: list[str] = []
+    found = search(base, domain, held_out, folder / "stopped.store", 0.02, say=lines.append, method="wanda")
+    assert found.already == ["python"] and not lines and not (folder / "stopped.store.search").exists()
+    assert (found.store / "submodels" / "python" / "routing.safetensors").is_file()
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+def test_two_searches_beside_one_store(given):
+    base, domain, held_out, folder = given
+    first = replace(domain, name="first")
+    whole = search(base, first, held_out, folder / "two.store", 0.02, method="wanda")
+
+    def meanwhile(line: str) -> None:
+        search(base, first, held_out, folder / "two.store", 0.02, method="wanda", routing=False)
+        with pytest.raises(SubmodelError, match="another process searches"):
+            search(base, domain, held_out, folder / "two.store", 0.02, method="wanda")
+
+    found = search(base, domain, held_out, folder / "two.store", 0.02, say=meanwhile, method="wanda")
+    assert set(Store(found.store).names) == {"first", "python"}
+    trials = [store["search"]["trials"] for store in (found.manifests["python"], whole.manifests["first"])]
+    assert trials[0] == trials[1]
+    assert not (folder / "two.store.search").exists()
+
+
+def test_held_out_text_that_is_calibrated_on(given):
+    base, domain, _, folder = given
+    with pytest.raises(SubmodelError, match="is calibrated on .* of its rows"):
+        search(base, domain, domain, folder / "seen.store", 0.02, method="wanda")
+    assert not list(folder.glob("seen.store*"))
 
 
 def test_a_bound_that_nothing_meets(given, monkeypatch):

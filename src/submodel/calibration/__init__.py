@@ -15,6 +15,7 @@ from submodel.calibration.packing import Budget, TooLittleText, load_samples, pa
 from submodel.calibration.rebuild import rebuild
 from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Provenance, Samples, parts_of, stand_ins, with_openings
+from submodel.calibration.seen import rows_seen
 from submodel.calibration.trees import LANGUAGES, is_held_out
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "read_part",
     "read_repository",
     "rebuild",
+    "rows_seen",
     "read_text",
     "stand_ins",
     "tokens_in",

@@ -209,7 +209,7 @@ def _extract(args: argparse.Namespace) -> None:
         with Bar(f"extracting {', '.join(d.name for d in domains)}", "tokens") as bar:
             result = extract(base, domains, Path(args.out), pattern=pattern, progress=bar.update, **settings)
     else:
-        held_out = _held_out(args, base)
+        held_out = _held_out(args, base, budget.seq_len)
         result = search(
             base,
             domains[0],
@@ -308,13 +308,13 @@ def _check_together(args: argparse.Namespace, domains: int) -> None:
         raise SubmodelError("--max-loss: several extractions are tried: give a --method instead of --minutes")
 
 
-def _held_out(args: argparse.Namespace, base: "Base") -> "Samples":
+def _held_out(args: argparse.Namespace, base: "Base", seq_len: int) -> "Samples":
     """The text that `--max-loss` is measured on."""
     from submodel.calibration import read_held_out
     from submodel.tasks.perplexity import as_much_as_there_is
 
     text = read_held_out(args.held_out, arguments.directory(args.data_dir))
-    return as_much_as_there_is(text, base.tokenizer, 50_000, min(args.seq_len, 1024))
+    return as_much_as_there_is(text, base.tokenizer, 50_000, min(seq_len, 1024))
 
 
 def _fit(args: argparse.Namespace, manifests: dict[str, Any], seq_len: int, lines: list[str]) -> dict[str, Any]:

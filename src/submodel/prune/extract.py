@@ -30,7 +30,7 @@ from submodel.prune.select import Pattern
 from submodel.prune.watch import Watch
 from submodel.prune.work import KeptMasks, Work
 from submodel.router.pooled import Pooler
-from submodel.router.profile import fit_samples
+from submodel.router.profile import fit_samples, is_fitted
 from submodel.stream import Pruned, walk
 
 _WALKED = 32768  # tokens that the walk reads where a whole model's gradients come after it
@@ -127,14 +127,13 @@ def extract(
     while True:
         try:
             watch = Watch(progress, choice, started)
-            missing, resumed = _derive(base, domains, out, plan(choice.method if choice else method), watch)
+            by = choice.method if choice else method
+            missing, resumed = _derive(base, domains, out, plan(by), watch, routing)
             break
         except OverBudget as over:
             assert choice is not None
             choice = choice.following(over.seconds)
     target = store.Store(out)
-    if routing:  # the sub-models are whole by now
-        fit_routing(base, target, missing)
     manifests = {name: target.manifest(name) for name in names}
     already = [name for name in names if name not in {d.name for d in missing}]
     return Extracted(out, manifests, already, resumed, time.monotonic() - started)
@@ -172,23 +171,27 @@ def _earlier(out: Path, first: Choice, plan: Callable[[str], _Plan]) -> Choice:
     return first
 
 
-def _derive(base: Base, domains: Sequence[Samples], out: Path, plan: _Plan, watch: Watch) -> tuple[list[Samples], int]:
+def _derive(
+    base: Base, domains: Sequence[Samples], out: Path, plan: _Plan, watch: Watch, routing: bool
+) -> tuple[list[Samples], int]:
     """Make what is not there yet. Returns it, and the blocks that an earlier, killed run had done.
 
     Raises OverBudget when another method should be taken, and as `extract` does.
     """
     identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
-    begun = out if not out.exists() else None
+    begun, resumed = out if not out.exists() else None, 0
     try:
         target = store.open_or_create(out, identity)
         with target.lock():
             missing = [d for d in domains if not is_there(target, d.name, plan.recipes[d.name]["key"])]
-            if not missing:
-                return [], 0
-            work = Work(target, {d.name: plan.recipes[d.name]["key"] for d in missing})
-            begun = begun or work.folder
-            resumed = _make(base, missing, plan, target, work, watch)
-            work.remove()
+            if missing:
+                work = Work(target, {d.name: plan.recipes[d.name]["key"] for d in missing})
+                begun = begun or work.folder
+                resumed = _make(base, missing, plan, target, work, watch)
+                work.remove()
+            begun = None  # the sub-models are whole by now
+            if routing:
+                fit_routing(base, target, domains)
             return missing, resumed
     except (OSError, SubmodelError, OverBudget) as error:
         # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
@@ -253,12 +256,14 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
 
 
 def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> None:
-    """Keep what the domains' texts look like, for the router; only what was made from text can be told by text."""
-    if texts := [domain for domain in domains if domain.provenance is not None]:
-        with target.lock():
-            pooler = Pooler(base)
-            for domain in texts:
-                fit_samples(target, pooler, domain.name, domain)
+    """Keep what the domains' texts look like, for the router, where it is not there yet; the store is locked.
+
+    Only what was made from text can be told by text.
+    """
+    if texts := [d for d in domains if d.provenance is not None and not is_fitted(target, d.name)]:
+        pooler = Pooler(base)
+        for domain in texts:
+            fit_samples(target, pooler, domain.name, domain)
 
 
 def _seen(domain: Samples, unseen: list[str], moved: Distilled | None, watch: Watch) -> dict[str, Any]:

@@ -125,6 +125,11 @@ def read(store: Store, name: str | None) -> Profile | None:
     return Profile(vectors, tuple(json.loads(said.get("languages", "[]"))))
 
 
+def is_fitted(store: Store, name: str) -> bool:
+    """Whether a sub-model and the background have their profiles."""
+    return _file(store, name).is_file() and _file(store, None).is_file()
+
+
 def fit_samples(store: Store, pooler: Pooler, name: str, samples: Samples) -> None:
     """Write the profile of a sub-model of the store from its calibration samples, if they hold text."""
     if documents := documents_of(samples, pooler.tokenizer):

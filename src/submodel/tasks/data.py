@@ -1,8 +1,10 @@
 """What evaluations share of named sets: a sub-model is not measured on the set that it was calibrated on."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from submodel.calibration import parts_of
+from submodel.calibration import parts_of, read_text, rows_seen
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.sets import NamedSet
@@ -13,12 +15,25 @@ def refuse_calibrated(loaded: Loaded, source: NamedSet, data_dir: Path | None) -
 
     Raises SubmodelError.
     """
-    if data_dir is None:
-        return
-    files = [data_dir / f"{name}{end}" for name in (source.file, source.own_file) for end in ("", ".gz")]
+    names = [f"{name}{end}" for name in (source.file, source.own_file) for end in ("", ".gz")]
+    files = [data_dir / name for name in names if (data_dir / name).exists()] if data_dir else []
     for part in parts_of((loaded.manifest or {}).get("calibration")):
-        path = Path(part["path"])
-        if any(file.exists() and path.exists() and file.samefile(path) for file in files):
+        of = part.get("set")
+        same = of and (of["hub"], of["config"], of["split"]) == (source.hub, source.config, source.split)
+        if same or any(_is_of(part, file) for file in files):
             raise SubmodelError(
-                f"{path}: {loaded.reference} was calibrated on it: evaluate on text that it has not seen"
+                f"{part['path']}: {loaded.reference} was calibrated on it: evaluate on text that it has not seen"
             )
+
+
+def _is_of(part: Mapping[str, Any], file: Path) -> bool:
+    """Whether a part of a calibration was read from a file, wherever it lay then."""
+    path = Path(part["path"])
+    if path.exists() and file.samefile(path):
+        return True
+    if "set" in part or path.name.removesuffix(".gz") != file.name.removesuffix(".gz"):
+        return False
+    try:
+        return bool(rows_seen(part, read_text("", f"{file}:{part['column']}" if part["column"] else str(file))))
+    except SubmodelError:  # it has other columns
+        return False

@@ -7,10 +7,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from submodel.calibration import read_repository
 from submodel.errors import SubmodelError
 from submodel.runtime import load
 from submodel.tasks.intervals import bootstrap
-from submodel.tasks.perplexity import Perplexity, from_losses, held_out, refuse_calibrated_rows, window_losses
+from submodel.tasks.perplexity import (
+    Perplexity,
+    as_much_as_there_is,
+    from_losses,
+    refuse_calibrated_rows,
+    window_losses,
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +72,14 @@ def fit(
     found: list[Fit] = []
     first, ids = np.empty(0), torch.empty(0)
     opened: dict[str, Any] = {}
+    text = read_repository(repository, repository, "held-out")
     for reference in models:
         loaded = load(reference, dtype=dtype, device=device, trust_remote_code=trust_remote_code, opened=opened)
-        samples = held_out(repository, loaded.tokenizer, tokens, seq_len)
+        samples = as_much_as_there_is(text, loaded.tokenizer, tokens, seq_len)
         if found and not torch.equal(samples.ids, ids):
             raise SubmodelError(f"{reference}: its tokens are not those of {models[0]}: compare models of one base")
         ids = samples.ids
-        refuse_calibrated_rows(loaded, samples)
+        refuse_calibrated_rows(loaded, samples, text)
         done = 0
 
         def count(seen: int, reference: str = reference, whole: int = samples.ids.numel()) -> None:

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.calibration import Budget, Samples, Text, pack, parts_of, read_held_out, read_repository, tokens_in
+from submodel.calibration import Budget, Samples, Text, pack, read_held_out, read_repository, rows_seen, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.runtime.forward import prefill, step
@@ -133,13 +132,15 @@ def text_of(cell: Cell) -> tuple[Samples, dict[str, Any], dict[str, Any]]:
     if key not in cell.shared:
         tokens = settings.tokens if settings.limit is None else settings.limit * settings.seq_len
         if task.name == "repository":
-            cell.shared[key] = held_out(task.spec, loaded.tokenizer, tokens, settings.seq_len, settings.seed)
+            text = read_repository(task.spec, task.spec, "held-out")
+            samples = as_much_as_there_is(text, loaded.tokenizer, tokens, settings.seq_len, settings.seed)
         else:
             text = read_held_out(task.spec, settings.data_dir)
             budget = Budget(settings.seq_len, tokens=tokens, seed=settings.seed)
-            cell.shared[key] = pack(text.name, [(text, 1)], loaded.tokenizer, budget)
-    samples: Samples = cell.shared[key]
-    refuse_calibrated_rows(loaded, samples)
+            samples = pack(text.name, [(text, 1)], loaded.tokenizer, budget)
+        cell.shared[key] = text, samples
+    text, samples = cell.shared[key]
+    refuse_calibrated_rows(loaded, samples, text)
     provenance = samples.provenance
     assert provenance is not None
     data = {
@@ -153,14 +154,6 @@ def text_of(cell: Cell) -> tuple[Samples, dict[str, Any], dict[str, Any]]:
     return samples, data, {"tokens": provenance.tokens, "seq_len": settings.seq_len, "seed": settings.seed}
 
 
-def held_out(spec: str, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
-    """Up to `tokens` tokens of the held-out files of a repository `PATH[:LANGUAGE]`.
-
-    Raises SubmodelError when they do not fill one window of `seq_len`.
-    """
-    return as_much_as_there_is(read_repository(spec, spec, "held-out"), tokenizer, tokens, seq_len, seed)
-
-
 def as_much_as_there_is(text: Text, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
     """Up to `tokens` tokens of held-out text. Raises SubmodelError when they do not fill one window of `seq_len`."""
     found = tokens_in(text, tokenizer)
@@ -171,19 +164,18 @@ def as_much_as_there_is(text: Text, tokenizer: Any, tokens: int, seq_len: int, s
     return pack(text.name, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(found, tokens), seed=seed))
 
 
-def refuse_calibrated_rows(loaded: Loaded, samples: Samples) -> None:
-    """Rule 1 of the science: never evaluate on what was calibrated on. Raises SubmodelError."""
+def refuse_calibrated_rows(loaded: Loaded, samples: Samples, text: Text) -> None:
+    """Rule 1 of the science: never evaluate on what was calibrated on.
+
+    Raises SubmodelError when calibration read any of the rows that `samples` take from `text`.
+    """
     provenance = samples.provenance
     assert provenance is not None
-    path = Path(provenance.path)
-    for part in parts_of((loaded.manifest or {}).get("calibration")):
-        # a tree's two splits share no file; a file has one split, whatever a named set calls it
-        if Path(part["path"]).resolve() != path.resolve() or (path.is_dir() and part["split"] != provenance.split):
-            continue
-        for source, rows in provenance.rows.items():
-            common = set(rows) & set(part["rows"].get(part["path"] if source == provenance.path else source, ()))
-            if common:
-                raise SubmodelError(
-                    f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
-                    f"(row {min(common)} among them): evaluate on text that it has not seen"
-                )
+    seen = rows_seen((loaded.manifest or {}).get("calibration"), text)
+    for source, rows in provenance.rows.items():
+        common = seen.get(source, set()) & set(rows)
+        if common:
+            raise SubmodelError(
+                f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
+                f"(row {min(common)} among them): evaluate on text that it has not seen"
+            )
