@@ -303,3 +303,19 @@ def test_a_code_evaluation(llama: Path, tmp_path: Path, capsys):
     status, out, _ = run(capsys, "eval", llama, *options, "--json")
     again = json.loads(out)
     assert status == 0 and again["rows"] == [] and [row["metric"] for row in again["already"]] == ["pass@1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seed", "-1"], "--seed -1: give 0 to"),
+        (["--seed", str(2**63)], "give 0 to"),
+        (["--device", "nonsense"], "--device nonsense: not to be had here"),
+        (["--calibration", "a=x", "--calibration", "a=y"], "two texts of one name"),
+        (["--tokens", "auto", "--allocation", "owls"], "did you mean 'owl'"),
+    ],
+)
+def test_options_that_no_run_can_have(words: list[str], said: str, llama: Path, tmp_path: Path, capsys):
+    assert cli.main(["extract", str(llama), "--domain", "python", "--out", str(tmp_path / "s"), *words]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1 and not (tmp_path / "s").exists()

@@ -106,3 +106,32 @@ def test_rows_of_a_tensor(llama: Path):
     source = open_base(str(llama)).source
     name = "model.embed_tokens.weight"
     assert torch.equal(source.get_rows(name, [0, 7, 258]), source.get(name)[[0, 7, 258]])
+
+
+def test_other_weights_beside_the_shards_are_left_alone(tmp_path: Path):
+    """As the copy for another library that some publishers put beside the shards of the index."""
+    from safetensors.torch import save_file
+
+    from submodel.export import export_directory
+
+    folder = tiny.save("qwen2", tmp_path / "base", max_shard_size="20KB")
+    save_file({"layers.0.attention.wq.weight": torch.zeros(2, 2)}, folder / "consolidated.safetensors")
+    base = open_base(str(folder))
+    assert "layers.0.attention.wq.weight" not in base.source.names
+    export_directory(base, {}, tmp_path / "out")
+    copied = {file.name for file in (tmp_path / "out").glob("*.safetensors")}
+    assert len(copied) > 1 and "consolidated.safetensors" not in copied
+    whole = tiny.save("qwen2", tmp_path / "whole")
+    save_file({"layers.0.attention.wq.weight": torch.zeros(2, 2)}, whole / "consolidated.safetensors")
+    assert open_base(str(whole)).sha256 == base.sha256
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_file_that_is_cut_short(name: str, tmp_path: Path):
+    folder = tiny.save("qwen2", tmp_path / "base", max_shard_size="20KB")
+    (folder / name).write_text((folder / name).read_text()[:40])
+    with pytest.raises(SubmodelError, match="cannot be read"):
+        open_base(str(folder))
+    (folder / name).write_text('{"model_type": "qwen2", "hidden_size": "wide", "weight_map": {}}')
+    with pytest.raises(SubmodelError, match="cannot be read|no weights"):
+        open_base(str(folder))

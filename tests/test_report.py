@@ -1,6 +1,7 @@
 """Tables of rows: a table a model, a column for every distinct setting, what an extraction took."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from submodel.errors import SubmodelError
 from submodel.report import table
-from submodel.tasks.rows import Row
+from submodel.tasks.rows import Row, append_rows, read_rows
 
 
 def row(value: float, submodel: str = "dense", **changed: Any) -> Row:
@@ -123,3 +124,23 @@ def test_what_extractions_took():
         ["java", "-", ">3.0 s", "500 MiB"],
     ]
     assert "interrupted" in text.splitlines()[-1] and "interrupted" not in table(took("python", 1))
+
+
+def test_a_row_that_a_kill_cut_short(tmp_path: Path):
+    file, whole = tmp_path / "rows.jsonl", [row(1.0, "a"), row(2.0, "b")]
+    append_rows(file, whole)
+    file.write_bytes(file.read_bytes()[:-50])
+    assert read_rows(file) == whole[:1]
+    append_rows(file, whole[1:])
+    assert read_rows(file) == whole
+
+
+def test_where_no_rows_can_be(tmp_path: Path):
+    for wrong, said in ((tmp_path, "not a file of result rows"), (tmp_path / "no" / "rows.jsonl", "no such directory")):
+        with pytest.raises(SubmodelError, match=said):
+            read_rows(wrong)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(SubmodelError, match="not a file of result rows"):
+        read_rows(tmp_path / "binary")
+    with pytest.raises(SubmodelError, match="the same command goes on"):
+        append_rows(tmp_path, [])

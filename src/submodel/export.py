@@ -14,7 +14,7 @@ from submodel.models import Base, to_checkpoint
 from submodel.runtime.checkpoint import save_packed
 from submodel.runtime.place import load_packed
 from submodel.store import Mask, Masks
-from submodel.weights import write_tensors
+from submodel.weights import Safetensors, write_tensors
 
 FORMATS = ("hf", "packed-bf16", "packed-int8", "packed-int4")
 _SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
@@ -54,8 +54,8 @@ def export_directory(
             return
         tensors = {name: _mask_or_weight(mask, base.dtype) for name, mask in masks.items()}
         pruned = to_checkpoint(base, base.skeleton(base.dtype), tensors)
-        if base.path.is_dir():
-            _copy_shards(base, pruned, partial)
+        if isinstance(base.source, Safetensors):
+            _copy_shards(base, base.source, pruned, partial)
         else:
             _write_shards(base, pruned, partial)
         os.replace(partial, out)
@@ -80,13 +80,13 @@ def _write_side_files(base: Base, out: Path) -> None:
     base.tokenizer.save_pretrained(out)
 
 
-def _copy_shards(base: Base, pruned: dict[str, torch.Tensor], out: Path) -> None:
+def _copy_shards(base: Base, source: Safetensors, pruned: dict[str, torch.Tensor], out: Path) -> None:
     _write_side_files(base, out)
     for file in base.path.glob("*.index.json"):
         shutil.copyfile(file, out / file.name)
-    for file in sorted(base.path.glob("*.safetensors")):
+    for file in source.files:  # others may lie beside them, such as a copy for another library
         with safe_open(file, framework="pt") as shard:
-            tensors = {name: _pruned(base.source.get(name), pruned.get(name)) for name in shard.keys()}
+            tensors = {name: _pruned(source.get(name), pruned.get(name)) for name in shard.keys()}
             write_tensors(out / file.name, tensors, shard.metadata())
 
 

@@ -17,6 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -224,16 +225,18 @@ def open_base(reference: str, trust_remote_code: bool = False) -> Base:
         source = Gguf(path)
         return Base(reference, path, _gguf_config(path, source), source, trust_remote_code)
     if not path.is_dir():
-        path = _from_hub(reference)
+        path = _from_hub(reference, trust_remote_code)
     if not (path / "config.json").is_file():
         raise SubmodelError(f"{reference}: no config.json in it: give a Hugging Face model directory or a .gguf file")
     files = sorted(path.glob("*.safetensors"))
-    index = path / "model.safetensors.index.json"
+    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
     if index.is_file():
-        files = [path / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        files = [path / name for name in sorted(set(_weight_map(reference, index).values()))]
         absent = [file.name for file in files if not file.is_file()]
         if absent:
             raise SubmodelError(f"{reference}: {absent[0]} is named in the index but absent: fetch it again")
+    elif whole.is_file():
+        files = [whole]
     if not files:
         pickled = any(next(path.glob(pattern), None) for pattern in _PICKLES)
         what = "only pickled weights, which are never opened" if pickled else "no weights"
@@ -244,11 +247,21 @@ def open_base(reference: str, trust_remote_code: bool = False) -> Base:
     return Base(reference, path, config, Safetensors(files), trust_remote_code)
 
 
-def _config(reference: str, path: Path, trust_remote_code: bool) -> Any:
-    own_code = "auto_map" in json.loads((path / "config.json").read_text())
+def _weight_map(reference: str, index: Path) -> dict[str, str]:
     try:
+        return json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise SubmodelError(
+            f"{reference}: {index.name} cannot be read ({_first_line(error)}): fetch it again"
+        ) from error
+
+
+def _config(reference: str, path: Path, trust_remote_code: bool) -> Any:
+    own_code = False
+    try:
+        own_code = "auto_map" in json.loads((path / "config.json").read_text())
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
         if own_code and not trust_remote_code:
             raise SubmodelError(
                 f"{reference}: the model ships code of its own, which runs only with --trust-remote-code"
@@ -271,14 +284,15 @@ def is_hub_id(reference: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*", reference) is not None
 
 
-def _from_hub(reference: str) -> Path:
+def _from_hub(reference: str, trust_remote_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     if not is_hub_id(reference):
         raise SubmodelError(f"{reference}: no such directory: give a model directory, a .gguf file or a hub id")
     try:
-        return Path(snapshot_download(reference, allow_patterns=_HUB_FILES))
+        code = ["*.py"] if trust_remote_code else []
+        return Path(snapshot_download(reference, allow_patterns=[*_HUB_FILES, *code]))
     except HFValidationError as error:
         raise SubmodelError(f"{reference}: neither a directory nor a hub id") from error
     except Exception as error:  # the hub client raises errors of many libraries when a network is absent

@@ -89,6 +89,7 @@ class Safetensors:
     """
 
     def __init__(self, files: list[Path]):
+        self.files = files
         self._spans: dict[str, _Span] = {}
         for file in files:
             self._spans.update(_read_header(file))

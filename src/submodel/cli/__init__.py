@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from submodel.cli import bench, derive, generate, measure, route, serve
+from submodel.cli import arguments, bench, derive, generate, measure, route, serve
 from submodel.cli.arguments import Parser, Verbs
 from submodel.cli.console import say
 from submodel.errors import SubmodelError
@@ -34,9 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        for option in ("samples", "seq_len", "tokens", "batch_tokens", "limit", "max_tokens", "slots", "requests"):
-            if isinstance(value := getattr(args, option, None), int) and value < (2 if option == "seq_len" else 1):
-                raise SubmodelError(f"--{option.replace('_', '-')} {value}: give a larger number")
+        arguments.check(args)
         return args.run(args) or 0
     except SubmodelError as error:
         say(f"submodel {args.verb}: {error}")

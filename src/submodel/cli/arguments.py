@@ -43,6 +43,29 @@ def tokens(given: str) -> int | str:
         raise argparse.ArgumentTypeError(f"invalid value {given!r}: give a number or {AUTO}") from None
 
 
+_LEAST = {"seq_len": 2, "seed": 0, "temperature": 0, "port": 0} | dict.fromkeys(
+    ("samples", "tokens", "batch_tokens", "limit", "max_tokens", "slots", "requests"), 1
+)
+_MOST = {"seed": 2**63 - 1, "port": 65535}
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises SubmodelError for a number that no verb can use, or a device that is not there."""
+    for option, least in _LEAST.items():
+        value, most = getattr(args, option, None), _MOST.get(option, float("inf"))
+        if isinstance(value, int | float) and not least <= value <= most:
+            wanted = f"{least} to {most}" if option in _MOST else f"{least} or more"
+            raise SubmodelError(f"--{option.replace('_', '-')} {value}: give {wanted}")
+    if (device := getattr(args, "device", "cpu")) != "cpu":
+        import torch
+
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).splitlines()[0]
+            raise SubmodelError(f"--device {device}: not to be had here ({why}): give another, such as cpu") from error
+
+
 def directory(given: str | None) -> Path | None:
     """What an option that names a directory says. Raises SubmodelError when it is none."""
     if given is not None and not Path(given).is_dir():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from submodel.cli import arguments
 from submodel.cli.console import Bar, say, show
-from submodel.errors import SubmodelError
+from submodel.errors import SubmodelError, unknown_name
 
 if TYPE_CHECKING:
     from submodel.calibration import Budget, Samples
@@ -161,6 +161,8 @@ def _extract(args: argparse.Namespace) -> None:
     pattern = parse_pattern(args.sparsity, args.pattern)
     check_method(args.method, args.minutes)
     own = dict(_named(spec) for spec in args.calibration)
+    if len(own) < len(args.calibration):
+        raise SubmodelError(f"--calibration: two texts of one name ({', '.join(args.calibration)}): rename one")
     data_dir = arguments.directory(args.data_dir)
     wanted, readers = parse_domains(args.domain, own)
     if not needs_text(args.method) and not wanted:
@@ -292,11 +294,14 @@ def _settled(settling: dict[str, Any]) -> str:
 
 def _check_together(args: argparse.Namespace, domains: int) -> None:
     """Options that need or exclude each other, before any text is read."""
+    from submodel.prune.allocation import ALLOCATIONS
     from submodel.prune.auto import AUTO
     from submodel.search import check_bound
 
     if args.method == AUTO and args.tokens == arguments.AUTO:
         raise SubmodelError("--tokens auto measures masks of norms: give a method such as wanda, or --tokens N")
+    if args.tokens == arguments.AUTO and args.allocation not in ALLOCATIONS:
+        raise unknown_name("allocation", args.allocation, ALLOCATIONS)
     if args.max_loss is None:
         if args.held_out is not None:
             raise SubmodelError("--held-out is what --max-loss is measured on: give --max-loss NATS")
@@ -403,7 +408,7 @@ def _verify(args: argparse.Namespace) -> None:
         data_dir = arguments.directory(args.data_dir)
         found = verify_calibration(args.store, args.base, data_dir, args.trust_remote_code)
     else:
-        found = verify(Path(args.store), args.base)
+        found = verify(Path(args.store), args.base, args.trust_remote_code)
     show(args, {"checked": dict(found)}, [f"{what}: {result}" for what, result in found])
 
 

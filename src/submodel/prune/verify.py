@@ -12,12 +12,13 @@ from submodel.runtime.load import open_store_base
 from submodel.store import Mask, Store, split_reference
 
 
-def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
+def verify(path: Path, base: str | None = None, trust_remote_code: bool = False) -> list[tuple[str, str]]:
     """Check everything that can be checked.
 
     Args:
         path: the store.
         base: where its base is now, if it has moved.
+        trust_remote_code: open a base that ships code.
 
     Returns:
         (what was checked, what was found), a line each.
@@ -26,7 +27,7 @@ def verify(path: Path, base: str | None = None) -> list[tuple[str, str]]:
         SubmodelError: the first thing that does not hold.
     """
     store = Store(path)
-    opened = open_store_base(store, base)
+    opened = open_store_base(store, base, trust_remote_code)
     lines = [("base", f"{opened.reference}: weights {store.base['sha256'][:12]} as recorded")]
     for name in store.names:
         manifest = store.manifest(name)

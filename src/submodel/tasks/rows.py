@@ -1,5 +1,6 @@
 """Results as rows: one JSON line a finished cell; a rerun skips the cells that are there."""
 
+import fcntl
 import json
 import platform
 from collections.abc import Iterable
@@ -56,22 +57,39 @@ class Row:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of a file; none if it is not there. Raises SubmodelError for a line that is no row."""
+    """The rows of a file; none if it is not there. A last line that a killed run left half written is no row.
+
+    Raises SubmodelError for another line that is no row, or where no file of rows can be.
+    """
+    if not file.parent.is_dir():
+        raise SubmodelError(f"{file}: no such directory: make it, or give another file")
+    try:
+        text = file.read_text() if file.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise SubmodelError(f"{file}: not a file of result rows ({error}): give a file that eval wrote") from error
     rows: list[Row] = []
-    if file.exists():
-        for number, line in enumerate(file.read_text().splitlines(), start=1):
-            try:
-                rows.append(Row(**json.loads(line)))
-            except (json.JSONDecodeError, TypeError) as error:
-                raise SubmodelError(f"{file}, line {number}: not a result row: give a file that eval wrote") from error
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+        try:
+            rows.append(Row(**json.loads(line)))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise SubmodelError(f"{file}, line {number}: not a result row: give a file that eval wrote") from error
     return rows
 
 
 def append_rows(file: Path, rows: Iterable[Row]) -> None:
-    """Add rows at the end, each whole."""
-    with open(file, "a") as f:
-        for row in rows:
-            f.write(json.dumps(asdict(row)) + "\n")
+    """Add rows at the end, each whole, in place of a half-written one; writers wait for each other.
+
+    Raises SubmodelError when they cannot be written.
+    """
+    lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
+    try:
+        with open(file, "ab+") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            f.seek(0)
+            f.truncate(f.read().rfind(b"\n") + 1)
+            f.write(lines.encode())
+    except OSError as error:
+        raise SubmodelError(f"{file}: {error.strerror or error}: the same command goes on") from error
 
 
 def versions() -> dict[str, str]:
