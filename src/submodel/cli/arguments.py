@@ -54,7 +54,7 @@ def check(args: argparse.Namespace) -> None:
     for option, least in _LEAST.items():
         value, most = getattr(args, option, None), _MOST.get(option, float("inf"))
         if isinstance(value, int | float) and not least <= value <= most:
-            wanted = f"{least} to {most}" if option in _MOST else f"{least} or more"
+            wanted = f"{least} to {most}" if option in _MOST else "a larger number"
             raise SubmodelError(f"--{option.replace('_', '-')} {value}: give {wanted}")
     if (device := getattr(args, "device", "cpu")) != "cpu":
         import torch
