@@ -109,6 +109,9 @@ def test_table_has_a_line_a_contender(tmp_path: Path, capsys: pytest.CaptureFixt
     assert lines[2].split()[:4] == ["dense", "llama.cpp", "Q8_0", "2.0"]
     assert lines[3].split()[:4] == ["coder", "submodel", "int8", "4.0"] and "9.12" in lines[3]
     assert "2 threads a contender" in lines[4]
+    longer = replace(rows[-1], value=8.5, settings={**settings, "tokens": 20})
+    heads = bench.table([*rows, longer]).splitlines()[0]
+    assert "c.jsonl, tokens 10" in heads and "c.jsonl, tokens 20" in heads
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
     assert main(["report", str(file)]) == 0  # the same table, not one of shares of problems solved

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 
 import pyarrow
@@ -92,3 +93,15 @@ def test_bad_rows(content: str, column: str | None, tmp_path: Path):
     (tmp_path / "a.jsonl").write_text(content)
     with pytest.raises(SubmodelError):
         read_documents(tmp_path / "a.jsonl", column)
+
+
+def test_what_cannot_be_read_is_said_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = gzip.compress(b"some text that someone wrote\n" * 50)
+    for name, content in (("cut.txt.gz", whole[:-12]), ("broken.txt.gz", whole[:20] + b"\xff" * 30)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SubmodelError, match="not UTF-8 text"):
+            read_documents(tmp_path / name)
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.lib", None)
+    with pytest.raises(SubmodelError, match=r"pip install submodel\[parquet\]"):
+        read_documents(tmp_path / "a.parquet")

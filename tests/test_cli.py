@@ -198,6 +198,7 @@ def test_bad_references(store: Path, llama: Path, texts: dict[str, Path], tmp_pa
         ["info", store],
         ["list", llama],
         ["compare", f"{store}@python"],
+        ["compare", f"{store}@python", f"{store}@python"],
         ["eval", llama, "--task", "perplexiti:x", *rows],
         ["eval", llama, "--task", "perplexity", *rows],
         [
@@ -215,9 +216,32 @@ def test_bad_references(store: Path, llama: Path, texts: dict[str, Path], tmp_pa
         ["generate", f"{store}@none", "--prompt", "x"],
         ["extract", llama, "--out", tmp_path / "s"],
         ["no-such-verb"],
+        ["generate", llama, "--prompt", ""],
+        ["generate", llama, "--prompt", "x", "--max-tokens", 1 << 20],
+        ["eval", llama, "--task", f"perplexity:{texts['python']}:text", "--seq-len", 1 << 20, *rows],
     ):
         _refused(run(capsys, *words))
     assert not any(tmp_path.iterdir())
+
+
+def test_masks_that_were_measured_under_another_name(store: Path, texts: dict[str, Path], tmp_path: Path, capsys):
+    again = tmp_path / "again.store"
+    shutil.copytree(store, again)
+    manifest = json.loads((again / "submodels/magnitude/manifest.json").read_text())
+    (again / "submodels/magnitude").rename(again / "submodels/first")
+    (again / "submodels/first/manifest.json").write_text(json.dumps(manifest | {"name": "first"}))
+    task = ["--task", f"perplexity:{texts['prose']}:text", "--limit", 2, "--seq-len", 32, "--out", tmp_path / "r.jsonl"]
+    assert run(capsys, "eval", f"{store}@magnitude", *task)[0] == 0
+    status, _, err = run(capsys, "eval", f"{again}@first", *task)
+    assert status == 0 and "@first: its masks are those of magnitude, whose rows are in" in err
+
+
+def test_sub_models_of_two_bases_are_not_compared(store: Path, texts: dict[str, Path], tmp_path: Path, capsys):
+    other = tiny.save("llama", tmp_path / "other", torch.bfloat16)
+    assert run(capsys, *extract_options(other, texts, tmp_path / "s"))[0] == 0
+    result = run(capsys, "compare", f"{store}@python", f"{tmp_path}/s@python")
+    _refused(result)
+    assert "compare sub-models of one base" in result[2]
 
 
 def test_a_store_of_another_base(store: Path, texts: dict[str, Path], tmp_path: Path, capsys):

@@ -91,6 +91,18 @@ def test_differences_are_of_the_same_pieces():
         table(rows, against="dense")
 
 
+def test_two_sub_models_of_one_name_are_told_apart():
+    nats = np.random.default_rng(0).normal(2.0, 0.5, 50)
+    pair = [("a" * 64, 0.0), ("b" * 64, 0.02)]
+    rows = [row(7, "python", masks=masks, parts=(nats + more).tolist()) for masks, more in pair]
+    with pytest.raises(SubmodelError, match=r"there are 2 of that name: give 'python \(a{8}\)' or 'python \(b{8}\)'"):
+        table(rows, against="python")
+    found = {line[0]: line[1:] for line in cells(table(rows, against="python (aaaaaaaa)"))}
+    assert found["python (bbbbbbbb)"] == ["+2.0% [+2.0, +2.0]"]
+    other = [row(9, "python", weights="w2", parts=nats.tolist())]  # of another base: no doubt which is meant
+    assert "python\n" not in table([rows[0], *other], against="python")
+
+
 def test_a_column_for_every_setting():
     """Rows of one model and task that differ in settings or text stand side by side; of equal ones the last counts."""
     more = row(6, settings={"tokens": 2048, "seed": 0}, data={**row(1).data, "sha256_tokens": "bb"})

@@ -1,5 +1,6 @@
 """A repository: what git sees, what someone wrote, what is held out, and how well a sub-model fits it."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -156,6 +157,15 @@ def test_no_program_of_the_repository_is_run(repository: Path, tmp_path: Path):
     assert not ran.exists()
 
 
+def test_names_of_files_are_any_bytes(tmp_path: Path):
+    _git(tmp_path, "init", "-q")
+    file = os.fsencode(tmp_path) + b"/caf\xe9.py"
+    with open(file, "w") as f:
+        f.write("x = 1\n" * 20)
+    split = "held-out" if is_held_out("x = 1\n" * 20) else "calibration"
+    assert len(read_repository("x", f"{tmp_path}:python", split).documents) == 1
+
+
 def test_held_out_text_is_as_much_as_there_is(repository: Path):
     tokenizer = tiny.byte_tokenizer()
     text = read_repository("mine", f"{repository}:python", "held-out")
@@ -180,3 +190,7 @@ def test_a_sub_model_of_a_repository(repository: Path, llama: Path, texts: dict[
     assert "held-out" in rows.read_text()
     assert cli.main(["extract", str(llama), *generic, "--out", str(store), "--against", str(llama)]) == 2
     assert "--domain NAME=PATH" in capsys.readouterr().err
+    late = tmp_path / "late"
+    for against in ("nowhere/model", f"{store}@nothing", f"{late}@other"):
+        assert cli.main([*words, "--out", str(late), "--against", against]) == 2
+        assert capsys.readouterr().err.count("\n") == 1 and not late.exists(), against

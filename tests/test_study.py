@@ -163,7 +163,7 @@ def test_text_of_mixtures_alone(file: Path):
         "prose-wanda-50",
         "coder-wanda-50",
     ]
-    assert "tasks=news.jsonl:text" in cells[2].makes["coder-wanda-50"][-1]
+    assert "tasks=news.jsonl:text" in cells[2].makes["coder-wanda-50"][-3]
     with pytest.raises(SubmodelError, match="did you mean 'tasks'"):
         planned(file, *mixed[:1], "domains.coder='python:2+taks:1'")
 
@@ -252,7 +252,7 @@ def test_domains_are_what_extract_takes(file: Path, capsys):
 
     # a part that becomes another text makes its mixtures others
     made = next(cell.makes for cell in cells if cell.makes)
-    assert made["both-wanda-50"][-1] == "own:2+math; own=python.jsonl:text"
+    assert made["both-wanda-50"][-3] == "own:2+math; own=python.jsonl:text"
     for spec, said in (("maths", "did you mean 'math'?"), ("math:0", "above 0"), ("cpp", "code_search_net/cpp/train")):
         assert said in refused(capsys, file, "--set", f"domains.sums={spec}"), spec
     trained = 'tasks={sums={task="perplexity:math/train"}}'
@@ -339,6 +339,29 @@ def test_another_recipe_or_base_is_refused(file: Path, tmp_path: Path, capsys):
         assert "a study runs there" in refused(capsys, file)
 
 
+def test_other_text_under_the_same_name_is_another_cell(file: Path, capsys):
+    """A file that was edited, and a data directory with other files, give no old results."""
+    _, cells, records = planned(file)
+    study.run(cells, records, submit=in_here([]))
+    data = file.parent / "data"
+    tiny.write_jsonl(data / "news.jsonl", "other news")
+    _, cells, records = planned(file)
+    study.run(cells, records, submit=in_here(started := []))
+    assert started == [cell.name for cell in cells if cell.name.endswith("/news")]
+    tiny.write_jsonl(data / "prose.jsonl", "other prose")
+    said = refused(capsys, file)
+    assert "prose-wanda-50: there already, made with text" in said and "the study now has text" in said
+
+
+def test_two_tasks_on_one_text_keep_their_columns(file: Path):
+    options = "{task='perplexity:news.jsonl:text', limit=2, seq_len=16}"
+    read, cells, records = planned(file, f"tasks.short={options}")
+    study.run(study.select(cells, "dense"), records, submit=in_here([]))
+    head = re.split("  +", study.study_table(read, cells, records).splitlines()[3])
+    assert head[1] == "perplexity other" and all("news.jsonl:text" in name for name in head[2:]) and len(head) == 4
+    assert "seq_len 32" in head[2] and "seq_len 16" in head[3]
+
+
 def refused(capsys: pytest.CaptureFixture[str], file: Path, *options: str) -> str:
     capsys.readouterr()
     try:
@@ -360,6 +383,8 @@ BAD_LINES = {
     "an unknown task": ("perplexity:other", "perplexiti:other", "did you mean 'perplexity'?"),
     "no task": ('task = "perplexity:other.jsonl:text"', "", "task = "),
     "no models": ("[models]\n", "[calibration.models]\n", "no [models]"),
+    "a method twice": ('"wanda"]', '"wanda", "wanda"]', "method 'wanda' is there twice"),
+    "a repository that is not there": ("perplexity:other.jsonl:text", "repository:nowhere:python", "no such directory"),
     "a bad pattern": ('"2:4"', '"4:2"', "0 < N < M"),
     "a bad sparsity": ("[0.5,", "[1.5,", "from 0 to less than 1"),
     "a sparsity that is no number": ("[0.5,", "[true,", "give a fraction"),
@@ -394,6 +419,8 @@ def test_bad_files(case: str, file: Path, capsys):
         (["--set", "title.x=1"], "no table"),
         (["--set", "titel=x"], "did you mean 'title'?"),
         (["--only", "nothing"], "fits none"),
+        (["--set", 'models."tiny.en"=/nowhere'], """--set 'models."tiny.en"'=PATH"""),
+        (["--set", "models..x=1"], "KEY=VALUE"),
         (["--limit", "0"], "larger number"),
     ],
 )

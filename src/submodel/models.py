@@ -98,6 +98,11 @@ class Base:
                 return max(set(known), key=known.count)
         return torch.bfloat16
 
+    @property
+    def context(self) -> int | None:
+        """Positions that the model was made for; None if its configuration does not say."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+
     @cached_property
     def sha256(self) -> str:
         """The identity of the weights (see `weights`)."""

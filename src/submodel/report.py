@@ -21,18 +21,18 @@ def table(rows: Iterable[Row], names: Mapping[str, str] | None = None, against: 
     Args:
         rows: results of `eval` or of a study; of two of the same thing the last counts.
         names: data set -> how its column calls it, where that is not the end of its path.
-        against: a sub-model, or "dense": the other lines then show how they differ from it, piece by piece.
+        against: a line by its name, such as a sub-model's or "dense": the others then show how they differ from it,
+            piece by piece.
 
     Raises:
-        SubmodelError: no row of `against`.
+        SubmodelError: no row of `against`, or two sub-models of one base that are called so.
     """
-    rows = list(rows)
-    if against is not None and all(row.submodel != against for row in rows):
-        have = ", ".join(sorted({row.submodel for row in rows}))
-        raise SubmodelError(f"--against {against!r}: no row of it: there are {have or 'none'}")
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.weights, []).append(row)
+    if against is not None and not any(_line_called(against, _lines(group)) for group in groups.values()):
+        have = ", ".join(sorted({_called(line, _lines(group)) for group in groups.values() for line in _lines(group)}))
+        raise SubmodelError(f"--against {against!r}: no row of it: there are {have or 'none'}")
     tables = [_table(group, names or {}, against) for group in groups.values()]
     if len(tables) > 1:
         tables = [f"{_short(group[-1].model)}\n{text}" for group, text in zip(groups.values(), tables, strict=True)]
@@ -44,9 +44,10 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None) -> st
     for row in sorted(rows, key=lambda row: row.task == EXTRACTION):
         columns.setdefault(_column(row), row)
     cells = {(_line(row), _column(row)): row for row in rows}
-    lines = sorted({line: None for line, _ in cells}, key=lambda line: line != ("dense", None))
+    lines = _lines(rows)
     text = [["sub-model", *_heads(list(columns.values()), names)]]
-    bases = {_column(row): row for row in rows if row.submodel == against}
+    base = _line_called(against, lines)
+    bases = {_column(row): row for row in rows if _line(row) == base}
     for line in lines:
         found = [(cells.get((line, column)), bases.get(column)) for column in columns]
         text.append([_called(line, lines), *(_against(row, base) if row else "-" for row, base in found)])
@@ -94,6 +95,20 @@ def _line(row: Row) -> tuple[str, str | None]:
     return row.submodel, row.masks
 
 
+def _lines(rows: Iterable[Row]) -> list[tuple[str, str | None]]:
+    """The base, then its sub-models as they came."""
+    return sorted({_line(row): None for row in rows}, key=lambda line: line != ("dense", None))
+
+
+def _line_called(name: str | None, lines: list[tuple[str, str | None]]) -> tuple[str, str | None] | None:
+    """The line that is meant. Raises SubmodelError when there are several."""
+    found = [line for line in lines if name in (line[0], _called(line, lines))]
+    if len(found) > 1:
+        called = " or ".join(repr(_called(line, lines)) for line in found)
+        raise SubmodelError(f"--against {name}: there are {len(found)} of that name: give {called}")
+    return found[0] if found else None
+
+
 def _called(line: tuple[str, str | None], lines: list[tuple[str, str | None]]) -> str:
     """A sub-model's name; with its masks' digest where several have this name."""
     name, masks = line
@@ -110,6 +125,11 @@ def _column(row: Row) -> str:
 def _heads(columns: list[Row], names: Mapping[str, str]) -> list[str]:
     """Metric and data; where several columns share them, also the data and settings in which these differ."""
     plain = [_TOOK[row.metric] if row.task == EXTRACTION else f"{row.metric} {_name(row, names)}" for row in columns]
+    return told_apart(columns, plain)
+
+
+def told_apart(columns: list[Row], plain: list[str]) -> list[str]:
+    """Heads of columns: where several are alike, also the data and settings in which their rows differ."""
     heads: list[str] = []
     for row, head in zip(columns, plain, strict=True):
         alike = [{**r.data, **r.settings} for r, other in zip(columns, plain, strict=True) if other == head]

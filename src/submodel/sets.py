@@ -7,6 +7,7 @@ name, DIR/PATH/SPLIT.jsonl, there may be other rows in its columns: then the set
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
                     if not isinstance(row, dict):
                         raise SubmodelError(f"{file}, line {number}: not a JSON object: give one object a line")
                     yield row
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SubmodelError(f"{file}, line {number}: not JSON lines ({error}): give one object a line") from error
 
 

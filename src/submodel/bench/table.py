@@ -1,8 +1,10 @@
 """Rows of a comparison -> one table: a line a contender, a column a figure."""
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from submodel.report import aligned
+from submodel.report import aligned, told_apart
 from submodel.tasks.rows import Row
 
 _HEADS = {
@@ -26,15 +28,26 @@ def table(rows: Iterable[Row]) -> str:
     """A line a contender, a column a figure with its 95% interval; of two rows of the same thing the last counts."""
     rows = list(rows)
     lines = list(dict.fromkeys(line_of(row) for row in rows))
-    columns = list(dict.fromkeys((row.metric, row.data["name"]) for row in rows))
-    cells = {(line_of(row), (row.metric, row.data["name"])): row for row in rows}
-    text = [
-        ["model", "program", "format", *(_HEADS.get(metric, f"{metric} {_short(name)}") for metric, name in columns)]
-    ]
+    columns: dict[str, Row] = {}
+    for row in rows:
+        columns.setdefault(_column(row), row)
+    cells = {(line_of(row), _column(row)): row for row in rows}
+    plain = [_HEADS.get(row.metric, f"{row.metric} {_short(row.data['name'])}") for row in columns.values()]
+    text = [["model", "program", "format", *told_apart([_shared(row) for row in columns.values()], plain)]]
     for line in lines:
         text.append([*line, *(_cell(cells.get((line, column))) for column in columns)])
     speed = [row for row in rows if row.task == "bench"]
     return "\n".join([aligned(text), *_notes(speed)])
+
+
+def _shared(row: Row) -> Row:
+    """A row without what makes its line."""
+    return replace(row, settings={key: row.settings[key] for key in row.settings if key not in ("format", "dtype")})
+
+
+def _column(row: Row) -> str:
+    """Equal for rows that can be compared."""
+    return json.dumps([row.task, row.metric, row.data, _shared(row).settings], sort_keys=True)
 
 
 def _cell(row: Row | None) -> str:

@@ -1,6 +1,8 @@
 """Documents: the rows of JSONL and parquet, text files, the files of a source tree."""
 
 import gzip
+import hashlib
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +45,14 @@ class Text:
     column: str | None = None
     split: str = "all"
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Over its texts in their order."""
+        digest = hashlib.sha256()
+        for document in self.documents:
+            digest.update(hashlib.sha256(document.text.encode()).digest())
+        return digest.hexdigest()
 
 
 def parse_spec(spec: str) -> tuple[Path, str | None]:
@@ -96,13 +106,16 @@ def _text_of(path: Path) -> str:
     try:
         with opened as f:
             return f.read()
-    except (UnicodeDecodeError, OSError) as error:
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
         raise SubmodelError(f"{path}: not UTF-8 text ({error}): give JSONL, parquet, text or a source tree") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.lib
-    import pyarrow.parquet
+    try:
+        import pyarrow.lib
+        import pyarrow.parquet
+    except ImportError as error:
+        raise SubmodelError(f"{path}: parquet needs pyarrow: pip install submodel[parquet], or give JSONL") from error
 
     try:
         yield from pyarrow.parquet.read_table(path).to_pylist()

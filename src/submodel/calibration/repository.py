@@ -122,7 +122,9 @@ def _git(root: Path, *words: str, given: str | None = None) -> subprocess.Comple
     # a repository's own configuration may name programs: none is run
     safe = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
     try:
-        return subprocess.run(["git", "-C", str(root), *safe, *words], capture_output=True, text=True, input=given)
+        command = ["git", "-C", str(root), *safe, *words]
+        # names of files may be any bytes
+        return subprocess.run(command, capture_output=True, encoding="utf-8", errors="surrogateescape", input=given)
     except FileNotFoundError as error:
         raise SubmodelError(f"{root}: a git tree, and there is no git to read it: install git") from error
 

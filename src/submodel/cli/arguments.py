@@ -74,8 +74,13 @@ def directory(given: str | None) -> Path | None:
 
 
 def runs_model(p: argparse.ArgumentParser, moved: bool = True) -> None:
-    """Options of what opens a model."""
+    """Options of what computes with a model."""
     p.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
+    opens_model(p, moved)
+
+
+def opens_model(p: argparse.ArgumentParser, moved: bool = True) -> None:
+    """Options of what opens a model."""
     p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
     if moved:
         p.add_argument("--base", help="where the store's base is now, if it has moved")

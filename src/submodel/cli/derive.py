@@ -134,14 +134,13 @@ def add(verbs: arguments.Verbs) -> None:
         help="instead, make the calibration text again and check its tokens",
     )
     p.add_argument("--data-dir", metavar="DIR", help="where named sets lie now (default: where they lay)")
-    p.add_argument("--base", help="where the store's base is now, if it has moved")
-    p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
+    arguments.opens_model(p)
 
     p = verbs.add("export", _export, "write a sub-model as a plain Hugging Face directory, or packed")
     p.add_argument("model", metavar="STORE@NAME")
     p.add_argument("--out", required=True, metavar="DIR")
     p.add_argument("--format", default="hf", help="hf (default), packed-bf16, packed-int8 or packed-int4")
-    arguments.runs_model(p)
+    arguments.opens_model(p)
 
     p = verbs.add("compare", _compare, "print the Jaccard distances between sub-models")
     p.add_argument("model", nargs="+", metavar="STORE@NAME")
@@ -178,7 +177,7 @@ def _extract(args: argparse.Namespace) -> None:
     auto = args.tokens == arguments.AUTO
     _check_together(args, len(wanted))
     base = open_base(args.model, args.trust_remote_code)
-    longest = getattr(base.config.get_text_config(), "max_position_embeddings", args.seq_len)
+    longest = base.context or args.seq_len
     tokens = None if auto else args.tokens
     budget = Budget(min(args.seq_len, longest), args.samples, tokens, args.seed, args.shape, args.form, args.weighting)
     read = partial(load_domain, tokenizer=base.tokenizer, readers=readers, data_dir=data_dir)
@@ -194,8 +193,7 @@ def _extract(args: argparse.Namespace) -> None:
     if data_dir and not args.skip_contamination:
         problems = Problems(problems_in(data_dir))
         domains = [replace(d, contamination=problems.overlaps(d.documents)) if d.documents else d for d in domains]
-    if args.against and not any("repository" in part for d in domains for part in d.parts):
-        raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")
+    _check_against(args, domains)
     settings: dict[str, Any] = {
         "method": args.method,
         "minutes": args.minutes,
@@ -322,6 +320,24 @@ def _held_out(args: argparse.Namespace, base: "Base", seq_len: int) -> "Samples"
     return as_much_as_there_is(text, base.tokenizer, 50_000, min(seq_len, 1024))
 
 
+def _check_against(args: argparse.Namespace, domains: "list[Samples]") -> None:
+    """Raises SubmodelError when what the new sub-models are to be compared with is not there, or there is nothing to
+    compare them on."""
+    from submodel.models import open_base
+    from submodel.runtime.checkpoint import is_packed
+    from submodel.store import Store, split_reference
+
+    if args.against and not any("repository" in part for d in domains for part in d.parts):
+        raise SubmodelError(f"--against {args.against[0]}: compares on a repository: give one as --domain NAME=PATH")
+    for reference in args.against:
+        parts = split_reference(reference)
+        if parts is None:
+            if not is_packed(reference):
+                open_base(reference, args.trust_remote_code)
+        elif parts[0].resolve() != Path(args.out).resolve() or parts[1] not in [d.name for d in domains]:
+            Store(parts[0]).manifest(parts[1])
+
+
 def _fit(args: argparse.Namespace, manifests: dict[str, Any], seq_len: int, lines: list[str]) -> dict[str, Any]:
     """Measure every sub-model of a repository on its held-out files; says it in `lines`."""
     from submodel.calibration import parts_of
@@ -434,11 +450,18 @@ def _compare(args: argparse.Namespace) -> None:
     if len(args.model) < 2:
         raise SubmodelError("compare needs two sub-models or more: give STORE@A STORE@B")
     loaded = {}
+    bases: dict[str, str] = {}
     for reference in args.model:
         parts = split_reference(reference)
         if parts is None:
             raise SubmodelError(f"{reference}: give STORE@NAME")
-        loaded[reference] = Store(parts[0]).masks(parts[1])
+        if reference in loaded:
+            raise SubmodelError(f"{reference}: given twice: give sub-models that differ")
+        store = Store(parts[0])
+        loaded[reference] = store.masks(parts[1])
+        bases.setdefault(store.base["sha256"], f"{reference} of {store.base['reference']}")
+    if len(bases) > 1:
+        raise SubmodelError(f"{' and '.join(bases.values())}: compare sub-models of one base")
     pairs: dict[str, Any] = {}
     lines = ["Jaccard distance of the kept weights (1 - both / either), and fraction of positions that differ"]
     first, *others = loaded

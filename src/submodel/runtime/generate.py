@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import TextStreamer
 
+from submodel.errors import SubmodelError
 from submodel.runtime.forward import end_tokens, prefill, step
 from submodel.runtime.load import Loaded
 from submodel.runtime.sample import pick
@@ -45,6 +46,9 @@ def generate(
 
     Returns:
         The new text, without special tokens.
+
+    Raises:
+        SubmodelError: a prompt without a token, or more tokens than the model's context.
     """
     tokenizer = loaded.tokenizer
     if chat and tokenizer.chat_template:
@@ -52,7 +56,14 @@ def generate(
         ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")["input_ids"]
     else:
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-    ids = ids.to(loaded.model.device)
+    if not ids.shape[1]:
+        raise SubmodelError(f"prompt {prompt!r}: no token in it: give text to continue")
+    if loaded.base.context is not None and ids.shape[1] + max_tokens > loaded.base.context:
+        raise SubmodelError(
+            f"{ids.shape[1]:,} tokens of the prompt and {max_tokens:,} new ones: {loaded.reference} takes "
+            f"{loaded.base.context:,} in all: give a shorter prompt or a smaller --max-tokens"
+        )
+    ids = ids.to(loaded.model.device).long()
     if loaded.engine:
         return _decode(loaded, ids[0].tolist(), max_tokens, temperature, top_p, seed, _Stream(tokenizer, write))
     torch.manual_seed(seed)

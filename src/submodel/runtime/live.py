@@ -139,8 +139,7 @@ class Live:
     @property
     def context(self) -> int:
         """Tokens of a prompt and its continuation together, at most."""
-        config = self.loaded.model.config.get_text_config()
-        longest = getattr(config, "max_position_embeddings", None) or 1 << 30
+        longest = self.loaded.base.context or 1 << 30
         return min(longest, self._cache_bytes // self._token_bytes // _COLUMNS * _COLUMNS - 1)
 
     def submit(

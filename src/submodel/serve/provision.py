@@ -91,7 +91,7 @@ class PackedProvision:
 
     @property
     def context(self) -> int:
-        return getattr(self.base.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+        return self.base.context or 1 << 30
 
     @property
     def _parameters(self) -> int:

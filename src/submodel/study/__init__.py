@@ -1,6 +1,7 @@
 """A study: one TOML file -> a grid of extractions and evaluations -> rows and one table a model."""
 
-from submodel.study.file import Study, open_bases, read_study
+from submodel.study.file import open_bases, read_study
+from submodel.study.grid import Study
 from submodel.study.plan import Cell, plan, select
 from submodel.study.records import Records
 from submodel.study.run import Result, run, standing, study_table, summary

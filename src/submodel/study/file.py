@@ -5,13 +5,11 @@ line: a study comes from others more often than a command does.
 """
 
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from submodel.calibration import Text, is_named_split, parse_domains, read_held_out, read_part
 from submodel.calibration.forms import FORMS
 from submodel.calibration.packing import SHAPES, WEIGHTINGS
 from submodel.errors import SubmodelError, unknown_name
@@ -19,14 +17,11 @@ from submodel.models import Base, is_hub_id, open_base
 from submodel.prune.allocation import ALLOCATIONS, UNIFORM
 from submodel.prune.auto import AUTO, check_method, check_rate, distils, needs_text
 from submodel.prune.select import Pattern, parse_pattern
-from submodel.sets import read_set
 from submodel.store import check_name
+from submodel.study.data import read_data
+from submodel.study.grid import Options, Study
 from submodel.tasks import parse_task
 from submodel.tasks.cell import Task
-from submodel.tasks.evaluate import ON_TEXT, sets_of
-
-Options = dict[str, Any]
-"""Options of a verb, by their names with underscores."""
 
 
 @dataclass(frozen=True)
@@ -102,41 +97,6 @@ _PRUNE: dict[str, Kind] = {
 }
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study's axes.
-
-    Attributes:
-        file: where it was read from.
-        title: what its table shows.
-        models: name -> absolute path or hub id.
-        data: the directory where relative paths of domains and tasks start; cells run in it.
-        named_sets: whether named sets such as humaneval lie there too; else they come from the hub.
-        texts: name -> text that mixtures may name, as `extract --calibration NAME=...` takes it.
-        domains: name -> what to calibrate on, as `extract --domain NAME=...` takes it.
-        calibration: options of every extraction, equal for all domains.
-        methods, patterns, allocations: how to prune.
-        minutes: what method auto may take of each extraction; any time if None.
-        rate: of methods that distil; their own if None.
-        tasks: name -> what to measure, with its options.
-    """
-
-    file: Path
-    title: str
-    models: dict[str, str]
-    data: Path
-    named_sets: bool
-    texts: dict[str, str]
-    domains: dict[str, str]
-    calibration: Options
-    methods: tuple[str, ...]
-    patterns: tuple[Pattern, ...]
-    allocations: tuple[str, ...]
-    minutes: float | None
-    rate: float | None
-    tasks: dict[str, tuple[Task, Options]]
-
-
 def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
     """Read and check a study.
 
@@ -159,6 +119,9 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
     prune = document.get("prune", {})
     _check(f"{where}, [prune]", prune, _PRUNE)
     methods, minutes, rate = tuple(prune.get("methods", ())), prune.get("minutes"), prune.get("rate")
+    for name in methods:
+        if methods.count(name) > 1:
+            raise SubmodelError(f"{where}, [prune]: method {name!r} is there twice: drop one")
     try:
         for name in methods:
             check_method(str(name), minutes if name == AUTO else None)
@@ -192,8 +155,8 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
         rate=rate,
         tasks={name: _task(f"{where}, [tasks.{name}]", name, entry) for name, entry in document["tasks"].items()},
     )
-    _check_data(study)
-    return study
+    texts_read, data_read = read_data(study)
+    return replace(study, texts_read=texts_read, data_read=data_read)
 
 
 def open_bases(study: Study, trust_remote_code: bool = False) -> dict[str, Base | None]:
@@ -212,8 +175,9 @@ def _is_local(study: Study, name: str, path: str) -> bool:
         return True
     if is_hub_id(path):
         return False
+    key = _setting("models", name)
     raise SubmodelError(
-        f"{study.file}: model {name}: {path}: no such file or directory: give another with --set models.{name}=PATH"
+        f"{study.file}: model {name}: {path}: no such file or directory: give another with --set {key}=PATH"
     )
 
 
@@ -228,9 +192,10 @@ def _parse(file: Path) -> dict[str, Any]:
 
 def _set(document: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
-    *tables, last = key.split(".")
-    if not equals or not all((*tables, last, text)):
+    names = _key(key)
+    if not equals or not names or not text:
         raise SubmodelError(f"--set {setting!r}: give KEY=VALUE with a dotted key, such as models.smol=PATH")
+    *tables, last = names
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -242,6 +207,24 @@ def _set(document: dict[str, Any], setting: str) -> None:
         if not isinstance(document, dict):
             raise SubmodelError(f"--set {setting!r}: {name} is no table in the file")
     document[last] = value
+
+
+def _key(dotted: str) -> list[str]:
+    """A dotted key, parts quoted as in TOML -> its names; none if it is no key."""
+    try:
+        table: Any = tomllib.loads(f"{dotted} = 0")
+    except tomllib.TOMLDecodeError:
+        return []
+    names: list[str] = []
+    while isinstance(table, dict) and len(table) == 1:
+        (name, table), *_ = table.items()
+        names.append(name)
+    return names
+
+
+def _setting(table: str, name: str) -> str:
+    """A key as `--set` takes it."""
+    return f"{table}.{name}" if _key(f"{table}.{name}") == [table, name] else f"'{table}.\"{name}\"'"
 
 
 def _check(where: str, table: Mapping[str, Any], known: Mapping[str, Kind]) -> None:
@@ -299,55 +282,3 @@ def _task(where: str, name: str, entry: Any) -> tuple[Task, Options]:
         raise SubmodelError(f'{where}: give a table with task = "perplexity:PATH[:COLUMN]", "humaneval", ...')
     _check(where, entry, {"task": _TEXT, **EVALUATION})
     return parse_task(entry["task"]), {key: value for key, value in entry.items() if key != "task"}
-
-
-def _check_data(study: Study) -> None:
-    """Every text is there and has its column, every named set is there, and no task's text is calibrated on."""
-    if not study.data.is_dir():
-        raise SubmodelError(f"{study.file}: data = {str(study.data)!r}: no such directory: give it with --set data=DIR")
-    with chdir(study.data):  # as cells do
-        calibrated = _check_domains(study)
-        for name, (task, _) in study.tasks.items():
-            with _named(study, f"[tasks.{name}]"):
-                if task.name in ON_TEXT and (study.named_sets or not is_named_split(task.spec)):
-                    path = Path(read_held_out(task.spec, _data_dir(study)).path)
-                    if path.is_file() and path.resolve() in calibrated:
-                        raise SubmodelError(
-                            f"{task.spec} is what domain {calibrated[path.resolve()]} is calibrated on: evaluate on "
-                            "text that it has not seen"
-                        )
-                if study.named_sets:
-                    for source in sets_of(task):
-                        read_set(source, study.data)
-
-
-def _check_domains(study: Study) -> dict[Path, str]:
-    """File -> the domain that it is calibrated on; of sets on the hub only the name is checked."""
-    specs = [f"{name}={spec}" for name, spec in study.domains.items()]
-    with _named(study, "[domains]"):
-        domains, readers = parse_domains(specs, study.texts)
-    texts: dict[str, Text] = {}
-    calibrated: dict[Path, str] = {}
-    for domain in domains:
-        for part, _ in domain.parts:
-            if part not in readers and not study.named_sets:
-                continue
-            with _named(study, f"[domains], {domain.name}"):
-                texts[part] = texts.get(part) or read_part(part, readers, _data_dir(study))
-            calibrated.setdefault(Path(texts[part].path).resolve(), domain.name)
-    return calibrated
-
-
-def _data_dir(study: Study) -> Path | None:
-    return study.data if study.named_sets else None
-
-
-@contextmanager
-def _named(study: Study, where: str) -> Iterator[None]:
-    """Say of an error which entry of the file it is about."""
-    try:
-        yield
-    except SubmodelError as error:
-        raise SubmodelError(
-            f"{study.file}, {where}: {error}; paths start in {study.data}: another is given with --set data=DIR"
-        ) from error

@@ -16,7 +16,7 @@ from submodel.prune.allocation import UNIFORM
 from submodel.prune.auto import AUTO, distils, needs_text
 from submodel.prune.select import Pattern
 from submodel.study.cost import Work, evaluation_work, extraction_work, parameters
-from submodel.study.file import Options, Study
+from submodel.study.grid import Options, Study
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Cell:
         folder: where it runs.
         work: how much there is to do, for an estimate.
         store: the store that it writes or reads.
-        makes: of an extraction: sub-model -> the options that decide it.
+        makes: of an extraction: sub-model -> the options and the text that decide it.
         submodel: of an evaluation: what it measures; None for the dense base.
-        measures: of an evaluation: the task and the options that decide its rows.
+        measures: of an evaluation: the task, the options and the data that decide its rows.
         needs: of an evaluation: the name of the extraction that comes first.
     """
 
@@ -152,7 +152,10 @@ def _extraction(
         texts += tuple(word for d, spec in study.domains.items() for word in ("--domain", f"{d}={spec}"))
         texts += tuple(word for d in study.domains for word in ("--name", f"{d}-{name}"))
         texts += ("--data-dir", ".") if study.named_sets else ()
-        made = {f"{d}-{name}": (*way, *options, "--domain", _text(study, d)) for d in study.domains}
+        made = {
+            f"{d}-{name}": (*way, *options, "--domain", _text(study, d), *_read(study.texts_read, d))
+            for d in study.domains
+        }
     store = out / f"{model}.store"
     return Cell(
         name=f"{model}/extract/{name}",
@@ -172,6 +175,10 @@ def _text(study: Study, name: str) -> str:
     return "; ".join(
         [study.domains[name], *(f"{part}={known[part]}" for part in parts if part in known and part != name)]
     )
+
+
+def _read(digests: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return ("text", digests[name][:16]) if name in digests else ()
 
 
 def _evaluation(
@@ -197,6 +204,6 @@ def _evaluation(
         work=evaluation_work(task, options, size),
         store=store,
         submodel=submodel,
-        measures=measures,
+        measures=(*measures, *_read(study.data_read, task_name)),
         needs=needs,
     )

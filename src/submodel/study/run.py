@@ -1,12 +1,13 @@
 """Run a study's cells one by one; a failed one is kept in mind and the others go on."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from submodel.report import table
 from submodel.study.cost import duration, estimate
-from submodel.study.file import Study
+from submodel.study.grid import Study
 from submodel.study.plan import Cell
 from submodel.study.records import Records
 from submodel.study.submit import Submit, submit
@@ -109,7 +110,8 @@ def summary(results: Sequence[Result]) -> str:
 
 def study_table(study: Study, cells: Sequence[Cell], records: Records) -> str:
     """A table a model of all rows that are there: the base, then its sub-models as the plan has them."""
-    names = {task.spec: name for name, (task, _) in study.tasks.items() if task.spec}
+    texts = Counter(task.spec for task, _ in study.tasks.values())  # one of two tasks cannot name the text of both
+    names = {task.spec: name for name, (task, _) in study.tasks.items() if task.spec and texts[task.spec] == 1}
     parts = [study.title]
     for model in study.models:
         rows = [row for cell in cells if cell.model == model for row in records.rows_of(cell)]

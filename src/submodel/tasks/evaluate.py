@@ -7,7 +7,7 @@ from typing import Any
 from submodel.calibration import problem_text
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base
-from submodel.runtime import load
+from submodel.runtime import Loaded, load
 from submodel.sets import NamedSet, is_there, read_set
 from submodel.tasks.cell import Cell, Progress, Settings, Task
 from submodel.tasks.code import CODE, code_rows
@@ -100,6 +100,7 @@ def evaluate(
             opened=opened,
             weight_format=settings.weight_format,
         )
+        found_there = _found_there(loaded, there, out, say, already)
         for task in tasks:
             cell = Cell(
                 task,
@@ -110,10 +111,26 @@ def evaluate(
                 progress,
                 say,
                 shared,
-                lambda key: already(there[key]),
+                found_there,
                 base,
             )
             for row in TASKS[task.name](cell):
                 append_rows(out, [row])
                 yield row
         del loaded
+
+
+def _found_there(
+    loaded: Loaded, there: dict[str, Row], out: Path, say: Callable[[str], Any], already: Callable[[Row], Any]
+) -> Callable[[str], None]:
+    """Hands on the rows that are there; says it once where they bear the name of another sub-model."""
+    names = {loaded.name}
+
+    def found(key: str) -> None:
+        row = there[key]
+        if row.submodel not in names:
+            names.add(row.submodel)
+            say(f"{loaded.reference}: its masks are those of {row.submodel}, whose rows are in {out} already")
+        already(row)
+
+    return found

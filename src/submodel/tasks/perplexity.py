@@ -125,9 +125,12 @@ def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
 def text_of(cell: Cell) -> tuple[Samples, dict[str, Any], dict[str, Any]]:
     """The windows of a task that is given its text, and what a row says of it: its data, its settings.
 
-    Raises SubmodelError when it is not there, or the model was calibrated on it.
+    Raises SubmodelError when it is not there, the model was calibrated on it, or a window is beyond its context.
     """
     task, loaded, settings = cell.task, cell.loaded, cell.settings
+    longest = loaded.base.context or settings.seq_len
+    if settings.seq_len > longest:
+        raise SubmodelError(f"--seq-len {settings.seq_len}: {loaded.reference} takes {longest} tokens: give no more")
     key = ("text", loaded.base.sha256, task)
     if key not in cell.shared:
         tokens = settings.tokens if settings.limit is None else settings.limit * settings.seq_len
