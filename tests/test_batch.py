@@ -82,6 +82,17 @@ def test_stops_where_the_text_says_so(llama: Path):
         assert cut.finish == "stop" and len(cut.tokens) < 60
 
 
+def test_a_request_may_name_tokens_that_end_it(llama: Path):
+    loaded = load(str(llama))
+    [prompt] = _prompts(1, seed=3)
+    [free] = generate_batch(loaded, [Request("x", prompt, 30)])
+    for at in (0, 7):
+        [cut] = generate_batch(loaded, [Request("x", prompt, 30, ends=frozenset({free.tokens[at]}))])
+        first = free.tokens.index(free.tokens[at])
+        assert cut.finish == "eos" and cut.tokens == free.tokens[: first + 1]
+        assert cut.text == loaded.tokenizer.decode(cut.tokens[:-1]), "what ended it is no text"
+
+
 def test_samples_share_a_prompt_and_not_their_luck(llama: Path):
     loaded = load(str(llama))
     [prompt] = _prompts(1, seed=5)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from submodel.tasks.cell import Settings
 from submodel.tasks.code import CODE
 from submodel.tasks.code import task as code_task
 from submodel.tasks.code.passk import pass_at_k
-from submodel.tasks.code.problem import program, text_of_answer
+from submodel.tasks.code.problem import Problem, program, text_of_answer
 from submodel.tasks.intervals import bootstrap, mean_interval, wilson
 from submodel.tasks.journal import Journal
 from submodel.tasks.sandbox import open_sandbox
+from tests import tiny
 
 ADD = {
     "task_id": "T/0",
@@ -161,6 +163,50 @@ def test_answers_of_a_chat_become_completions(tmp_path: Path):
     assert text_of_answer(java, "```java\n" + whole.partition(" + b")[0]) == ("\n        return a", False)
     answer, _ = text_of_answer(python, "```python\ndef add(a, b):\n    return a + b\n```")
     assert program(python, answer).source == ADD["prompt"] + "\ndef add(a, b):\n    return a + b\n"
+
+
+def _problems(name: str, folder: Path) -> list[Problem]:
+    return code_task.problems_of(name, {role: read_set(source, folder) for role, source in CODE[name].sets.items()})
+
+
+def test_every_line_of_a_solution_is_a_gap(tmp_path: Path):
+    longer = {**ADD, "canonical_solution": "    c = a + b\n\n    # done\n    return c\n"}
+    folder = _write(tmp_path, "humaneval/test.jsonl", longer, TWICE)
+    _write(folder, "humaneval_x/cpp/test.jsonl", CPP_X)
+    for name, count in (("humaneval-fim", 4), ("humaneval-x-cpp-fim", 2)):
+        wholes = {problem.id: problem for problem in _problems(name.removesuffix("-fim"), folder)}
+        gaps = _problems(name, folder)
+        assert len({gap.id for gap in gaps}) == len(gaps) == count
+        assert {gap.id.rpartition("/")[0] for gap in gaps[: len(wholes)]} == set(wholes), "a line of each comes first"
+        for gap in gaps:
+            whole = wholes[gap.id.rpartition("/")[0]]
+            assert gap.solution and whole.solution and "\n" not in gap.solution and gap.stops == ("\n",)
+            assert gap.prompt + gap.solution + gap.after == whole.prompt + whole.solution
+            assert program(gap, gap.solution) == program(whole, whole.solution, closing=False)
+            assert program(gap, "xyz").source != program(gap, gap.solution).source
+
+
+@pytest.mark.usefixtures("sandboxed")
+def test_middles_are_filled_in_and_judged(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = _write(tmp_path / "data", "humaneval/test.jsonl", ADD, TWICE)
+    marks = [f"<fim_{part}>" for part in ("prefix", "suffix", "middle")]
+    model = Path(shutil.copytree(llama, tmp_path / "model"))
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.add_tokens([*marks, "<file_sep>"])
+    tokenizer.save_pretrained(model)
+    texts, asked = {"T/0/0": ["    return a + b"], "T/1/0": ["    return a"]}, []
+    monkeypatch.setattr(code_task, "generate_batch", _says(texts, asked))
+    task, settings = [parse_task("humaneval-fim")], Settings(data_dir=folder)
+    [row] = evaluate([str(model)], task, tmp_path / "rows.jsonl", settings)
+    assert (row.value, row.n, row.settings["prompt"]) == (0.5, 2, "fill in the middle")
+    prefix, suffix, middle, after = (tokenizer.get_vocab()[mark] for mark in (*marks, "<file_sep>"))
+    inside = [tokenizer(text)["input_ids"] for text in (ADD["prompt"], "\n")]
+    assert list(asked[0].prompt) == [prefix, *inside[0], suffix, *inside[1], middle]
+    assert asked[0].ends == {prefix, suffix, middle, after} and asked[0].stops == ("\n",)
+    for wrong, said in ((llama, "no fill-in-the-middle tokens"), (model, "leave out --chat")):
+        chat = wrong == model
+        with pytest.raises(SubmodelError, match=said):
+            list(evaluate([str(wrong)], task, tmp_path / "r.jsonl", Settings(data_dir=folder, chat=chat)))
 
 
 @pytest.mark.usefixtures("sandboxed")

@@ -80,6 +80,17 @@ def test_a_row_does_not_know_who_else_is_there(form: str, kernels: str, tmp_path
                 assert torch.equal(logits[row], lone[row][at]), (count, row)
 
 
+def test_a_token_that_ends_it_is_no_text(packed: Loaded):
+    live = Live(packed, rows=2)
+    try:
+        free = Caller(live, Request("a", _prompt(9, 1), 20)).wait().tokens()
+        cut = Caller(live, Request("b", _prompt(9, 1), 20, ends=frozenset({free[5]}))).wait()
+        assert cut.finish() == "eos" and cut.tokens() == free[: free.index(free[5]) + 1]
+        assert cut.text() == packed.tokenizer.decode(cut.tokens()[:-1])
+    finally:
+        live.close()
+
+
 def test_greedy_answers_do_not_depend_on_the_others(packed: Loaded):
     """Random joins, cancels and lengths; every answer equals the one given to a single request."""
     rng = random.Random(1)

@@ -147,7 +147,6 @@ class Live:
         request: Request,
         emit: Callable[[Piece], None],
         best: int | None = None,
-        ends: frozenset[int] = frozenset(),
     ) -> Ticket:
         """Answer a request.
 
@@ -155,7 +154,6 @@ class Live:
             request: prompt, limits, seeds.
             emit: called by the model's thread with every piece, and to return at once; each sample's last has `finish`.
             best: how many most likely tokens to score beside each one that is taken; None for no scores.
-            ends: tokens that end a continuation beside the model's own.
 
         Raises:
             SubmodelError: an empty prompt, or more tokens than `context`.
@@ -168,7 +166,7 @@ class Live:
                 f"{len(request.prompt)} tokens of prompt and {request.max_tokens} to generate: this model takes "
                 f"{self.context} together"
             )
-        ticket = Ticket(request, emit, best, self._ends | ends, left=set(range(len(request.seeds))))
+        ticket = Ticket(request, emit, best, self._ends | request.ends, left=set(range(len(request.seeds))))
         with self._news:
             if self._closing:
                 raise RuntimeError("closed")
@@ -320,7 +318,7 @@ class Live:
         sequence.tokens.append(token)
         if ticket.best is not None:
             row.scores.append(_score(logits, token, ticket.best))
-        text, stopped = row.text.put(token)
+        text, stopped = ("", False) if token in ticket.ends else row.text.put(token)
         finish = None
         if stopped:
             finish = "stop"

@@ -1,6 +1,6 @@
 """One continuation while it is written: what was asked for, its tokens so far, their text, when it ends."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ class Request:
         seeds: one continuation each; they share the prefill.
         temperature: 0 is greedy.
         top_p, top_k: nucleus and number of tokens to sample from; 1 and 0 are off.
+        ends: tokens that end a continuation beside the model's own.
     """
 
     key: str
@@ -32,6 +33,7 @@ class Request:
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
+    ends: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Continuation:
 
     Attributes:
         key, sample: of which request, the index of its seed.
-        text: without special tokens, cut before the first stop string.
-        tokens: all that were generated, the stop string's included.
+        text: without special tokens, cut before the first stop string or the token that ended it.
+        tokens: all that were generated, the stop string's or the last one included.
         finish: "stop", "eos" or "length".
     """
 
@@ -106,8 +108,8 @@ def next_tokens(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
 def finish(sequence: Sequence, text: Text, ends: frozenset[int]) -> Continuation | None:
     """The continuation, if its last token ended it."""
     request = sequence.request
-    if sequence.tokens[-1] in ends:
-        written, reason = text.of(sequence), "eos"
+    if sequence.tokens[-1] in ends or sequence.tokens[-1] in request.ends:
+        written, reason = text.of(replace(sequence, tokens=sequence.tokens[:-1])), "eos"
     elif (before := text.stopped(sequence)) is not None:
         written, reason = before, "stop"
     elif len(sequence.tokens) >= request.max_tokens:

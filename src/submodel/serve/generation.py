@@ -43,8 +43,8 @@ class Generation:
         self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
         try:
             for index, prompt in enumerate(prompts):
-                request = replace(like, prompt=prompt.tokens)
-                self._tickets.append(self._live.submit(request, self._emitter(index * n), best, prompt.ends))
+                request = replace(like, prompt=prompt.tokens, ends=prompt.ends)
+                self._tickets.append(self._live.submit(request, self._emitter(index * n), best))
         except BaseException:
             self.cancel()
             self._ended((len(prompts) - len(self._tickets)) * n)

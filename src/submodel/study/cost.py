@@ -11,7 +11,7 @@ import torch
 
 from submodel.models import Base
 from submodel.prune.auto import needs_text
-from submodel.study.file import Options
+from submodel.study.grid import Options
 from submodel.tasks.cell import Settings, Task
 from submodel.tasks.evaluate import ON_TEXT
 

@@ -18,7 +18,8 @@ class Problem:
         language: "python", "java", "cpp" or "javascript".
         prompt: what the model continues, to the letter: a stripped newline costs points.
         stops: its text ends before the first of them.
-        before, closing, tests: the program is before + text + closing + tests; Python's tests run apart from it.
+        before, after, closing, tests: the program is before + text + after + closing + tests; Python's tests run apart
+            from it. `after` is what the model sees behind a gap that it fills.
         context: text of the data set that Python's tests may use, such as helpers that the prompt defines.
         entry: the Python function under test; "" for every name that the tests use.
         question: what a chat model is asked; the prompt as a fenced block if None.
@@ -31,6 +32,7 @@ class Problem:
     stops: tuple[str, ...]
     before: str
     tests: str
+    after: str = ""
     closing: str = ""
     context: str = ""
     entry: str = ""
@@ -40,7 +42,7 @@ class Problem:
 
 def program(problem: Problem, text: str, closing: bool = True) -> Program:
     """The program for a text that ended before a stop; `closing=False` for one that closes its own braces."""
-    source = problem.before + text + (problem.closing if closing else "")
+    source = problem.before + text + problem.after + (problem.closing if closing else "")
     if problem.language == "python":
         return Program("python", source, problem.tests, problem.context, problem.entry)
     return Program(problem.language, f"{source}\n{problem.tests}")

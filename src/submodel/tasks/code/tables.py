@@ -4,11 +4,13 @@ Prompt forms and stops follow the sets' own harnesses:
 HumanEval, MBPP: lm-evaluation-harness' tasks `humaneval` and `mbpp`;
 MultiPL-E: the rows' stop_tokens, program = prompt + text + newline + tests (the tests close the function);
 HumanEval-X: https://github.com/THUDM/CodeGeeX; translation shows the source language's solution before the target's
-declaration, as CodeGeeX does.
+declaration, as CodeGeeX does;
+-fim: single-line infilling (https://arxiv.org/abs/2207.14255, section 3.1): every line of a solution is a gap once.
 """
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,11 +41,13 @@ class CodeTask:
         sets: the data; "test" holds the problems.
         language: of the programs.
         problems: the sets' rows -> problems.
+        infills: they are gaps to fill.
     """
 
     sets: dict[str, NamedSet]
     language: str
     problems: Callable[[dict[str, list[Row]]], list[Problem]]
+    infills: bool = False
 
 
 def _humaneval(row: Row) -> Problem:
@@ -167,6 +171,34 @@ def _translated(source: str, target: str, sets: dict[str, list[Row]]) -> list[Pr
     return problems
 
 
+def _gaps(whole: Callable[[Row], Problem], sets: dict[str, list[Row]]) -> list[Problem]:
+    """Every line of every solution that is not blank, left out once.
+
+    The first so many are of as many problems as can be: one line of each, drawn by its digest, then another of each.
+    """
+    found: list[tuple[int, int, Problem]] = []
+    for number, row in enumerate(sets["test"]):
+        problem = whole(row)
+        assert problem.solution is not None
+        lines = problem.solution.split("\n")
+        gaps = [i for i, line in enumerate(lines) if line.strip()]
+        gaps.sort(key=lambda i, name=problem.id: hashlib.sha256(f"{name}/{i}".encode()).digest())
+        for turn, i in enumerate(gaps):
+            head = "".join(f"{line}\n" for line in lines[:i])
+            gap = replace(
+                problem,
+                id=f"{problem.id}/{i}",
+                prompt=problem.prompt + head,
+                stops=("\n",),
+                before=problem.before + head,
+                after="".join(f"\n{line}" for line in lines[i + 1 :]),
+                closing="",
+                solution=lines[i],
+            )
+            found.append((turn, number, gap))
+    return [gap for _, _, gap in sorted(found, key=lambda one: one[:2])]
+
+
 def _x_set(name: str) -> NamedSet:
     return NamedSet(f"humaneval_x/{name}", "THUDM/humaneval-x", name)
 
@@ -175,8 +207,15 @@ def _plain(source: NamedSet, language: str, problem: Callable[[Row], Problem]) -
     return CodeTask({"test": source}, language, partial(_each, problem))
 
 
+def _infilled(source: NamedSet, language: str, problem: Callable[[Row], Problem]) -> CodeTask:
+    return CodeTask({"test": source}, language, partial(_gaps, problem), infills=True)
+
+
+_HUMANEVAL = NamedSet("humaneval", "openai/openai_humaneval")
+
 CODE: dict[str, CodeTask] = {
-    "humaneval": _plain(NamedSet("humaneval", "openai/openai_humaneval"), "python", _humaneval),
+    "humaneval": _plain(_HUMANEVAL, "python", _humaneval),
+    "humaneval-fim": _infilled(_HUMANEVAL, "python", _humaneval),
     "humaneval+": _plain(NamedSet("humaneval_plus", "evalplus/humanevalplus"), "python", _humaneval),
     "mbpp": CodeTask(
         {
@@ -197,6 +236,10 @@ CODE: dict[str, CodeTask] = {
     },
     **{
         f"humaneval-x-{short}": _plain(_x_set(short), language, partial(_humaneval_x, language=language))
+        for short, language in _LANGUAGES.items()
+    },
+    **{
+        f"humaneval-x-{short}-fim": _infilled(_x_set(short), language, partial(_humaneval_x, language=language))
         for short, language in _LANGUAGES.items()
     },
     **{

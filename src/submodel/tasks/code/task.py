@@ -5,13 +5,14 @@ import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from submodel.errors import SubmodelError
 from submodel.runtime import Continuation, Loaded, Request, generate_batch
+from submodel.runtime.infill import Infill
 from submodel.sets import Rows
 from submodel.tasks.cell import Cell, Settings, filled
 from submodel.tasks.chat import refuse_without_template, user_turn
@@ -29,7 +30,7 @@ MAX_TOKENS = 512
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the continuations of a problem are drawn; `ks` are the k of pass@k."""
+    """How the continuations of a problem are drawn; `ks` are the k of pass@k; `infill`: they are middles."""
 
     samples: int
     ks: tuple[int, ...]
@@ -38,6 +39,7 @@ class Sampling:
     max_tokens: int
     seed: int
     chat: bool
+    infill: bool = False
 
     def as_settings(self) -> dict[str, Any]:
         """What goes into the row."""
@@ -47,7 +49,7 @@ class Sampling:
             "top_p": self.top_p,
             "max_tokens": self.max_tokens,
             "seed": self.seed,
-            "prompt": "chat" if self.chat else "completion",
+            "prompt": "chat" if self.chat else "fill in the middle" if self.infill else "completion",
         }
 
 
@@ -76,8 +78,10 @@ def code_rows(cell: Cell) -> Iterator[Row]:
     if missing := missing_toolchain(task.language):
         cell.say(f"{name}: skipped: {missing}")
         return
-    sampling = sampling_of(settings)
-    if sampling.chat:
+    sampling = replace(sampling_of(settings), infill=task.infills)
+    if sampling.infill:
+        _refuse_unfillable(cell.loaded, name, sampling.chat)
+    elif sampling.chat:
         refuse_without_template(cell.loaded)
     sets = {role: cell.read(source) for role, source in task.sets.items()}
     problems = problems_of(name, sets)[: settings.limit]
@@ -132,9 +136,10 @@ def _solve(cell: Cell, problems: list[Problem], sampling: Sampling, journal: Jou
     done = total - sum(map(len, open_samples.values()))
     what = f"{cell.loaded.name} on {cell.task.name}"
     cell.progress(what, done, total)
-    requests = [_request(cell.loaded, problem, open_samples[problem.id], sampling) for problem in by_id.values()]
-    if not requests:
+    if not by_id:
         return
+    infill = Infill(cell.loaded.tokenizer) if sampling.infill else None
+    requests = [_request(cell.loaded, p, open_samples[p.id], sampling, infill) for p in by_id.values()]
     futures: list[Future[None]] = []
 
     def settle(continuation: Continuation) -> None:
@@ -160,8 +165,20 @@ def _solve(cell: Cell, problems: list[Problem], sampling: Sampling, journal: Jou
             raise
 
 
-def _request(loaded: Loaded, problem: Problem, samples: list[int], sampling: Sampling) -> Request:
-    ids = user_turn(loaded, question(problem)) if sampling.chat else loaded.tokenizer(problem.prompt)["input_ids"]
+def _refuse_unfillable(loaded: Loaded, name: str, chat: bool) -> None:
+    if chat:
+        raise SubmodelError(f"{name}: fills in the middle, which a chat does not: leave out --chat")
+    if not Infill(loaded.tokenizer):
+        raise SubmodelError(f"{name}: {loaded.reference} has no fill-in-the-middle tokens: give tasks that continue")
+
+
+def _request(
+    loaded: Loaded, problem: Problem, samples: list[int], sampling: Sampling, infill: Infill | None
+) -> Request:
+    if infill:
+        ids = infill.around(problem.prompt, problem.after)
+    else:
+        ids = user_turn(loaded, question(problem)) if sampling.chat else loaded.tokenizer(problem.prompt)["input_ids"]
     return Request(
         key=problem.id,
         prompt=tuple(ids),
@@ -170,6 +187,7 @@ def _request(loaded: Loaded, problem: Problem, samples: list[int], sampling: Sam
         seeds=tuple(seed_of(sampling.seed, problem.id, i) for i in samples),
         temperature=sampling.temperature,
         top_p=sampling.top_p,
+        ends=infill.ends if infill else frozenset(),
     )
 
 
