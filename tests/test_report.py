@@ -91,6 +91,23 @@ def test_differences_are_of_the_same_pieces():
         table(rows, against="dense")
 
 
+def test_formats_are_lines_and_compared():
+    """What packing costs is seen in one column, and by `against` on the same windows."""
+    nats = np.random.default_rng(0).normal(2.0, 0.5, 50)
+    packed: dict[str, Any] = {"settings": {**row(1).settings, "format": "int8"}}
+    rows = [
+        row(7.1, "python", parts=(nats + 0.01).tolist(), **packed),
+        row(5),
+        row(7, "python", parts=nats.tolist()),
+        row(5.1, **packed),
+    ]
+    assert [line[0] for line in cells(table(rows))[1:5]] == ["dense", "dense, int8", "python", "python, int8"]
+    assert len(cells(table(rows))[0]) == 2
+    found = {line[0]: line[1] for line in cells(table(rows, against="python"))[1:5]}
+    assert found["python"] == "7.00 [6.00, 8.00]" and found["python, int8"] == "+1.0% [+1.0, +1.0]"
+    assert "-1.0%" in table(rows, against="python, int8")
+
+
 def test_two_sub_models_of_one_name_are_told_apart():
     nats = np.random.default_rng(0).normal(2.0, 0.5, 50)
     pair = [("a" * 64, 0.0), ("b" * 64, 0.02)]

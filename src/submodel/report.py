@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,17 @@ EXTRACTION = "extract"  # the task of the rows that say what an extraction took
 _TOOK = {"seconds": "extraction", "peak_bytes": "peak memory"}
 
 
+class Line(NamedTuple):
+    """What a line of a table shows: a sub-model or the base, by name and masks, and how it was kept in memory."""
+
+    name: str
+    masks: str | None
+    format: str | None
+
+
 def table(rows: Iterable[Row], names: Mapping[str, str] | None = None, against: str | None = None) -> str:
-    """A table a model: a line a sub-model, a column a metric, data set and settings: value and 95% interval.
+    """A table a model: a line a sub-model and format in memory, a column a metric, data set and other settings: value
+    and 95% interval.
 
     Args:
         rows: results of `eval` or of a study; of two of the same thing the last counts.
@@ -77,7 +86,7 @@ def _once(lines: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _kinds(rows: list[Row], head: str, lines: list[tuple[str, str | None]]) -> str:
+def _kinds(rows: list[Row], head: str, lines: list[Line]) -> str:
     """Of a layer error: a line a sub-model, a column a kind of matrix."""
     kinds = _once(kind for row in rows for kind in row.kinds or ())
     if not kinds:
@@ -91,35 +100,38 @@ def _kinds(rows: list[Row], head: str, lines: list[tuple[str, str | None]]) -> s
     return aligned(text)
 
 
-def _line(row: Row) -> tuple[str, str | None]:
-    return row.submodel, row.masks
+def _line(row: Row) -> Line:
+    return Line(row.submodel, row.masks, row.settings.get("format"))
 
 
-def _lines(rows: Iterable[Row]) -> list[tuple[str, str | None]]:
-    """The base, then its sub-models as they came."""
-    return sorted({_line(row): None for row in rows}, key=lambda line: line != ("dense", None))
+def _lines(rows: Iterable[Row]) -> list[Line]:
+    """The base, then its sub-models as they came; formats follow what they are of."""
+    lines = list(dict.fromkeys(_line(row) for row in rows))
+    models = list(dict.fromkeys([("dense", None), *(line[:2] for line in lines)]))
+    return sorted(lines, key=lambda line: (models.index(line[:2]), line.format is not None))
 
 
-def _line_called(name: str | None, lines: list[tuple[str, str | None]]) -> tuple[str, str | None] | None:
+def _line_called(name: str | None, lines: list[Line]) -> Line | None:
     """The line that is meant. Raises SubmodelError when there are several."""
-    found = [line for line in lines if name in (line[0], _called(line, lines))]
+    found = [line for line in lines if name == _called(line, lines)] or [line for line in lines if name == line.name]
     if len(found) > 1:
         called = " or ".join(repr(_called(line, lines)) for line in found)
         raise SubmodelError(f"--against {name}: there are {len(found)} of that name: give {called}")
     return found[0] if found else None
 
 
-def _called(line: tuple[str, str | None], lines: list[tuple[str, str | None]]) -> str:
-    """A sub-model's name; with its masks' digest where several have this name."""
-    name, masks = line
-    alone = sum(other == name for other, _ in lines) == 1
-    return name if alone or masks is None else f"{name} ({masks[:8]})"
+def _called(line: Line, lines: list[Line]) -> str:
+    """A sub-model's name, with its masks' digest where several have this name; and its format, if it has one."""
+    alone = len({other.masks for other in lines if other.name == line.name}) == 1
+    name = line.name if alone or line.masks is None else f"{line.name} ({line.masks[:8]})"
+    return f"{name}, {line.format}" if line.format else name
 
 
 def _column(row: Row) -> str:
     """Equal for rows that can be compared."""
     what: list[Any] = [row.task, row.metric]
-    return json.dumps(what if row.task == EXTRACTION else [*what, row.data, row.settings], sort_keys=True)
+    settings = {key: value for key, value in row.settings.items() if key != "format"}
+    return json.dumps(what if row.task == EXTRACTION else [*what, row.data, settings], sort_keys=True)
 
 
 def _heads(columns: list[Row], names: Mapping[str, str]) -> list[str]:
