@@ -1,12 +1,16 @@
 """The native engine against the same packed model's own layers, one step at a time and in batches."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from submodel.runtime import Loaded, Request, generate, generate_batch, load, native
+from submodel.calibration import middle
+from submodel.calibration.middle import Spelling
+from submodel.errors import SubmodelError
+from submodel.runtime import Loaded, Request, generate, generate_batch, infill, load, native
 from submodel.runtime.engine import FAMILIES
 from submodel.runtime.forward import prefill, step
 from submodel.runtime.slots import Slots
@@ -111,6 +115,24 @@ def test_generate_streams_what_it_returns(tmp_path: Path):
     assert found.text == text
     sampled = [generate(loaded, "some text", max_tokens=20, temperature=0.8, seed=seed) for seed in (1, 1, 2)]
     assert sampled[0] == sampled[1] != sampled[2]
+
+
+@pytest.mark.parametrize("form", ["int8", None])
+def test_a_suffix_is_filled_in(form: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With letters as the marks: what a mark ends is what the prompt with them in place is continued by."""
+    loaded = load(store_of(tmp_path, "llama"), weight_format=form)
+    whole = generate(loaded, "AxyBzC", max_tokens=40)
+    with pytest.raises(SubmodelError, match="no fill-in-the-middle tokens"):
+        generate(loaded, "xy", suffix="z")
+    plain = [letter for letter in whole if letter.isascii() and letter.isprintable()]
+    for last in {plain[0], plain[-1]}:
+        monkeypatch.setattr(middle, "SPELLINGS", (Spelling("A", "B", "C"),))
+        monkeypatch.setattr(infill, "_AFTER", (loaded.tokenizer.tokenize(last)[0],))
+        parts: list[str] = []
+        text = generate(loaded, "xy", suffix="z", max_tokens=40, write=parts.append)
+        assert text == "".join(parts) == re.split(f"[ABC{re.escape(last)}]", whole)[0]
+    with pytest.raises(SubmodelError, match="a chat does not fill in"):
+        generate(loaded, "xy", suffix="z", chat=True)
 
 
 def test_other_families_take_the_models_way(tmp_path: Path):

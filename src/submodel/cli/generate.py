@@ -17,6 +17,7 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
     p.add_argument("--top-p", type=float, default=1.0, help="nucleus to sample from (default: 1)")
     p.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+    p.add_argument("--suffix", metavar="TEXT", help="what comes after: fill in what stands between the two")
     p.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     arguments.packs(p)
     arguments.runs_model(p)
@@ -41,6 +42,7 @@ def _generate(args: argparse.Namespace) -> None:
         top_p=args.top_p,
         seed=args.seed,
         chat=args.chat,
+        suffix=args.suffix,
         write=write,
     )
     show(args, {"model": args.model, "prompt": args.prompt, "text": text}, [""])

@@ -8,14 +8,21 @@ from transformers import TextStreamer
 
 from submodel.errors import SubmodelError
 from submodel.runtime.forward import end_tokens, prefill, step
+from submodel.runtime.infill import Infill
 from submodel.runtime.load import Loaded
 from submodel.runtime.sample import pick
 
 
 class _Stream(TextStreamer):
-    def __init__(self, tokenizer: Any, write: Callable[[str], Any]):
+    """Writes text as it comes, without the tokens that end it."""
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], Any], ends: frozenset[int]):
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._write = write
+        self._write, self._ends = write, ends
+
+    def put(self, value: torch.Tensor) -> None:
+        if self.next_tokens_are_prompt or not self._ends.intersection(value.flatten().tolist()):
+            super().put(value)
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self._write(text)
@@ -30,6 +37,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     chat: bool = False,
+    suffix: str | None = None,
     write: Callable[[str], Any] = lambda text: None,
 ) -> str:
     """Continue a prompt.
@@ -42,16 +50,28 @@ def generate(
         top_p: nucleus to sample from.
         seed: of the sampling.
         chat: put the prompt into the model's chat template.
+        suffix: what comes after: the text between the two is filled in.
         write: gets the text piece by piece.
 
     Returns:
         The new text, without special tokens.
 
     Raises:
-        SubmodelError: a prompt without a token, or more tokens than the model's context.
+        SubmodelError: a prompt without a token, more tokens than the model's context, or a suffix for a chat or for a
+            model that does not fill in.
     """
     tokenizer = loaded.tokenizer
-    if chat and tokenizer.chat_template:
+    ends = end_tokens(loaded)
+    if suffix is not None:
+        infill = Infill(tokenizer)
+        if chat or not infill:
+            raise SubmodelError(
+                "a suffix: a chat does not fill in: give one of the two"
+                if chat
+                else f"a suffix: {loaded.reference} has no fill-in-the-middle tokens: give the prompt alone"
+            )
+        ids, ends = torch.tensor([infill.around(prompt, suffix)]), ends | infill.ends
+    elif chat and tokenizer.chat_template:
         message = [{"role": "user", "content": prompt}]
         ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")["input_ids"]
     else:
@@ -65,7 +85,7 @@ def generate(
         )
     ids = ids.to(loaded.model.device).long()
     if loaded.engine:
-        return _decode(loaded, ids[0].tolist(), max_tokens, temperature, top_p, seed, _Stream(tokenizer, write))
+        return _decode(loaded, ids[0].tolist(), max_tokens, temperature, top_p, seed, ends, write)
     torch.manual_seed(seed)
     sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
     with torch.inference_mode():
@@ -74,25 +94,36 @@ def generate(
             attention_mask=torch.ones_like(ids),
             max_new_tokens=max_tokens,
             pad_token_id=tokenizer.eos_token_id,
-            streamer=_Stream(tokenizer, write),
+            eos_token_id=sorted(ends) or None,
+            streamer=_Stream(tokenizer, write, ends),
             **sampling,
         )
-    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+    tokens = out[0, ids.shape[1] :].tolist()
+    return tokenizer.decode(tokens[:-1] if tokens[-1] in ends else tokens, skip_special_tokens=True)
 
 
 @torch.inference_mode()
 def _decode(
-    loaded: Loaded, prompt: list[int], max_tokens: int, temperature: float, top_p: float, seed: int, stream: _Stream
+    loaded: Loaded,
+    prompt: list[int],
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    ends: frozenset[int],
+    write: Callable[[str], Any],
 ) -> str:
     generator = torch.Generator().manual_seed(seed)
-    ends, tokens = end_tokens(loaded), []
+    stream, tokens = _Stream(loaded.tokenizer, write, ends), []
     slots, logits = prefill(loaded, prompt, len(prompt) + max_tokens)
     stream.put(torch.tensor(prompt))  # skipped
     while True:
         token = pick(logits[0], temperature, top_p, 0, generator) if temperature else int(logits[0].argmax())
+        if token in ends:
+            break
         tokens.append(token)
         stream.put(torch.tensor([token]))
-        if token in ends or len(tokens) == max_tokens:
+        if len(tokens) == max_tokens:
             break
         logits = step(loaded, slots, [token])
     stream.end()
