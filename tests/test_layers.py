@@ -14,7 +14,7 @@ LAYERS = [
     ["stream", "store"],
     ["compare", "runtime"],
     ["router"],
-    ["export", "prune"],
+    ["export", "copies", "prune"],
     ["tasks"],
     ["report"],
     ["study", "bench", "search", "serve"],

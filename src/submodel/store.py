@@ -227,7 +227,7 @@ class Store:
         check_name(name)
         folder = self.path / "submodels" / name
         if (folder / "manifest.json").exists():
-            raise SubmodelError(f"{self.path}@{name}: already there: give another --name or remove {folder}")
+            raise SubmodelError(f"{self.path}@{name}: already there: give another --name, or submodel remove it")
         shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left has no manifest
         partial = folder.parent / f".{name}.partial"
         shutil.rmtree(partial, ignore_errors=True)

@@ -9,12 +9,12 @@ import argparse
 import os
 import sys
 
-from submodel.cli import arguments, bench, derive, generate, measure, route, serve
+from submodel.cli import arguments, bench, derive, generate, measure, route, serve, store
 from submodel.cli.arguments import Parser, Verbs
 from submodel.cli.console import say
 from submodel.errors import SubmodelError
 
-GROUPS = (derive, measure, generate, bench, route, serve)
+GROUPS = (derive, store, measure, generate, bench, route, serve)
 
 
 def parser() -> argparse.ArgumentParser:

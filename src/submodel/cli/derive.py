@@ -1,4 +1,4 @@
-"""Verbs that make sub-models and hand them on: extract, list, info, verify, export, compare."""
+"""The verb that makes sub-models: extract."""
 
 import argparse
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submodel.cli import arguments
+from submodel.cli.about import overlapping, settled, size
 from submodel.cli.console import Bar, say, show
 from submodel.errors import SubmodelError, unknown_name
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def add(verbs: arguments.Verbs) -> None:
-    """The verbs of this module."""
+    """The verb of this module."""
     p = verbs.add("extract", _extract, "derive one sub-model per domain in one walk over the base")
     p.add_argument("model", metavar="MODEL", help="Hugging Face directory, hub id or .gguf file")
     p.add_argument("--out", required=True, metavar="STORE", help="the store; made if it is not there")
@@ -120,31 +121,6 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--batch-tokens", type=int, default=512, help="tokens at once on one core (default: 512)")
     arguments.runs_model(p, moved=False)
 
-    p = verbs.add("list", _list, "say what is in a store")
-    p.add_argument("store", metavar="STORE")
-
-    p = verbs.add("info", _info, "print a sub-model's sizes and recipe")
-    p.add_argument("model", metavar="STORE@NAME")
-
-    p = verbs.add("verify", _verify, "check every checksum, the base's identity and the exact sparsity of every row")
-    p.add_argument("store", metavar="STORE", help="a store; with --calibration also STORE@NAME")
-    p.add_argument(
-        "--calibration",
-        action="store_true",
-        help="instead, make the calibration text again and check its tokens",
-    )
-    p.add_argument("--data-dir", metavar="DIR", help="where named sets lie now (default: where they lay)")
-    arguments.opens_model(p)
-
-    p = verbs.add("export", _export, "write a sub-model as a plain Hugging Face directory, or packed")
-    p.add_argument("model", metavar="STORE@NAME")
-    p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--format", default="hf", help="hf (default), packed-bf16, packed-int8 or packed-int4")
-    arguments.opens_model(p)
-
-    p = verbs.add("compare", _compare, "print the Jaccard distances between sub-models")
-    p.add_argument("model", nargs="+", metavar="STORE@NAME")
-
 
 def _extract(args: argparse.Namespace) -> None:
     import torch
@@ -223,13 +199,13 @@ def _extract(args: argparse.Namespace) -> None:
     for name, manifest in result.manifests.items():
         for expert in manifest["unseen_experts"]:
             say(f"{name}: no calibration token reached {expert}: pruned by magnitude")
-        for line in _overlapping(manifest):
+        for line in overlapping(manifest):
             say(f"{name}: {line}")
     if args.method == AUTO:
         for why in dict.fromkeys(m["auto"]["why"] for m in result.manifests.values() if "auto" in m):
             say(f"{AUTO}: {why}")
     lines = [
-        f"{args.out}@{name}: there already" if name in result.already else f"{args.out}@{name}: {_size(args.out, name)}"
+        f"{args.out}@{name}: there already" if name in result.already else f"{args.out}@{name}: {size(args.out, name)}"
         for name in result.manifests
     ]
     if result.resumed_blocks:
@@ -280,14 +256,8 @@ def _settle(
         )
     for name, curve in curves.items():
         if not curve.is_settled:
-            say(f"{name}: not settled: {_settled(curve.as_dict())}; all {len(domains[0].ids)} samples are used")
+            say(f"{name}: not settled: {settled(curve.as_dict())}; all {len(domains[0].ids)} samples are used")
     return curves
-
-
-def _settled(settling: dict[str, Any]) -> str:
-    curve = zip(settling["tokens"], settling["distances"], strict=True)
-    steps = ", ".join(f"{distance:.4f} at {tokens:,}" for tokens, distance in curve)
-    return f"{steps} tokens (distance to the masks of unlimited text, estimated; tolerance {settling['tolerance']:g})"
 
 
 def _check_together(args: argparse.Namespace, domains: int) -> None:
@@ -362,160 +332,6 @@ def _fit(args: argparse.Namespace, manifests: dict[str, Any], seq_len: int, line
                 lines.append(f"on {fits[0].perplexity.tokens:,} held-out tokens of {where}, against {models[0]}:")
                 lines += [f"  {one.line}" for one in fits]
     return found
-
-
-def _list(args: argparse.Namespace) -> None:
-    from submodel.store import Store
-
-    store = Store(Path(args.store))
-    lines = [f"base {store.base['reference']}, {store.base['size_bytes'] / 1e6:.1f} MB"]
-    lines += [f"{name}: {_size(args.store, name)}" for name in store.names]
-    sizes = {name: store.size_bytes(name) for name in store.names}
-    show(args, {"base": store.base, "submodels": sizes}, lines)
-
-
-def _info(args: argparse.Namespace) -> None:
-    from submodel.calibration import stand_ins
-    from submodel.store import Store, split_reference
-
-    parts = split_reference(args.model)
-    if parts is None:
-        raise SubmodelError(f"{args.model}: give STORE@NAME")
-    store = Store(parts[0])
-    manifest = store.manifest(parts[1])
-    calibration = manifest["calibration"]
-    lines = [_size(str(parts[0]), parts[1]), f"base: {store.base['reference']}, weights {store.base['sha256'][:16]}"]
-    if calibration:
-        lines.append(
-            f"calibration: {calibration['path']}{':' + calibration['column'] if calibration['column'] else ''}, "
-            f"{calibration['samples']} x {calibration['seq_len']} = {calibration['tokens']:,} tokens of "
-            f"{calibration['documents']} documents ({calibration['split']}), seed {calibration['seed']}, "
-            f"token digest {calibration['sha256_tokens'][:16]}"
-        )
-        lines += [
-            f"part {part['name']}: {part['tokens']:,} tokens of {part['documents']} documents of {part['path']}"
-            for part in calibration.get("parts", ())
-        ]
-        lines += [f"stand-in: {line}" for line in stand_ins(calibration)]
-        lines += _overlapping(manifest)
-        if "settling" in manifest:
-            lines.append(f"settling: {_settled(manifest['settling'])}")
-    if "openings" in manifest:
-        lines.append(f"openings: {manifest['openings']:,} one-token samples beside the text")
-    if "auto" in manifest:
-        lines.append(f"auto: {manifest['auto']['why']}")
-    if "distil" in manifest:
-        losses, rate = manifest["distil"]["losses"], manifest.get("rate")
-        lines.append(
-            f"distilled: KL from the dense model {losses[0]:.3f} nats a token before the first of {len(losses)} steps, "
-            f"{losses[-1]:.3f} before the last{f', rate {rate:g}' if rate else ''}"
-        )
-    removed = [entry["sparsity"] for entry in manifest["matrices"].values()]
-    lines.append(f"{len(removed)} matrices, achieved sparsity {min(removed):.4f} to {max(removed):.4f}")
-    lines.append(f"masks {manifest['masks']['sha256'][:16]}, made {manifest['created'][:19]} in {manifest['dtype']}")
-    lines += [f"no calibration token reached {expert}" for expert in manifest["unseen_experts"]]
-    show(args, {**manifest, "size_bytes": store.size_bytes(parts[1])}, lines)
-
-
-def _verify(args: argparse.Namespace) -> None:
-    from submodel.prune.verify import verify, verify_calibration
-
-    if args.calibration:
-        data_dir = arguments.directory(args.data_dir)
-        found = verify_calibration(args.store, args.base, data_dir, args.trust_remote_code)
-    else:
-        found = verify(Path(args.store), args.base, args.trust_remote_code)
-    show(args, {"checked": dict(found)}, [f"{what}: {result}" for what, result in found])
-
-
-def _export(args: argparse.Namespace) -> None:
-    from submodel.export import export_directory
-    from submodel.runtime.load import open_store_base
-    from submodel.store import Store, split_reference
-
-    parts = split_reference(args.model)
-    if parts is None:
-        raise SubmodelError(f"{args.model}: give STORE@NAME")
-    store = Store(parts[0])
-    base = open_store_base(store, args.base, args.trust_remote_code)
-    export_directory(base, store.masks(parts[1]), Path(args.out), args.format, store.manifest(parts[1]))
-    show(args, {"out": args.out}, [f"{args.out}: {args.model} as {args.format}"])
-
-
-def _compare(args: argparse.Namespace) -> None:
-    from submodel.compare import compare_masks
-    from submodel.report import aligned
-    from submodel.store import Store, split_reference
-
-    if len(args.model) < 2:
-        raise SubmodelError("compare needs two sub-models or more: give STORE@A STORE@B")
-    loaded = {}
-    bases: dict[str, str] = {}
-    for reference in args.model:
-        parts = split_reference(reference)
-        if parts is None:
-            raise SubmodelError(f"{reference}: give STORE@NAME")
-        if reference in loaded:
-            raise SubmodelError(f"{reference}: given twice: give sub-models that differ")
-        store = Store(parts[0])
-        loaded[reference] = store.masks(parts[1])
-        bases.setdefault(store.base["sha256"], f"{reference} of {store.base['reference']}")
-    if len(bases) > 1:
-        raise SubmodelError(f"{' and '.join(bases.values())}: compare sub-models of one base")
-    pairs: dict[str, Any] = {}
-    lines = ["Jaccard distance of the kept weights (1 - both / either), and fraction of positions that differ"]
-    first, *others = loaded
-    for index, a in enumerate([first, *others]):
-        for b in others[index:]:
-            found = compare_masks(loaded[a], loaded[b])
-            groups = {
-                "block": {str(k): v.jaccard_distance for k, v in found.blocks.items()},
-                "type": {k: v.jaccard_distance for k, v in found.types.items()},
-                "matrix": {k: v.jaccard_distance for k, v in found.matrices.items()},
-            }
-            whole = found.whole
-            pairs[f"{a} {b}"] = {"whole": whole.jaccard_distance, "differing": whole.differing, **groups}
-            lines.append(f"\n{a}  {b}: {whole.jaccard_distance:.4f}, {whole.differing:.4f} differ")
-            kinds = [["matrix type", "distance"], *([k, f"{v:.4f}"] for k, v in groups["type"].items())]
-            blocks = [["block", "distance"], *([k, f"{v:.4f}"] for k, v in groups["block"].items())]
-            lines += [aligned(kinds), aligned(blocks)]
-    show(args, {"set": "kept weights", "pairs": pairs}, lines)
-
-
-def _overlapping(manifest: dict[str, Any]) -> list[str]:
-    """What a manifest says of text that is evaluated on; nothing where none was found."""
-    found = manifest.get("contamination")
-    if not found:
-        return []
-    return [
-        f"calibration text shares {found['words']} words in a row with {of['overlapping']} of {of['problems']} "
-        f"problems of {name}"
-        for name, of in found["sets"].items()
-        if of["overlapping"]
-    ]
-
-
-def _size(store: str, name: str) -> str:
-    from submodel.store import Store
-
-    opened = Store(Path(store))
-    manifest = opened.manifest(name)
-    weights = sum(_count(entry["shape"]) for entry in manifest["matrices"].values())
-    size = opened.size_bytes(name)
-    against = manifest["masks"]["reference"]
-    own = ", own weights" if "weights" in manifest else ""
-    sparsity = f"{manifest['sparsity']:g}" + (f" by {manifest['allocation']}" if "allocation" in manifest else "")
-    return (
-        f"{manifest['method']}, sparsity {sparsity}, {manifest['pattern']}, {size / 1e6:.1f} MB on disk, "
-        f"{8 * size / weights:.3f} bits a weight{f' against {against}' if against else ''}{own}"
-    )
-
-
-def _count(shape: list[int]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
 
 
 def _named(spec: str) -> tuple[str, str]:

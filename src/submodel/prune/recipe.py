@@ -58,7 +58,7 @@ def is_there(target: store.Store, name: str, key: str) -> bool:
         return False
     if target.manifest(name)["key"] != key:
         raise SubmodelError(
-            f"{target.path}@{name}: already there with another recipe: give another --name, or remove "
-            f"{target.path / 'submodels' / name}"
+            f"{target.path}@{name}: already there with another recipe: give another --name, or "
+            f"submodel remove {target.path}@{name}"
         )
     return True

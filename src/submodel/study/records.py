@@ -73,7 +73,7 @@ class Records:
                     was, now = (_unlike(a, b) for a, b in ((made[name], how), (how, made[name])))
                     raise SubmodelError(
                         f"{cell.store}@{name}: there already, made with {was}, where the study now has {now}: give "
-                        f"another --out, or remove {self._folder(cell, name)}"
+                        f"another --out, or submodel remove {cell.store}@{name}"
                     )
 
     def refuse_other_bases(self, bases: Mapping[str, Base | None]) -> None:
