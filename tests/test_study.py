@@ -171,7 +171,7 @@ def test_text_of_mixtures_alone(file: Path):
 @pytest.mark.parametrize("verb, options", [("extract", CALIBRATION), ("eval", EVALUATION)])
 def test_every_option_of_a_file_is_one_of_its_verb(verb: str, options: dict[str, Any]):
     values = {"k": [1, 10], "chat": True, "dtype": "float32", "device": "cpu", "wordnet": "DIR"}
-    values |= {"shape": "document", "form": "fim", "weighting": "document"}
+    values |= {"shape": "document", "form": "fim", "weighting": "document", "format": "int8", "decode": True}
     given = {name: values.get(name, 3) for name in options}
     assert all(options[name].fits(value) for name, value in given.items())
     more = ["--task", "humaneval"] if verb == "eval" else []
@@ -360,6 +360,13 @@ def test_two_tasks_on_one_text_keep_their_columns(file: Path):
     head = re.split("  +", study.study_table(read, cells, records).splitlines()[3])
     assert head[1] == "perplexity other" and all("news.jsonl:text" in name for name in head[2:]) and len(head) == 4
     assert "seq_len 32" in head[2] and "seq_len 16" in head[3]
+
+    packed = "{task='perplexity:news.jsonl:text', limit=2, seq_len=32, dtype='bfloat16', format='dense'}"
+    read, cells, records = planned(file, f"tasks.packed={packed}", "tasks.news.dtype='bfloat16'")
+    study.run(study.select(cells, "dense"), records, submit=in_here([]))
+    head, *lines = [re.split("  +", line) for line in study.study_table(read, cells, records).splitlines()[3:6]]
+    assert head == ["sub-model", "perplexity other", "perplexity news"]
+    assert [line[0] for line in lines] == ["dense", "dense, dense"] and lines[1][1] == "-" and lines[1][2] != "-"
 
 
 def refused(capsys: pytest.CaptureFixture[str], file: Path, *options: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -130,14 +131,20 @@ def _called(line: Line, lines: list[Line]) -> str:
 def _column(row: Row) -> str:
     """Equal for rows that can be compared."""
     what: list[Any] = [row.task, row.metric]
-    settings = {key: value for key, value in row.settings.items() if key != "format"}
-    return json.dumps(what if row.task == EXTRACTION else [*what, row.data, settings], sort_keys=True)
+    return json.dumps(
+        what if row.task == EXTRACTION else [*what, row.data, without(row, "format").settings], sort_keys=True
+    )
+
+
+def without(row: Row, *settings: str) -> Row:
+    """A row without the settings that make its line."""
+    return replace(row, settings={key: value for key, value in row.settings.items() if key not in settings})
 
 
 def _heads(columns: list[Row], names: Mapping[str, str]) -> list[str]:
     """Metric and data; where several columns share them, also the data and settings in which these differ."""
     plain = [_TOOK[row.metric] if row.task == EXTRACTION else f"{row.metric} {_name(row, names)}" for row in columns]
-    return told_apart(columns, plain)
+    return told_apart([without(row, "format") for row in columns], plain)
 
 
 def told_apart(columns: list[Row], plain: list[str]) -> list[str]:

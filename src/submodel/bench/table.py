@@ -2,9 +2,8 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
-from submodel.report import aligned, told_apart
+from submodel.report import aligned, told_apart, without
 from submodel.tasks.rows import Row
 
 _HEADS = {
@@ -41,8 +40,7 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def _shared(row: Row) -> Row:
-    """A row without what makes its line."""
-    return replace(row, settings={key: row.settings[key] for key in row.settings if key not in ("format", "dtype")})
+    return without(row, "format", "dtype")
 
 
 def _column(row: Row) -> str:

@@ -17,6 +17,7 @@ from submodel.models import Base, is_hub_id, open_base
 from submodel.prune.allocation import ALLOCATIONS, UNIFORM
 from submodel.prune.auto import AUTO, check_method, check_rate, distils, needs_text
 from submodel.prune.select import Pattern, parse_pattern
+from submodel.runtime.packed import FORMATS
 from submodel.store import check_name
 from submodel.study.data import read_data
 from submodel.study.grid import Options, Study
@@ -73,6 +74,8 @@ EVALUATION: dict[str, Kind] = {
     "max_tokens": _whole(1),
     "chat": _FLAG,
     "slots": _whole(1),
+    "format": _one_of(FORMATS),
+    "decode": _FLAG,
     "wordnet": _TEXT,
     "seed": _whole(0),
     "dtype": _DTYPE,

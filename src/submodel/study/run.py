@@ -1,6 +1,6 @@
 """Run a study's cells one by one; a failed one is kept in mind and the others go on."""
 
-from collections import Counter
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -110,10 +110,18 @@ def summary(results: Sequence[Result]) -> str:
 
 def study_table(study: Study, cells: Sequence[Cell], records: Records) -> str:
     """A table a model of all rows that are there: the base, then its sub-models as the plan has them."""
-    texts = Counter(task.spec for task, _ in study.tasks.values())  # one of two tasks cannot name the text of both
-    names = {task.spec: name for name, (task, _) in study.tasks.items() if task.spec and texts[task.spec] == 1}
+    names = _names_of_texts(study)
     parts = [study.title]
     for model in study.models:
         rows = [row for cell in cells if cell.model == model for row in records.rows_of(cell)]
         parts.append(f"{model}\n{table(rows, names)}")
     return "\n\n".join(parts)
+
+
+def _names_of_texts(study: Study) -> dict[str, str]:
+    """Text -> the task that names its column: the first one, if others on it differ in the model's format alone."""
+    columns: dict[str, dict[str, str]] = {}
+    for name, (task, options) in study.tasks.items():
+        settings = {key: value for key, value in options.items() if key != "format"}
+        columns.setdefault(task.spec, {}).setdefault(json.dumps(settings, sort_keys=True), name)
+    return {text: name for text, found in columns.items() if text and len(found) == 1 for name in found.values()}
