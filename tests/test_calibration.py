@@ -101,6 +101,9 @@ def test_what_cannot_be_read_is_said_in_a_line(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).write_bytes(content)
         with pytest.raises(SubmodelError, match="not UTF-8 text"):
             read_documents(tmp_path / name)
+    (tmp_path / "half.jsonl").write_text('{"text": "ok"}\n{"text": "a \\ud83d"}\n')
+    with pytest.raises(SubmodelError, match="row 1: half of a surrogate pair"):
+        read_documents(tmp_path / "half.jsonl")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow.lib", None)
     with pytest.raises(SubmodelError, match=r"pip install submodel\[parquet\]"):

@@ -137,4 +137,9 @@ def _read_rows(path: Path, rows: Iterable[dict[str, Any]], column: str | None) -
             if not isinstance(row[name], str):
                 raise SubmodelError(f"{path}, row {number}: column {name!r} is not text: name a text column")
         turns = (row[columns[0]], row[columns[1]]) if len(columns) == 2 else None
-        yield Document(str(path), number, "\n".join(row[name] for name in columns), turns)
+        text = "\n".join(row[name] for name in columns)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON may spell it
+            raise SubmodelError(f"{path}, row {number}: half of a surrogate pair: not Unicode text") from error
+        yield Document(str(path), number, text, turns)
