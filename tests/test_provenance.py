@@ -4,6 +4,8 @@ import json
 import random
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -12,7 +14,10 @@ from submodel.calibration import Document, Problems, problem_text, rebuild
 from submodel.calibration.contamination import LENGTH
 from submodel.errors import SubmodelError
 from submodel.report import table
+from submodel.runtime import Loaded
+from submodel.sets import NamedSet
 from submodel.store import Store
+from submodel.tasks.data import refuse_calibrated
 from submodel.tasks.evaluate import problems_in
 from submodel.tasks.rows import read_rows
 from tests import tiny
@@ -163,6 +168,17 @@ def test_a_sub_model_is_not_evaluated_on_a_part_of_its_mixture(store: Path, data
         assert "was calibrated on" in capsys.readouterr().err
     task = f"perplexity:{data}/gsm8k/main/test.jsonl:question"
     assert cli.main(["eval", f"{store}@mix", "--task", task, *words]) == 0
+
+
+def test_a_set_without_a_configuration_is_known():
+    """Its manifest does not name one."""
+    held = SimpleNamespace(
+        reference="s@x", manifest={"calibration": {"path": "p", "set": {"hub": "a/b", "split": "train"}}}
+    )
+    refuse_calibrated(cast(Loaded, held), NamedSet("p", "a/b", None, "test"), None)
+    refuse_calibrated(cast(Loaded, held), NamedSet("p", "a/b", "en", "train"), None)
+    with pytest.raises(SubmodelError, match="was calibrated on it"):
+        refuse_calibrated(cast(Loaded, held), NamedSet("p", "a/b", None, "train"), None)
 
 
 @pytest.mark.parametrize("kind", ["elsewhere", "renamed", "absolute"])

@@ -19,7 +19,7 @@ def refuse_calibrated(loaded: Loaded, source: NamedSet, data_dir: Path | None) -
     files = [data_dir / name for name in names if (data_dir / name).exists()] if data_dir else []
     for part in parts_of((loaded.manifest or {}).get("calibration")):
         of = part.get("set")
-        same = of and (of["hub"], of["config"], of["split"]) == (source.hub, source.config, source.split)
+        same = of and (of["hub"], of.get("config"), of["split"]) == (source.hub, source.config, source.split)
         if same or any(_is_of(part, file) for file in files):
             raise SubmodelError(
                 f"{part['path']}: {loaded.reference} was calibrated on it: evaluate on text that it has not seen"
