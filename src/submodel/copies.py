@@ -11,7 +11,7 @@ from pathlib import Path
 
 from submodel.errors import SubmodelError
 from submodel.router import profile
-from submodel.store import OWN_KEYS, Store, check_name, digest_of_submodel, open_or_create
+from submodel.store import OWN_KEYS, Store, check_names, digest_of_submodel, open_or_create
 
 
 def copy(models: Sequence[tuple[Store, str]], out: Path, names: Sequence[str] = ()) -> list[str]:
@@ -31,10 +31,7 @@ def copy(models: Sequence[tuple[Store, str]], out: Path, names: Sequence[str] = 
     names = list(names) or [name for _, name in models]
     if len(names) != len(models):
         raise SubmodelError(f"{len(names)} --name for {len(models)} sub-models: give one each or none")
-    for name in names:
-        check_name(name)
-        if names.count(name) > 1:
-            raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
+    check_names(names)
     first = models[0][0]
     manifests = [store.manifest(name) for store, name in models]
     for store, name in models:

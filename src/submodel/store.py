@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -368,6 +368,14 @@ def check_name(name: str) -> None:
     """Raises SubmodelError unless `name` can be a sub-model's: letters, digits and . _ + - after the first."""
     if not _NAME.fullmatch(name):
         raise SubmodelError(f"name {name!r}: letters and digits first, then also . _ + -")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises SubmodelError unless all can be names of sub-models, each of another."""
+    for name in names:
+        check_name(name)
+    if len(set(names)) != len(names):
+        raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
 
 
 def split_reference(reference: str) -> tuple[Path, str] | None:

@@ -104,10 +104,7 @@ def extract(
         raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
     check_rate(method, rate)
     names = [domain.name for domain in domains]
-    for name in names:
-        store.check_name(name)
-    if len(set(names)) != len(names):
-        raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
+    store.check_names(names)
     dtype = dtype or default_dtype(device)
     if distils(method):
         check_memory(base, dtype, device)

@@ -79,9 +79,8 @@ def code_rows(cell: Cell) -> Iterator[Row]:
         cell.say(f"{name}: skipped: {missing}")
         return
     sampling = replace(sampling_of(settings), infill=task.infills)
-    if sampling.infill:
-        _refuse_unfillable(cell.loaded, name, sampling.chat)
-    elif sampling.chat:
+    infill = _infill_of(cell.loaded, name, sampling.chat) if task.infills else None
+    if infill is None and sampling.chat:
         refuse_without_template(cell.loaded)
     sets = {role: cell.read(source) for role, source in task.sets.items()}
     problems = problems_of(name, sets)[: settings.limit]
@@ -96,7 +95,7 @@ def code_rows(cell: Cell) -> Iterator[Row]:
         return
     started = time.monotonic()
     journal = cell.journal(rows[0])
-    _solve(cell, problems, sampling, journal)
+    _solve(cell, problems, sampling, journal, infill)
     passed = np.array(
         [
             sum(journal.entries[_key(problem, i)]["status"] == "passed" for i in range(sampling.samples))
@@ -127,7 +126,7 @@ def judge_of(cell: Cell) -> Judge:
     return cell.shared["judge"]
 
 
-def _solve(cell: Cell, problems: list[Problem], sampling: Sampling, journal: Journal) -> None:
+def _solve(cell: Cell, problems: list[Problem], sampling: Sampling, journal: Journal, infill: Infill | None) -> None:
     """Generate and judge what the journal lacks; a verdict enters it as soon as it is there."""
     judge = judge_of(cell)
     open_samples = {p.id: [i for i in range(sampling.samples) if _key(p, i) not in journal.entries] for p in problems}
@@ -138,7 +137,6 @@ def _solve(cell: Cell, problems: list[Problem], sampling: Sampling, journal: Jou
     cell.progress(what, done, total)
     if not by_id:
         return
-    infill = Infill(cell.loaded.tokenizer) if sampling.infill else None
     requests = [_request(cell.loaded, p, open_samples[p.id], sampling, infill) for p in by_id.values()]
     futures: list[Future[None]] = []
 
@@ -165,11 +163,14 @@ def _solve(cell: Cell, problems: list[Problem], sampling: Sampling, journal: Jou
             raise
 
 
-def _refuse_unfillable(loaded: Loaded, name: str, chat: bool) -> None:
+def _infill_of(loaded: Loaded, name: str, chat: bool) -> Infill:
+    """What writes a task's gaps. Raises SubmodelError for a chat, or a model that does not fill in."""
     if chat:
         raise SubmodelError(f"{name}: fills in the middle, which a chat does not: leave out --chat")
-    if not Infill(loaded.tokenizer):
+    infill = Infill(loaded.tokenizer)
+    if not infill:
         raise SubmodelError(f"{name}: {loaded.reference} has no fill-in-the-middle tokens: give tasks that continue")
+    return infill
 
 
 def _request(
