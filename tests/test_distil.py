@@ -181,6 +181,34 @@ def test_goes_on_after_an_interrupt(start: str, llama: Path, tmp_path: Path, mon
     assert not (tmp_path / "cut/work").exists()
 
 
+def test_the_fit_of_a_moved_mask_goes_on_after_an_interrupt(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base, keep, method = open_base(str(llama)), extraction.Work.keep, "wanda+distil+reconstruct"
+    moved = to_float32(base, [SAMPLES], tmp_path / "moved", method="wanda+distil").manifests["d"]
+    whole = to_float32(base, [SAMPLES], tmp_path / "whole", method=method).manifests["d"]
+    assert whole["masks"]["sha256"] == moved["masks"]["sha256"], "a fit leaves the mask as it is"
+    kept: list[str] = []
+
+    def interrupted(self: extraction.Work, block: int, found: Any) -> None:
+        if kept.count(self.folder.name) == 1 and self.folder.name == "fits":
+            raise KeyboardInterrupt
+        kept.append(self.folder.name)
+        keep(self, block, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction.Work, "keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            to_float32(base, [SAMPLES], tmp_path / "cut", method=method)
+    done: list[tuple[int, int]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(extraction.Work, "keep", lambda self, *given: kept.append(self.folder.name) or keep(self, *given))
+        cut = to_float32(base, [SAMPLES], tmp_path / "cut", method=method, progress=lambda a, b: done.append((a, b)))
+    assert kept.count("fits") == 3 and len(kept) == 6, "blocks that were done are done again"
+    assert done[-1][0] == done[-1][1] and done == sorted(done)
+    assert cut.manifests["d"]["weights"] == whole["weights"] and not (tmp_path / "cut/work").exists()
+
+
 def test_the_walk_reads_a_part(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -17,8 +17,8 @@ METHODS: dict[str, Method] = {
     "swaps": SWAPS,
     "sparsegpt": SPARSEGPT,
 }
-METHODS |= {f"{name}+reconstruct": reconstructed(method) for name, method in METHODS.items()}
-METHODS |= {
+_MOVED = {
     f"{name}+distil": replace(METHODS[name], about=f"{METHODS[name].about}; then moved by gradients", distilled=True)
     for name in ("wanda", "ria", "swaps")
 }
+METHODS |= _MOVED | {f"{name}+reconstruct": reconstructed(method) for name, method in (METHODS | _MOVED).items()}

@@ -1,49 +1,75 @@
 """What the walk asks of a method: one matrix, or the experts of one, in parts that fit in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
 from submodel.errors import SubmodelError
 from submodel.prune import METHODS
 from submodel.prune.method import Method
+from submodel.prune.reconstruct import fitter
 from submodel.prune.select import Pattern
 from submodel.prune.work import Work
-from submodel.stream import Pruned, Statistic
+from submodel.store import Masks
+from submodel.stream import Decide, Pruned, Statistic
 
 _AT_ONCE = 1 << 20  # weights
 
 
-def decider(
-    method: Method, patterns: dict[str, dict[str, Pattern]], work: Work
-) -> Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]:
+_One = Callable[[str, str, int | None, torch.Tensor, Any], Pruned]
+"""Domain, matrix, the expert's number in it, the weight (rows, cols) and what was seen of its inputs -> its answer."""
+
+
+def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work: Work) -> Decide:
     """The walk's question: `method`'s answer, rounded as it will be stored.
 
     Args:
         method: of every matrix; an expert that no token reached is pruned by magnitude and noted in `work`.
         patterns: domain -> matrix -> its pattern.
+        work: of this walk.
     """
 
-    def pruned(weight: torch.Tensor, seen: Statistic | None, by: Method, pattern: Pattern) -> Pruned:
-        # rows are decided on their own, so a part of them at a time spares float32 copies of the whole
+    def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
+        unseen = expert is not None and seen is None and method.statistic is not None
+        if unseen:
+            work.note_unseen(domain, f"{name}[{expert}]")
+        by = METHODS["magnitude"] if unseen else method
         prepared = by.prepare(weight, seen)
-        parts = weight.split(max(1, _AT_ONCE // weight.shape[1]))
-        # new weights are rounded as they are stored, so that the walk goes on with what will be loaded
-        return _joined(torch.cat, [_rounded(by.prune(part.float(), prepared, pattern), part.dtype) for part in parts])
+        pattern = patterns[domain][name]
+        return _in_parts(lambda part: by.prune(part.float(), prepared, pattern), weight)
+
+    return _asked(one)
+
+
+def refitter(masks: Mapping[str, Masks]) -> Decide:
+    """The walk's question when the masks are known: their kept weights, fitted (see `reconstruct`) and rounded.
+
+    Args:
+        masks: of every domain. An expert that no token reached keeps its weights.
+    """
+
+    def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
+        mask = torch.from_numpy(masks[domain][name].unpack())
+        keep = (mask if expert is None else mask[expert]).to(weight.device)
+        if seen is None:
+            return Pruned(keep.cpu(), (weight * keep).cpu())
+        fit = fitter(weight, seen)
+        return _in_parts(lambda part, kept: Pruned(kept, fit(part.float(), kept)), weight, keep)
+
+    return _asked(one)
+
+
+def _asked(one: _One) -> Decide:
+    """A matrix by itself, or the experts that it holds one after another."""
 
     def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
-        pattern = patterns[domain][name]
         if weight.dim() == 2:
-            return pruned(weight, statistics[0] if statistics else None, method, pattern)
+            return one(domain, name, None, weight, statistics[0] if statistics else None)
         if statistics and not any(statistics):
             raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
-        experts: list[Pruned] = []
-        for index, expert in enumerate(weight):
-            seen = statistics[index] if statistics else None
-            unseen = statistics is not None and seen is None
-            if unseen:
-                work.note_unseen(domain, f"{name}[{index}]")
-            experts.append(pruned(expert, seen, METHODS["magnitude"] if unseen else method, pattern))
+        seen = statistics or [None] * len(weight)
+        experts = [one(domain, name, index, expert, seen[index]) for index, expert in enumerate(weight)]
         if any(expert.weight is not None for expert in experts):
             experts = [
                 Pruned(e.keep, own.cpu() * e.keep if e.weight is None else e.weight)
@@ -52,6 +78,14 @@ def decider(
         return _joined(torch.stack, experts)
 
     return decide
+
+
+def _in_parts(answer: Callable[..., Pruned], weight: torch.Tensor, *others: torch.Tensor) -> Pruned:
+    """The answers for some rows at a time: they are decided on their own, and float32 copies of all would be large."""
+    rows = max(1, _AT_ONCE // weight.shape[1])
+    parts = zip(weight.split(rows), *(other.split(rows) for other in others), strict=True)
+    # new weights are rounded as they are stored, so that the walk goes on with what will be loaded
+    return _joined(torch.cat, [_rounded(answer(*part), weight.dtype) for part in parts])
 
 
 def _rounded(left: Pruned, dtype: torch.dtype) -> Pruned:

@@ -23,12 +23,13 @@ from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, check_rate, distils, noted
-from submodel.prune.decide import decider
+from submodel.prune.decide import decider, refitter
 from submodel.prune.distil import RATE, Distilled, check_memory, distil
 from submodel.prune.recipe import Settings, is_there, recipe
+from submodel.prune.reconstruct import gram_of
 from submodel.prune.select import Pattern
 from submodel.prune.watch import Watch
-from submodel.prune.work import KeptMasks, Work
+from submodel.prune.work import Work
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_samples, is_fitted
 from submodel.stream import Pruned, walk
@@ -182,7 +183,7 @@ def _derive(
         with target.lock():
             missing = [d for d in domains if not is_there(target, d.name, plan.recipes[d.name]["key"])]
             if missing:
-                work = Work(target, {d.name: plan.recipes[d.name]["key"] for d in missing})
+                work = Work(Work.place(target, {d.name: plan.recipes[d.name]["key"] for d in missing}))
                 begun = begun or work.folder
                 resumed = _make(base, missing, plan, target, work, watch)
                 work.remove()
@@ -200,7 +201,7 @@ def _derive(
 
 
 def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Store, work: Work, watch: Watch) -> int:
-    """Walk, distil where the method says so, and add the sub-models. Returns the blocks that were done before."""
+    """Walk, distil and fit where the method says so, and add the sub-models. Returns the blocks done before."""
     settings = plan.settings
     method, rule = METHODS[settings.method], ALLOCATIONS[settings.allocation]
     config = base.config.get_text_config()
@@ -210,7 +211,8 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
     walked = [with_openings(d, settings.openings, config.vocab_size) for d in looked] if settings.openings else looked
     passes = [*[looked] * (rule.walks if rule else 0), walked]
     before = [domain.first(sensitivity.TOKENS) for domain in looked] if rule and rule.whole else []
-    watch.begin(work.folder, config.num_hidden_layers, before, passes, domains if method.distilled else [])
+    later, last = domains if method.distilled else [], walked if method.refitted else []
+    watch.begin(work.folder, config.num_hidden_layers, before, passes, later, last)
     patterns = allocate(
         settings.allocation,
         base,
@@ -233,22 +235,31 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
         work=work.folder,
         progress=watch.walk(len(passes) - 1),
     )
-    done: list[tuple[Samples, KeptMasks, Distilled | None]] = []
-    for domain in domains:
-        found, moved = work.result(domain.name), None
-        if method.distilled:
-            state = work.folder / f"{domain.name}.distil"
-            rate = settings.rate or RATE
-            moved = distil(
-                base, domain, found, patterns[domain.name], rate=rate, state=state, progress=watch.step, **arithmetic
-            )
-        done.append((domain, found, moved))
-    for domain, found, moved in done:  # all at the end: the same command finds its work only while none is there
+    found = {domain.name: work.result(domain.name) for domain in domains}
+    moved: dict[str, Distilled] = {}
+    for domain in later:
+        moved[domain.name] = distil(
+            base,
+            domain,
+            found[domain.name],
+            patterns[domain.name],
+            rate=settings.rate or RATE,
+            state=work.folder / f"{domain.name}.distil",
+            progress=watch.step,
+            **arithmetic,
+        )
+    made: dict[str, store.Masks] = {**found, **{name: one.masks for name, one in moved.items()}}
+    if last:
+        fits = Work(work.folder / "fits")
+        decide = refitter(dict(made))
+        run(last, make=gram_of(method), decide=decide, keep=fits.keep, work=fits.folder, progress=watch.refit)
+        made = {name: fits.result(name) for name in made}
+    for domain in domains:  # all at the end: the same command finds its work only while none is there
         manifest = plan.recipes[domain.name]
         if rule:
             manifest["matrix_sparsity"] = {name: one.sparsity for name, one in patterns[domain.name].items()}
-        manifest |= _seen(domain, found.unseen, moved, watch)
-        target.add(domain.name, moved.masks if moved else found, manifest)
+        manifest |= _seen(domain, found[domain.name].unseen, moved.get(domain.name), watch)
+        target.add(domain.name, made[domain.name], manifest)
     return resumed
 
 

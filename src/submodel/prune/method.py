@@ -25,6 +25,7 @@ class Method:
         prepare: whole weight as stored and the statistic of its inputs -> what `decide` gets; called once a matrix.
         openings: one-token samples that it wants beside the text (see `calibration.with_openings`).
         distilled: the mask is moved afterwards, in the whole model (see `distil`).
+        refitted: and then the kept weights are fitted, on another walk (see `reconstruct`).
     """
 
     about: str
@@ -33,6 +34,7 @@ class Method:
     prepare: Callable[[torch.Tensor, Any], Any] = lambda weight, inputs: inputs
     openings: int = 0
     distilled: bool = False
+    refitted: bool = False
 
     def prune(self, rows: torch.Tensor, prepared: Any, pattern: Pattern) -> Pruned:
         """`decide`, with a bare mask made Pruned."""

@@ -19,6 +19,9 @@ Conjugate gradients on the support of a mask: ALPS, arXiv 2406.07831, section 3.
 afterwards can beat better masks: arXiv 2510.14444, which fits attention and MLP as wholes where this fits each matrix.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +29,7 @@ import torch
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern
 from submodel.prune.statistics import Gram
-from submodel.stream import Pruned
+from submodel.stream import Make, Pruned
 
 _RIDGE = 3.0  # times inputs / tokens
 _STEPS = 20
@@ -77,21 +80,32 @@ def refit(
     return (weight + change).masked_fill_(~keep, 0)
 
 
+def fitter(weight: torch.Tensor, inputs: Gram) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """`refit` for the rows of a weight (rows, cols), with the ridge that its inputs ask for: rows, mask -> new rows."""
+    gram = inputs.products.to(weight.device)
+    return partial(refit, gram=gram, ridge=_RIDGE * weight.shape[1] / inputs.tokens)
+
+
+def gram_of(method: Method) -> Make:
+    """The Gram matrix that stands in for a method's statistic: none, the squared norm or a Gram matrix."""
+    return method.statistic if isinstance(method.statistic, type) and issubclass(method.statistic, Gram) else Gram
+
+
 def reconstructed(method: Method) -> Method:
     """`method`, its kept weights fitted afterwards.
 
-    The method's statistic must be none, the squared norm or the Gram matrix: a Gram matrix stands in for any of them.
+    A mask that gradients moved is fitted on a walk of its own; any other as soon as it is decided.
     """
-
-    def prepare(weight: torch.Tensor, inputs: Gram) -> tuple[Any, torch.Tensor, float]:
-        ridge = _RIDGE * weight.shape[1] / inputs.tokens
-        return method.prepare(weight, inputs), inputs.products.to(weight.device), ridge
-
-    def decide(weight: torch.Tensor, prepared: tuple[Any, torch.Tensor, float], pattern: Pattern) -> Pruned:
-        own, gram, ridge = prepared
-        keep = method.prune(weight, own, pattern).keep
-        return Pruned(keep, refit(weight, keep, gram, ridge=ridge))
-
-    gram = method.statistic if isinstance(method.statistic, type) and issubclass(method.statistic, Gram) else Gram
     about = f"{method.about}; the kept weights fitted by least squares"
-    return Method(about, gram, decide, prepare, method.openings)
+    if method.distilled:
+        return replace(method, about=about, refitted=True)
+
+    def prepare(weight: torch.Tensor, inputs: Gram) -> tuple[Any, Callable[..., torch.Tensor]]:
+        return method.prepare(weight, inputs), fitter(weight, inputs)
+
+    def decide(weight: torch.Tensor, prepared: tuple[Any, Callable[..., torch.Tensor]], pattern: Pattern) -> Pruned:
+        own, fit = prepared
+        keep = method.prune(weight, own, pattern).keep
+        return Pruned(keep, fit(weight, keep))
+
+    return Method(about, gram_of(method), decide, prepare, method.openings)

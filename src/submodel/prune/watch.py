@@ -18,7 +18,7 @@ def _tokens(domains: Sequence[Samples]) -> int:
 
 
 class Watch:
-    """Adds up the gradients of an allocation, the passes of the walk and the gradients of `distil`, as runs of blocks.
+    """Adds up gradients of an allocation, passes of the walk, gradients of `distil` and a last walk, as runs of blocks.
 
     Args:
         progress: told tokens done and in all; a token counts once per run of a block.
@@ -45,6 +45,7 @@ class Watch:
         before: Sequence[Samples],
         walks: Sequence[Sequence[Samples]],
         later: Sequence[Samples],
+        last: Sequence[Samples],
     ) -> None:
         """The work begins.
 
@@ -53,7 +54,8 @@ class Watch:
             blocks: of the model.
             before: what gradients are taken of for an allocation.
             walks: what each pass of the walk reads.
-            later: what `distil` reads in the end.
+            later: what `distil` reads after them.
+            last: what a walk reads that fits the kept weights in the end.
         """
         self._folder, self._later = folder, bool(later)
         self._runs = _GRADIENT_RUNS * blocks
@@ -61,7 +63,8 @@ class Watch:
         self._ends = [self._runs * _tokens(before)]
         for walked in walks:
             self._ends.append(self._ends[-1] + _WALK_RUNS * blocks * _tokens(walked))
-        self._total = self._ends[-1] + self._runs * _tokens(later)
+        self._moved = self._ends[-1] + self._runs * _tokens(later)
+        self._total = self._moved + _WALK_RUNS * blocks * _tokens(last)
         self._pace = Pace(self.choice, steps or blocks, self._started) if self.choice else None
         if self.choice and self.choice.estimates:
             self.choice.note(folder)
@@ -90,6 +93,10 @@ class Watch:
         self.gradients(tokens)
         self._judge()
         self._unit()
+
+    def refit(self, done: int, _: int) -> None:
+        """The last walk has come so far."""
+        self._tell(self._moved + done)
 
     def _tell(self, done: int) -> None:
         self._done = done

@@ -20,8 +20,8 @@ _VALUES = " values"
 class Work:
     """The folder of an extraction under way: a file of masks and new weights per block, beside the walk's own files."""
 
-    def __init__(self, target: store.Store, keys: dict[str, str]):
-        self.folder = self.place(target, keys)
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
         self._unseen: dict[str, list[str]] = {}
 
