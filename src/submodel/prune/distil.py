@@ -1,7 +1,7 @@
 """Distil: move a mask, and nothing but the mask, along the gradient of what the whole sub-model loses.
 
 Every weight has a score; a row, or a group of N:M, keeps those with the highest. The text is read once, in steps of
-a few thousand tokens. In a step the dense model and the sub-model run on the same tokens, and the gradient of
+about a thousand tokens. In a step the dense model and the sub-model run on the same tokens, and the gradient of
 
     KL(dense || sub-model), mean over the tokens,
 
@@ -41,7 +41,7 @@ from submodel.prune.whole import Twin, check_fits, input_norms, learn, open_whol
 from submodel.store import Mask, Masks
 from submodel.weights import write_tensors
 
-STEP_TOKENS = 4096
+STEP_TOKENS = 1024  # at the same rate and text fewer are better: more steps (dev/LOG.md)
 RATE = 0.0025
 _MEMORY = 0.95  # of a row's mean square, from step to step
 _SAVED_EVERY = 300  # seconds
