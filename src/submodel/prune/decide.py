@@ -11,7 +11,7 @@ from submodel.prune.method import Method
 from submodel.prune.reconstruct import fitter
 from submodel.prune.select import Pattern
 from submodel.prune.work import Work
-from submodel.store import Masks
+from submodel.store import Mask, Masks
 from submodel.stream import Decide, Pruned, Statistic
 
 _AT_ONCE = 1 << 20  # weights
@@ -50,8 +50,9 @@ def refitter(masks: Mapping[str, Masks]) -> Decide:
     """
 
     def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
-        mask = torch.from_numpy(masks[domain][name].unpack())
-        keep = (mask if expert is None else mask[expert]).to(weight.device)
+        mask = masks[domain][name]
+        own = mask if expert is None else Mask(mask.packed[expert], mask.cols)
+        keep = torch.from_numpy(own.unpack()).to(weight.device)
         if seen is None:
             return Pruned(keep.cpu(), (weight * keep).cpu())
         fit = fitter(weight, seen)
