@@ -61,7 +61,7 @@ def _open(browser: Any, width: int) -> Any:
 
 
 def _ask(page: Any, question: str) -> Any:
-    """Sends a message; the article of its answer, when it has ended."""
+    """Sends a message; the article of its answer, or of what went wrong, when it has ended."""
     page.fill("#question", question)
     page.click("#send")
     article = page.locator("#log .answer").last
@@ -105,6 +105,29 @@ def test_a_chat_shows_who_answered_and_how_fast(page: Any, server: Server):
     page.select_option("#model", "java")
     meta = _ask(page, CODE).locator(".meta").inner_text()
     assert meta.startswith("java") and "as asked" in meta and "confidence" not in meta
+
+
+@pytest.mark.parametrize("tab", ["Chat", "Side by side"])
+def test_a_question_may_come_before_the_list_of_models(browser: Any, server: Server, tab: str):
+    """A slow machine, a fast hand."""
+    page = _open(browser, WIDE)
+    held: list[Any] = []
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.goto(server.url)
+    if tab == "Chat":
+        assert _ask(page, CODE).locator(".meta b").inner_text() == "python"
+    else:
+        page.get_by_role("tab", name=tab).click()
+        page.fill("#prompt", CODE)
+        page.click("#run")
+        with page.expect_response("**/v1/models"):
+            for route in held:
+                route.continue_()
+        for side, name in (("left", "java"), ("right", "base")):
+            article = page.locator(f"#answer-{side}")
+            playwright.expect(article.locator(".meta b")).to_have_text(name)
+            _ended(page, article)
+    page.context.close()
 
 
 def test_the_models_are_listed(page: Any, server: Server):

@@ -172,6 +172,7 @@ $("compare").addEventListener("submit", async (event) => {
   const prompt = $("prompt").value;
   if (!prompt.trim()) return;
   $("run").disabled = true;
+  if (!$("left").value) await models(); // asked before the list of models has come
   const plain = $("plain").checked;
   const path = plain ? "v1/completions" : "v1/chat/completions";
   const asked = plain ? { prompt } : { messages: [{ role: "user", content: prompt }] };
