@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.picture import picture, ticks
 from submodel import bench
-from submodel.bench import ours, peer
+from submodel.bench import contender, ours, peer
 from submodel.bench.child import Child
 from submodel.bench.run import speed_rows
 from submodel.cli import main
@@ -49,7 +49,9 @@ def _row(**changes: Any) -> Row:
     return Row(**{**about, **changes})
 
 
-def test_who_takes_part(tmp_path: Path):
+@pytest.mark.parametrize("native", [True, False])
+def test_who_takes_part(native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(contender, "multiplies", lambda dtype: native or dtype == torch.float32)
     reference = store_of(tmp_path, "llama")
     export(reference, tmp_path / "packed", "packed-int8")
     opened: dict[str, Base] = {}
@@ -57,6 +59,7 @@ def test_who_takes_part(tmp_path: Path):
     found = bench.contenders([reference, str(tmp_path / "packed"), model], ["bf16", "shared"], opened)
     assert [(one.engine, one.reference, one.form) for one in found] == [
         ("transformers", model, None),
+        *([] if native else [("transformers", model, "float32")]),
         ("submodel", model, "dense"),
         ("submodel", model, "dense-int8"),
         ("submodel", reference, "bf16"),
@@ -155,16 +158,16 @@ def test_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         assert 0 < row.low <= row.value <= row.high and row.submodel == "half" and row.settings["format"] == "int8"
 
 
-@pytest.mark.parametrize("form", [None, "int8"])
+@pytest.mark.parametrize("form", [None, "float32", "int8"])
 def test_a_contender_in_its_process(form: str | None, tmp_path: Path):
     """What a child answers: as transformers runs the base, and as we run a sub-model."""
-    reference = store_of(tmp_path, "llama")
-    engine = "submodel" if form else "transformers"
-    contender = bench.Contender(engine, reference if form else str(tmp_path / "llama"), form)
+    reference, model = store_of(tmp_path, "llama"), str(tmp_path / "llama")
+    packed = form == "int8"
+    who = bench.Contender("submodel", reference, form) if packed else bench.Contender("transformers", model, form)
     about = {"threads": 1, "prompt_tokens": 9, "new_tokens": 4, "trust_remote_code": False}
     before = torch.get_num_threads()
     try:
-        answers = ours.start({"contender": asdict(contender), **about})
+        answers = ours.start({"contender": asdict(who), **about})
     finally:
         torch.set_num_threads(before)
     for _ in range(2):
@@ -172,9 +175,10 @@ def test_a_contender_in_its_process(form: str | None, tmp_path: Path):
         assert taken["prefill"] > 0 and len(taken["steps"]) == 4 and min(taken["steps"]) > 0
     size = answers["size"]()
     row = Row(**size["row"])
-    assert (row.submodel, row.settings.get("format")) == (("half", "int8") if form else ("dense", None))
+    assert (row.submodel, row.settings.get("format")) == (("half", "int8") if packed else ("dense", None))
     stored = sum(p.numel() for p in load(str(tmp_path / "llama")).model.parameters()) * 2
-    assert size["weight_bytes"] < stored if form else size["weight_bytes"] == stored
+    assert size["weight_bytes"] < stored if packed else size["weight_bytes"] == stored * (2 if form else 1)
+    assert packed or row.settings["dtype"] == (form or "bfloat16")
 
 
 def test_base_as_bf16_gguf(tmp_path: Path):

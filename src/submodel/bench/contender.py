@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from submodel.arithmetic import multiplies
 from submodel.errors import unknown_name
 from submodel.models import Base, open_base
 from submodel.runtime.checkpoint import is_packed
@@ -22,7 +23,8 @@ class Contender:
     Attributes:
         engine: "transformers", "submodel" or "llama.cpp".
         reference: the model, or the GGUF file of llama.cpp.
-        form: a key of the runtime's FORMATS, a type of llama.cpp, or None: as stored, or packed already.
+        form: a key of the runtime's FORMATS, a type of llama.cpp, a dtype of `transformers`, or None: as stored, or
+            packed already.
         base: of STORE@NAME, where it is if it has moved; of a GGUF file, whose weights it has.
     """
 
@@ -45,8 +47,9 @@ def contenders(
     base: str | None = None,
     trust_remote_code: bool = False,
 ) -> list[Contender]:
-    """Every base that is named or that a store has: as `transformers` runs it, and dense in our engine in 16 and 8
-    bits; then every sub-model in every format, and packed directories as they are. Each once.
+    """Every base that is named or that a store has: as `transformers` runs it (also in float32 where the processor
+    does not multiply what is stored), and dense in our engine in 16 and 8 bits; then every sub-model in every format, and
+    packed directories as they are. Each once.
 
     Args:
         references: directories, hub ids, .gguf files, STORE@NAME, packed directories.
@@ -76,9 +79,9 @@ def contenders(
             store.manifest(parts[1])
             bases[open_store_base(store, base, trust_remote_code, opened).reference] = None
             others += [Contender("submodel", reference, form, base) for form in formats]
-    dense = [
-        Contender(engine, reference, form)
-        for reference in bases
-        for engine, form in (("transformers", None), ("submodel", "dense"), ("submodel", "dense-int8"))
-    ]
+    dense: list[Contender] = []
+    for reference in bases:
+        forms = [None] if multiplies(opened[reference].dtype) else [None, "float32"]
+        dense += [Contender("transformers", reference, form) for form in forms]
+        dense += [Contender("submodel", reference, form) for form in ("dense", "dense-int8")]
     return list(dict.fromkeys([*dense, *others]))

@@ -63,7 +63,8 @@ def start(about: dict[str, Any]) -> dict[str, Any]:
     reference, trust = contender["reference"], about["trust_remote_code"]
     if eager:  # as it is: not with our products
         opened = open_base(reference, trust)
-        loaded = Loaded(reference, opened, opened.load(), None)
+        dtype = None if contender["form"] is None else getattr(torch, contender["form"])
+        loaded = Loaded(reference, opened, opened.load(dtype), None)
     else:
         loaded = load(reference, base=contender["base"], weight_format=contender["form"], trust_remote_code=trust)
     ids = torch.randint(0, loaded.model.config.get_text_config().vocab_size, (about["prompt_tokens"],)).tolist()
