@@ -48,8 +48,8 @@ def contenders(
     trust_remote_code: bool = False,
 ) -> list[Contender]:
     """Every base that is named or that a store has: as `transformers` runs it (also in float32 where the processor
-    does not multiply what is stored), and dense in our engine in 16 and 8 bits; then every sub-model in every format, and
-    packed directories as they are. Each once.
+    does not multiply what is stored), and dense in our engine in 16 and 8 bits; then every sub-model in every format,
+    and packed directories as they are. Each once.
 
     Args:
         references: directories, hub ids, .gguf files, STORE@NAME, packed directories.
