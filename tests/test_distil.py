@@ -61,6 +61,7 @@ def _note(norm: torch.Tensor, _: Any, inputs: tuple[torch.Tensor]) -> None:
 def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple[dict[str, torch.Tensor], list[float]]:
     """The same in plain steps: weights as tensors of their own, torch's own divergence and gradients, sorted scores."""
     model = base.load(torch.float32)
+    model.config.output_hidden_states = True
     weights = {name: model.get_parameter(name).detach().clone() for name in start}
     norms = {name: torch.zeros(weight.shape[1]) for name, weight in weights.items()}
     for name in start:
@@ -74,11 +75,16 @@ def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple
     steps = [text.ids[0:2], text.ids[2:4], text.ids[4:6], text.ids[6:8], text.ids[8:11]]
     for number, step in enumerate(steps):
         masked = {name: (w * keep[name]).requires_grad_() for name, w in weights.items()}
-        wanted = torch.stack([model(ids[None]).logits[0] for ids in step]).log_softmax(-1).detach()
-        said = torch.stack([functional_call(model, masked, ids[None]).logits[0] for ids in step]).log_softmax(-1)
-        loss = functional.kl_div(said, wanted, reduction="sum", log_target=True) / step.numel()
+        loss, drift = torch.zeros(()), torch.zeros(())
+        for ids in step:
+            dense, pruned = model(ids[None]), functional_call(model, masked, ids[None])
+            wanted, said = (found.logits[0].log_softmax(-1) for found in (dense, pruned))
+            loss = loss + functional.kl_div(said, wanted.detach(), reduction="sum", log_target=True) / step.numel()
+            for h, other in zip(dense.hidden_states[1:], pruned.hidden_states[1:], strict=True):
+                far = (h.detach() - other).square().sum(-1) / h.detach().square().sum(-1)
+                drift = drift + far.sum() / step.numel() / (len(dense.hidden_states) - 1)
         losses.append(float(loss.detach()))
-        slopes = torch.autograd.grad(loss, list(masked.values()))
+        slopes = torch.autograd.grad(loss + module.HIDDEN * drift, list(masked.values()))
         rate = 0.01 * (1 - number / 5)
         for name, slope in zip(masked, slopes, strict=True):
             pull = slope * weights[name]

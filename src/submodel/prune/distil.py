@@ -1,12 +1,13 @@
 """Distil: move a mask, and nothing but the mask, along the gradient of what the whole sub-model loses.
 
 Every weight has a score; a row, or a group of N:M, keeps those with the highest. The text is read once, in steps of
-about a thousand tokens. In a step the dense model and the sub-model run on the same tokens, and the gradient of
+about five hundred tokens. In a step the dense model and the sub-model run on the same tokens, and the gradient of
 
-    KL(dense || sub-model), mean over the tokens,
+    KL(dense || sub-model) + 20 * mean over the blocks of |h - h'|^2 / |h|^2, mean over the tokens,
 
-is taken by the sub-model's weights, dropped ones included, as if the mask were not there. To first order, gradient
-times weight is what keeping that weight adds to the loss. Scores fall by it, in units of its root mean square in a row:
+h and h' the outputs of a block in the two, is taken by the sub-model's weights, dropped ones included, as if the mask
+were not there. To first order, gradient times weight is what keeping that weight adds to the loss. Scores fall by it,
+in units of its root mean square in a row:
 
     score  <-  score - rate * gradient * weight / rms,        and the mask is taken anew.
 
@@ -41,8 +42,9 @@ from submodel.prune.whole import Twin, check_fits, input_norms, learn, open_whol
 from submodel.store import Mask, Masks
 from submodel.weights import write_tensors
 
-STEP_TOKENS = 1024  # at the same rate and text fewer are better: more steps (dev/LOG.md)
+STEP_TOKENS = 512  # at the same rate and text fewer are better: more steps (dev/LOG.md)
 RATE = 0.0025
+HIDDEN = 20.0  # what hidden states count for beside the divergence (dev/LOG.md)
 _MEMORY = 0.95  # of a row's mean square, from step to step
 _SAVED_EVERY = 300  # seconds
 _SCORE_BYTES = 8  # a weight: its score, and room to choose by it
@@ -50,7 +52,7 @@ _SCORE_BYTES = 8  # a weight: its score, and room to choose by it
 
 @dataclass(frozen=True)
 class Distilled:
-    """Masks as exact as the start's, and each step's loss before it was taken, in nats a token."""
+    """Masks as exact as the start's, and each step's divergence before it was taken, in nats a token."""
 
     masks: dict[str, Mask]
     losses: tuple[float, ...]
@@ -121,7 +123,7 @@ def distil(
     for step in range(len(losses), len(steps)):
         texts = [sample(text, index) for index in steps[step]]
         whole = float(sum(weights.sum() for _, weights in texts))
-        losses.append(sum(learn(model, twins, ids, weights / whole) for ids, weights in texts))
+        losses.append(sum(learn(model, twins, ids, weights / whole, hidden=HIDDEN) for ids, weights in texts))
         now = rate * (1 - step / len(steps))  # a lasting one leaves what is near its threshold going to and fro
         for matrix in matrices.values():
             matrix.move(now, step)

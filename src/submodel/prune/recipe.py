@@ -14,7 +14,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS
-from submodel.prune.distil import STEP_TOKENS
+from submodel.prune.distil import HIDDEN, STEP_TOKENS
 from submodel.prune.select import Pattern
 
 
@@ -43,7 +43,7 @@ def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
         **({} if settings.allocation == "uniform" else {"allocation": settings.allocation}),
         **({"openings": settings.openings} if settings.openings else {}),
         **({"rate": settings.rate} if settings.rate else {}),
-        **({"step_tokens": STEP_TOKENS} if METHODS[settings.method].distilled else {}),
+        **({"step_tokens": STEP_TOKENS, "hidden": HIDDEN} if METHODS[settings.method].distilled else {}),
         "base_sha256": base.sha256,
         "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
         "dtype": str(settings.dtype).removeprefix("torch."),

@@ -106,7 +106,9 @@ def input_norms(model: PreTrainedModel, names: Sequence[str], text: Samples) -> 
     return {name: norm.sum_squares.float() for name, norm in seen.items()}
 
 
-def learn(model: PreTrainedModel, twins: Iterable[Twin], ids: torch.Tensor, weights: torch.Tensor) -> float:
+def learn(
+    model: PreTrainedModel, twins: Iterable[Twin], ids: torch.Tensor, weights: torch.Tensor, *, hidden: float = 0
+) -> float:
     """Add a sample's gradient to the parameters of the twins.
 
     Args:
@@ -114,18 +116,37 @@ def learn(model: PreTrainedModel, twins: Iterable[Twin], ids: torch.Tensor, weig
         twins: of its prunable parameters.
         ids: the sample's tokens (tokens,).
         weights: what each of them counts for (tokens,).
+        hidden: what a block's output counts for beside the divergence: this times the mean over the blocks of
+            |h - h'|^2 / |h|^2, h and h' a token's hidden state in the dense model and in the sub-model (after
+            SquareHead, arXiv 2310.06927).
 
     Returns:
-        The sum over the tokens of weight times KL(dense || sub-model), in nats.
+        The sum over the tokens of weight times KL(dense || sub-model), in nats; hidden states are not in it.
     """
-    ids, twins = ids.to(model.device), list(twins)
+    ids, weights, twins = ids.to(model.device), weights.to(model.device), list(twins)
     with torch.no_grad():
-        dense = model(input_ids=ids[None], use_cache=False).logits[0]
+        dense = _run(model, ids, bool(hidden))
     with _in_place(twins), torch.enable_grad():
-        pruned = model(input_ids=ids[None], use_cache=False).logits[0]
-        slopes, loss = _divergence(dense, pruned.detach(), weights.to(ids.device))
-        pruned.backward(slopes)
+        pruned = _run(model, ids, bool(hidden))
+        slopes, loss = _divergence(dense.logits[0], pruned.logits[0].detach(), weights)
+        outputs, gradients = [pruned.logits[0]], [slopes]
+        if hidden:
+            states = list(zip(dense.hidden_states[1:], pruned.hidden_states[1:], strict=True))
+            for wanted, said in states:
+                outputs.append(said[0])
+                gradients.append(_drift(wanted[0], said[0].detach(), weights * (hidden / len(states))))
+        torch.autograd.backward(outputs, gradients)
     return loss
+
+
+def _run(model: PreTrainedModel, ids: torch.Tensor, hidden: bool) -> Any:
+    return model(input_ids=ids[None], use_cache=False, output_hidden_states=hidden)
+
+
+def _drift(wanted: torch.Tensor, said: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The gradient by `said` (tokens, features) of the sum of weight times |wanted - said|^2 / |wanted|^2."""
+    size = wanted.float().square().sum(-1).clamp_(min=1e-30)
+    return (said.float() - wanted).mul_((2 * weights / size)[:, None]).to(said.dtype)
 
 
 def _divergence(dense: torch.Tensor, pruned: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, float]:
