@@ -91,7 +91,7 @@ def test_a_chat_shows_who_answered_and_how_fast(page: Any, server: Server):
     assert article.locator(".meta b").inner_text() == "python"
     for said in ("by the kind of code", "confidence 90%", "64 tokens, cut there"):
         assert said in meta, meta
-    assert re.search(r"first text after \d+\.\d\d s", meta) and re.search(r"\d+\.\d tokens/s", meta), meta
+    assert re.search(r"first text after \d+\.\d\d s", meta), meta
     turn = {"role": "user", "content": CODE}
     said = _answered(server, "chat/completions", model="python", messages=[turn], max_tokens=64)
     assert said and _shown(article) == said
@@ -105,6 +105,15 @@ def test_a_chat_shows_who_answered_and_how_fast(page: Any, server: Server):
     page.select_option("#model", "java")
     meta = _ask(page, CODE).locator(".meta").inner_text()
     assert meta.startswith("java") and "as asked" in meta and "confidence" not in meta
+
+
+def test_an_answer_that_comes_in_pieces_has_a_rate(page: Any, server: Server):
+    for _ in range(5):  # a busy machine may hand one over in a single piece: then there is nothing to tell a rate from
+        page.click("#clear")
+        meta = _ask(page, CODE).locator(".meta").inner_text()
+        if re.search(r"\d+\.\d tokens/s", meta):
+            return
+    pytest.fail(meta)
 
 
 @pytest.mark.parametrize("tab", ["Chat", "Side by side"])
@@ -162,7 +171,7 @@ def test_two_models_answer_side_by_side(page: Any, server: Server):
             article = page.locator(f"#answer-{side}")
             meta = article.locator(".meta").inner_text()
             assert article.locator("h2").inner_text() == article.locator(".meta b").inner_text() == name
-            assert "40 tokens, cut there" in meta and "tokens/s" in meta
+            assert "40 tokens, cut there" in meta and "first text after" in meta
             shown.append(_shown(article))
             assert shown[-1] == _answered(server, path, model=name, max_tokens=40, **body)
         assert shown[0] != shown[1]
