@@ -193,11 +193,12 @@ int64_t sm_starts(int64_t format, const uint64_t* mask, int64_t rows, int64_t co
   return at;
 }
 
-void sm_pack(const sm_matrix* m, const uint16_t* dense, int64_t threads) {
+void sm_pack(const sm_matrix* m, const uint16_t* dense, const uint16_t* grid, int64_t threads) {
   int64_t piece = piece_rows(*m);
   parallel(threads, pieces(m->rows, piece), [&](int64_t i) {
     int64_t to = (i + 1) * piece < m->rows ? (i + 1) * piece : m->rows;
-    kernels.pack[m->format](*m, dense, i * piece, to);
+    if (grid) pack_on(*m, dense, grid, i * piece, to);
+    else kernels.pack[m->format](*m, dense, i * piece, to);
   });
 }
 

@@ -37,6 +37,8 @@ struct Kernels {
 };
 
 extern const Kernels reference_kernels;
+// what `pack` does, the scales being those of another matrix
+void pack_on(const sm_matrix& m, const uint16_t* dense, const uint16_t* grid, int64_t first, int64_t last);
 #if defined(__aarch64__)
 extern const Kernels neon_kernels;
 #endif

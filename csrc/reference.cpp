@@ -71,6 +71,12 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
 }
 
 void pack(const sm_matrix& m, const uint16_t* dense, int64_t first, int64_t last) {
+  pack_on(m, dense, dense, first, last);
+}
+
+}  // namespace
+
+void pack_on(const sm_matrix& m, const uint16_t* dense, const uint16_t* grid, int64_t first, int64_t last) {
   int64_t words = words_of(m), half = (words + 1) / 2;
   uint8_t* p = const_cast<uint8_t*>(values_of(m, first));
   for (int64_t row = first; row < last; row++) {
@@ -88,8 +94,9 @@ void pack(const sm_matrix& m, const uint16_t* dense, int64_t first, int64_t last
       if (m.scales) {
         float least = 0, most = 0;
         for (int64_t j = 0; j < columns; j++) {
-          least = fminf(least, from_bf16(weights[j]));
-          most = fmaxf(most, from_bf16(weights[j]));
+          float edge = from_bf16(grid[row * m.cols + 64 * w + j]);
+          least = fminf(least, edge);
+          most = fmaxf(most, edge);
         }
         uint16_t scale = scale_of(m.format, least, most);
         const_cast<uint16_t*>(m.scales)[row * words + w] = scale;
@@ -114,8 +121,6 @@ void pack(const sm_matrix& m, const uint16_t* dense, int64_t first, int64_t last
     if (m.format == SM_INT4) p += left > right ? left : right;
   }
 }
-
-}  // namespace
 
 const Kernels reference_kernels = {
     "reference",

@@ -26,8 +26,8 @@ const char* sm_kernels();
 int64_t sm_starts(int64_t format, const uint64_t* mask, int64_t rows, int64_t cols, int64_t* starts);
 
 // Packs dense bfloat16 [rows][cols] by m->mask into m->values and m->scales, which are written to; not for the shared
-// formats, whose values are those of a dense one.
-void sm_pack(const sm_matrix* m, const uint16_t* dense, int64_t threads);
+// formats, whose values are those of a dense one. Scales are those of `grid` [rows][cols], or of `dense` if it is null.
+void sm_pack(const sm_matrix* m, const uint16_t* dense, const uint16_t* grid, int64_t threads);
 
 // Rows [first, last) as bfloat16 [last - first][cols], dropped weights 0.
 void sm_unpack(const sm_matrix* m, int64_t first, int64_t last, uint16_t* out, int64_t threads);

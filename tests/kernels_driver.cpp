@@ -36,7 +36,7 @@ static int check(int64_t format, int64_t rows, int64_t cols, int64_t count, int6
   sm_matrix m = {shared ? format - SM_SHARED_BF16 : format, rows, cols, masked && !shared ? mask.data() : nullptr,
                  values.get(), whole ? nullptr : starts.data(), integers ? scales.data() : nullptr};
   if (m.format == SM_DENSE_BF16) __builtin_memcpy(values.get(), dense.data(), size_t(size));
-  else sm_pack(&m, dense.data(), threads);
+  else sm_pack(&m, dense.data(), nullptr, threads);
   m.format = format;
   if (shared) m.mask = mask.data();
   sm_unpack(&m, 0, rows, out.data(), threads);

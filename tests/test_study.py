@@ -142,6 +142,20 @@ def test_allocations_are_an_axis_where_they_can_be(file: Path):
         planned(file, 'prune.allocations=["owl", "owl"]')
 
 
+def test_grids_are_an_axis(file: Path):
+    methods, both = 'prune.methods=["magnitude", "ria"]', 'prune.grids=["none", "int4"]'
+    assert _asked(file, "grid", methods, both, "prune.sparsities=[0.5]") == {
+        "magnitude-50": None, "magnitude-50-int4": "int4", "ria-50": None, "ria-50-int4": "int4"
+    }  # fmt: skip
+    made = {c.name: list(c.makes) for c in planned(file, methods, both, "prune.sparsities=[0.5]")[1] if c.makes}
+    assert made["tiny/extract/magnitude-50"] == ["magnitude-50"]
+    assert "python-magnitude-50-int4" in made["tiny/extract/magnitude-50-int4"]
+    with pytest.raises(SubmodelError, match="unknown grid"):
+        planned(file, 'prune.grids=["int5"]')
+    with pytest.raises(SubmodelError, match="'int4' is there twice"):
+        planned(file, 'prune.grids=["int4", "int4"]')
+
+
 def test_a_rate_is_for_gradients_alone(file: Path):
     assert _asked(file, "rate", 'prune.methods=["wanda", "wanda+distil"]', "prune.rate=0.001") == {
         "wanda-50": None, "wanda-2of4": None, "wanda+distil-50": 0.001, "wanda+distil-2of4": 0.001

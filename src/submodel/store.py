@@ -43,11 +43,13 @@ class Mask:
         cols: the number of columns.
         values: reads the new values of the kept weights, in the order of the mask's ones, float (kept,); None where
             the kept weights are those of the base.
+        grid: the packed format on whose grid of the base's weight the new values lie; None where they do not.
     """
 
     packed: masks.Packed
     cols: int
     values: Callable[[], torch.Tensor] | None = None
+    grid: str | None = None
 
     @property
     def weights(self) -> int:
@@ -76,6 +78,7 @@ class StoredMasks(Mapping[str, Mask]):
         self._entries: dict[str, Any] = manifest["matrices"]
         self._reference = reference
         self._again = f"extract {manifest['name']} again"
+        self._grid: str | None = manifest.get("grid")
         self._tensors = self._open(self._file, "numpy")
         self._values_file = folder / "weights.safetensors"
         self._values: Any = self._open(self._values_file, "pt") if "weights" in manifest else None
@@ -111,7 +114,8 @@ class StoredMasks(Mapping[str, Mask]):
             packed = masks.decode(data.tobytes(), shape, self._reference[matrix].packed)
         if packed.shape != shape or digest(packed) != entry["sha256"]:
             raise SubmodelError(f"{self._file}: altered: {matrix} is not that of the manifest: {self._again}")
-        return Mask(packed, cols, None if self._values is None else lambda: self._read_values(matrix))
+        values = None if self._values is None else lambda: self._read_values(matrix)
+        return Mask(packed, cols, values, self._grid)
 
     def _read_values(self, matrix: str) -> torch.Tensor:
         values = self._values.get_tensor(matrix)

@@ -28,6 +28,7 @@ def size(store: str, name: str) -> str:
     taken = opened.size_bytes(name)
     against = manifest["masks"]["reference"]
     own = ", own weights" if "weights" in manifest else ""
+    own += f" on the grid of {manifest['grid']}" if "grid" in manifest else ""
     sparsity = f"{manifest['sparsity']:g}" + (f" by {manifest['allocation']}" if "allocation" in manifest else "")
     return (
         f"{manifest['method']}, sparsity {sparsity}, {manifest['pattern']}, {taken / 1e6:.1f} MB on disk, "

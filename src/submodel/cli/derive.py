@@ -91,6 +91,12 @@ def add(verbs: arguments.Verbs) -> None:
         type=float,
         help="of METHOD+distil: how far a first step moves the scores, in units of a row's mean (default: 0.0025)",
     )
+    p.add_argument(
+        "--grid",
+        metavar="FORMAT",
+        help="int8 or int4: give the kept weights values that this packed format holds exactly, each rounding made up "
+        "for by others (default: packing rounds each weight to the nearest)",
+    )
     p.add_argument("--pattern", metavar="N:M", help="keep N of every M consecutive weights, such as 2:4")
     p.add_argument("--samples", type=int, default=128, help="calibration samples (default: 128)")
     p.add_argument("--seq-len", type=int, default=2048, help="tokens a sample (default: 2048)")
@@ -129,18 +135,20 @@ def _extract(args: argparse.Namespace) -> None:
     from submodel.models import open_base
     from submodel.prune.auto import AUTO, check_method, needs_text
     from submodel.prune.extract import extract
+    from submodel.prune.rounding import check_grid
     from submodel.prune.select import parse_pattern
     from submodel.search import search
     from submodel.tasks.evaluate import problems_in
 
     pattern = parse_pattern(args.sparsity, args.pattern)
     check_method(args.method, args.minutes)
+    check_grid(args.grid)
     own = dict(_named(spec) for spec in args.calibration)
     if len(own) < len(args.calibration):
         raise SubmodelError(f"--calibration: two texts of one name ({', '.join(args.calibration)}): rename one")
     data_dir = arguments.directory(args.data_dir)
     wanted, readers = parse_domains(args.domain, own)
-    if not needs_text(args.method) and not wanted:
+    if not needs_text(args.method, args.grid) and not wanted:
         wanted = [Domain(args.method, ())]
     if not wanted:
         raise SubmodelError(
@@ -176,6 +184,7 @@ def _extract(args: argparse.Namespace) -> None:
         "allocation": args.allocation,
         "openings": args.openings,
         "rate": args.rate,
+        "grid": args.grid,
         "dtype": getattr(torch, args.dtype) if args.dtype else None,
         "device": args.device,
         "batch_tokens": args.batch_tokens,

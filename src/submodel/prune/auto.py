@@ -102,9 +102,9 @@ def distils(method: str) -> bool:
     return method != AUTO and METHODS[method].distilled
 
 
-def needs_text(method: str) -> bool:
-    """Whether a method, or AUTO, looks at a domain's text."""
-    return method == AUTO or METHODS[method].statistic is not None
+def needs_text(method: str, grid: str | None = None) -> bool:
+    """Whether a method, or AUTO, looks at a domain's text; rounding to a grid always does."""
+    return method == AUTO or grid is not None or METHODS[method].statistic is not None
 
 
 class Pace:

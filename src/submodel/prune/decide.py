@@ -9,6 +9,7 @@ from submodel.errors import SubmodelError
 from submodel.prune import METHODS
 from submodel.prune.method import Method
 from submodel.prune.reconstruct import fitter
+from submodel.prune.rounding import rounder
 from submodel.prune.select import Pattern
 from submodel.prune.work import Work
 from submodel.store import Mask, Masks
@@ -42,11 +43,13 @@ def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work:
     return _asked(one)
 
 
-def refitter(masks: Mapping[str, Masks]) -> Decide:
-    """The walk's question when the masks are known: their kept weights, fitted (see `reconstruct`) and rounded.
+def refitter(masks: Mapping[str, Masks], fits: bool, grid: str | None) -> Decide:
+    """The walk's question when the masks are known: new values of their kept weights.
 
     Args:
         masks: of every domain. An expert that no token reached keeps its weights.
+        fits: fit them (see `reconstruct`).
+        grid: then round them to it (see `rounding`).
     """
 
     def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
@@ -55,8 +58,15 @@ def refitter(masks: Mapping[str, Masks]) -> Decide:
         keep = torch.from_numpy(own.unpack()).to(weight.device)
         if seen is None:
             return Pruned(keep.cpu(), (weight * keep).cpu())
-        fit = fitter(weight, seen)
-        return _in_parts(lambda part, kept: Pruned(kept, fit(part.float(), kept)), weight, keep)
+        fit = fitter(weight, seen) if fits else None
+        round_rows = rounder(weight, seen, grid) if grid else None
+
+        def answer(part: torch.Tensor, kept: torch.Tensor) -> Pruned:
+            rows = part.float()
+            left = Pruned(kept, fit(rows, kept) if fit else rows * kept)
+            return round_rows(rows, left) if round_rows else left
+
+        return _in_parts(answer, weight, keep)
 
     return _asked(one)
 

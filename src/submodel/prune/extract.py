@@ -27,6 +27,7 @@ from submodel.prune.decide import decider, refitter
 from submodel.prune.distil import RATE, Distilled, check_memory, distil
 from submodel.prune.recipe import Settings, is_there, recipe
 from submodel.prune.reconstruct import gram_of
+from submodel.prune.rounding import check_grid, rounded
 from submodel.prune.select import Pattern
 from submodel.prune.watch import Watch
 from submodel.prune.work import Work
@@ -67,6 +68,7 @@ def extract(
     allocation: str = "uniform",
     openings: int | None = None,
     rate: float | None = None,
+    grid: str | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
@@ -85,6 +87,7 @@ def extract(
         allocation: a key of ALLOCATIONS: how the sparsity is spread over blocks.
         openings: one-token samples beside each domain's text; the method's own number if None.
         rate: of a method that distils: how far scores move in its first step; `distil.RATE` if None.
+        grid: a packed format, a member of `rounding.GRIDS`, to whose grid the kept weights are rounded.
         dtype: of the arithmetic; bfloat16 where the processor has it, else float32.
         device: where blocks run.
         batch_tokens: about how many tokens run at once in one worker (a core).
@@ -95,7 +98,7 @@ def extract(
         The manifests. A sub-model that is there already with the same recipe is left as it is.
 
     Raises:
-        SubmodelError: unknown method or allocation, one that does not fit, fewer openings than none, a rate
+        SubmodelError: unknown method, allocation or grid, one that does not fit, fewer openings than none, a rate
             that moves nothing, a name that is taken, a store of another base, a full disk.
     """
     check_method(method, minutes)
@@ -104,6 +107,7 @@ def extract(
     if openings is not None and openings < 0:
         raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
     check_rate(method, rate)
+    check_grid(grid)
     names = [domain.name for domain in domains]
     store.check_names(names)
     dtype = dtype or default_dtype(device)
@@ -115,7 +119,7 @@ def extract(
 
     def plan(by: str) -> _Plan:
         added = METHODS[by].openings if openings is None else openings
-        settings = Settings(by, pattern, allocation, added, rate, dtype, device, batch_tokens)
+        settings = Settings(by, pattern, allocation, added, rate, grid, dtype, device, batch_tokens)
         return _Plan(settings, {domain.name: recipe(base, domain, settings) for domain in domains})
 
     started = time.monotonic()
@@ -204,6 +208,8 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
     """Walk, distil and fit where the method says so, and add the sub-models. Returns the blocks done before."""
     settings = plan.settings
     method, rule = METHODS[settings.method], ALLOCATIONS[settings.allocation]
+    if settings.grid and not method.distilled:
+        method = rounded(method, settings.grid)
     config = base.config.get_text_config()
     arithmetic = {"dtype": settings.dtype, "device": settings.device}
     run = partial(walk, base, batch_tokens=settings.batch_tokens, **arithmetic)
@@ -211,7 +217,8 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
     walked = [with_openings(d, settings.openings, config.vocab_size) for d in looked] if settings.openings else looked
     passes = [*[looked] * (rule.walks if rule else 0), walked]
     before = [domain.first(sensitivity.TOKENS) for domain in looked] if rule and rule.whole else []
-    later, last = domains if method.distilled else [], walked if method.refitted else []
+    after = method.refitted or (method.distilled and settings.grid)  # another walk, when gradients have moved the mask
+    later, last = domains if method.distilled else [], walked if after else []
     watch.begin(work.folder, config.num_hidden_layers, before, passes, later, last)
     patterns = allocate(
         settings.allocation,
@@ -251,7 +258,7 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
     made: dict[str, store.Masks] = {**found, **{name: one.masks for name, one in moved.items()}}
     if last:
         fits = Work(work.folder / "fits")
-        decide = refitter(dict(made))
+        decide = refitter(dict(made), method.refitted, settings.grid)
         run(last, make=gram_of(method), decide=decide, keep=fits.keep, work=fits.folder, progress=watch.refit)
         made = {name: fits.result(name) for name in made}
     for domain in domains:  # all at the end: the same command finds its work only while none is there

@@ -27,6 +27,7 @@ class Settings:
     allocation: str
     openings: int
     rate: float | None
+    grid: str | None
     dtype: torch.dtype
     device: str
     batch_tokens: int
@@ -43,6 +44,7 @@ def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
         **({} if settings.allocation == "uniform" else {"allocation": settings.allocation}),
         **({"openings": settings.openings} if settings.openings else {}),
         **({"rate": settings.rate} if settings.rate else {}),
+        **({"grid": settings.grid} if settings.grid else {}),
         **({"step_tokens": STEP_TOKENS, "hidden": HIDDEN} if METHODS[settings.method].distilled else {}),
         "base_sha256": base.sha256,
         "calibration": None if domain.provenance is None else domain.provenance.as_dict(),

@@ -82,8 +82,12 @@ def refit(
 
 def fitter(weight: torch.Tensor, inputs: Gram) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """`refit` for the rows of a weight (rows, cols), with the ridge that its inputs ask for: rows, mask -> new rows."""
-    gram = inputs.products.to(weight.device)
-    return partial(refit, gram=gram, ridge=_RIDGE * weight.shape[1] / inputs.tokens)
+    return partial(refit, gram=inputs.products.to(weight.device), ridge=ridge_of(weight, inputs))
+
+
+def ridge_of(weight: torch.Tensor, inputs: Gram) -> float:
+    """What a change of a weight (rows, cols) costs by itself, in parts of what it adds to the output."""
+    return _RIDGE * weight.shape[1] / inputs.tokens
 
 
 def gram_of(method: Method) -> Make:

@@ -79,7 +79,7 @@ def open_library(file: Path) -> Any:
     for name, result, arguments in [
         ("sm_kernels", ctypes.c_char_p, []),
         ("sm_starts", number, [number, pointer, number, number, pointer]),
-        ("sm_pack", None, [matrix, pointer, number]),
+        ("sm_pack", None, [matrix, pointer, pointer, number]),
         ("sm_unpack", None, [matrix, number, number, pointer, number]),
         ("sm_matmul", None, [matrix, pointer, number, pointer, pointer, number]),
         ("sm_exchange", None, [*[pointer] * 3, *[number] * 4, ctypes.c_float, pointer, pointer, number]),

@@ -134,7 +134,7 @@ class Packed:
             raise SubmodelError(f"a packed matrix of {self.rows} x {self.cols} in {self.format} is damaged")
 
 
-def pack(dense: torch.Tensor, mask: Mask | None, name: str) -> Packed:
+def pack(dense: torch.Tensor, mask: Mask | None, name: str, grid: torch.Tensor | None = None) -> Packed:
     """Pack a matrix.
 
     Args:
@@ -142,10 +142,11 @@ def pack(dense: torch.Tensor, mask: Mask | None, name: str) -> Packed:
             share one grid.
         mask: what to keep; without one the matrix goes into the format's dense counterpart.
         name: a key of FORMATS.
+        grid: (rows, cols): scales are those of its groups instead.
     """
     form = format_named(name)
     if mask is not None and form.masked and form.whole:
-        return share(pack(dense, None, name), mask_words(mask))
+        return share(pack(dense, None, name, grid), mask_words(mask))
     if mask is None or not form.masked:
         name = form.rest
         form = FORMATS[name]
@@ -165,12 +166,32 @@ def pack(dense: torch.Tensor, mask: Mask | None, name: str) -> Packed:
         values = pages.empty(rows * 64 * words)
     scales = pages.empty(2 * rows * words).view(torch.bfloat16).view(rows, words) if form.bits < 16 else None
     packed = Packed(name, rows, cols, values, bits, starts, scales)
+    edges = None if grid is None else grid.to(torch.bfloat16).contiguous()
     library = native.library()
     if library:
-        library.sm_pack(ctypes.byref(packed.native), weights.data_ptr(), torch.get_num_threads())
+        at = None if edges is None else edges.data_ptr()
+        library.sm_pack(ctypes.byref(packed.native), weights.data_ptr(), at, torch.get_num_threads())
     else:
-        _pack(packed, weights)
+        _pack(packed, weights, weights if edges is None else edges)
     return packed
+
+
+def scales_of(dense: torch.Tensor, name: str) -> torch.Tensor:
+    """What a whole step is worth in each group of 64 columns of a matrix packed in 8 or 4 bits.
+
+    Args:
+        dense: (rows, cols), rounded to bfloat16.
+        name: a key of FORMATS with fewer than 16 bits.
+
+    Returns:
+        bfloat16 (rows, ceil(cols / 64)).
+    """
+    groups = functional.pad(dense.to(torch.bfloat16).float(), (0, -dense.shape[1] % 64)).view(len(dense), -1, 64)
+    most, least = groups.amax(-1).clamp(min=0), groups.amin(-1).clamp(max=0)
+    if FORMATS[name].bits == 4:
+        return (torch.where(most >= -least, most, least) / -8).to(torch.bfloat16)
+    largest = torch.maximum(most, -least) / 127
+    return (((largest.view(torch.int32) + 0xFFFF) >> 16) << 16).view(torch.float32).to(torch.bfloat16)
 
 
 def share(packed: Packed, mask: torch.Tensor) -> Packed:
@@ -266,30 +287,24 @@ def _bits(packed: Packed) -> torch.Tensor:
     return torch.from_numpy(np.unpackbits(flat, axis=1, bitorder="little").view(bool))
 
 
-def _steps(packed: Packed, dense: torch.Tensor) -> torch.Tensor:
+def _steps(packed: Packed, dense: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
     """The dense weights as whole steps around the format's offset, uint8 (rows, padded columns); fills the scales."""
     assert packed.scales is not None
-    four = packed.format == "int4"
+    half = 1 << FORMATS[packed.format].bits - 1
+    packed.scales.copy_(scales_of(grid, packed.format))
     padded = functional.pad(dense.float(), (0, -packed.cols % 64)).view(packed.rows, -1, 64)
-    most, least = padded.amax(-1).clamp(min=0), padded.amin(-1).clamp(max=0)
-    if four:
-        scales = (torch.where(most >= -least, most, least) / -8).to(torch.bfloat16)
-    else:
-        largest = torch.maximum(most, -least) / 127
-        scales = (((largest.view(torch.int32) + 0xFFFF) >> 16) << 16).view(torch.float32).to(torch.bfloat16)
-    packed.scales.copy_(scales)
-    up = torch.where(scales == 0, 0.0, 1 / scales.float())
-    steps = (padded * up[..., None]).round().clamp(-8 if four else -128, 7 if four else 127)
-    return (steps + (8 if four else 128)).to(torch.uint8).view(packed.rows, -1)
+    up = torch.where(packed.scales == 0, 0.0, 1 / packed.scales.float())
+    steps = (padded * up[..., None]).round().clamp(-half, half - 1)
+    return (steps + half).to(torch.uint8).view(packed.rows, -1)
 
 
-def _pack(packed: Packed, dense: torch.Tensor) -> None:
+def _pack(packed: Packed, dense: torch.Tensor, grid: torch.Tensor) -> None:
     bits = _bits(packed)
     if packed.format == "bf16":
         kept = functional.pad(dense.view(torch.int16), (0, -packed.cols % 64))[bits]
         packed.values[:-SLACK] = kept.view(torch.uint8)
         return
-    steps = _steps(packed, dense)
+    steps = _steps(packed, dense, grid)
     if packed.format == "int4":
         at = 0
         half = (bits.shape[1] // 64 + 1) // 2 * 64

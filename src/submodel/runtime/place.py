@@ -52,12 +52,15 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
 def _pack(weight: torch.Tensor, mask: Mask | None, matrix: str, name: str) -> list[Packed]:
     if mask is not None and tuple(weight.shape) != (shape := (*mask.packed.shape[:-1], mask.cols)):
         raise SubmodelError(f"the masks have {matrix} with shape {shape}, the model has {tuple(weight.shape)}")
+    grid = None
     if mask is not None and (mask.values is not None or not FORMATS[name].masked):
+        grid = weight.detach().clone() if mask.grid == name else None
         weight = mask.apply_to(weight.detach())
     if weight.dim() == 2:
-        return [_in_pages(pack(weight, mask, name))]
+        return [_in_pages(pack(weight, mask, name, grid))]
     experts: list[Any] = [None] * len(weight) if mask is None else [Mask(np.asarray(m), mask.cols) for m in mask.packed]
-    return [_in_pages(pack(w, m, name)) for w, m in zip(weight, experts, strict=True)]
+    grids = [None] * len(weight) if grid is None else grid
+    return [_in_pages(pack(w, m, name, g)) for w, m, g in zip(weight, experts, grids, strict=True)]
 
 
 def _in_pages(packed: Packed) -> Packed:

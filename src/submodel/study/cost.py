@@ -41,10 +41,12 @@ def parameters(base: Base | None) -> int | None:
     return None if base is None else sum(p.numel() for p in base.skeleton(torch.bfloat16).parameters())
 
 
-def extraction_work(method: str, calibration: Options, domains: int, parameters: int | None) -> Work:
-    """Parameters times calibration tokens of all domains; parameters alone for a method that needs no text."""
-    kind = f"extract {method}"
-    if parameters is None or not needs_text(method):
+def extraction_work(
+    method: str, grid: str | None, calibration: Options, domains: int, parameters: int | None
+) -> Work:
+    """Parameters times calibration tokens of all domains; parameters alone where no text is needed."""
+    kind = f"extract {method}" + (f" on {grid}" if grid else "")
+    if parameters is None or not needs_text(method, grid):
         return Work(kind, parameters)
     tokens = calibration.get("samples", _SAMPLES) * calibration.get("seq_len", _SEQ_LEN)
     return Work(kind, float(parameters) * calibration.get("tokens", tokens) * domains)

@@ -16,6 +16,7 @@ from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, is_hub_id, open_base
 from submodel.prune.allocation import ALLOCATIONS, UNIFORM
 from submodel.prune.auto import AUTO, check_method, check_rate, distils, needs_text
+from submodel.prune.rounding import GRIDS
 from submodel.prune.select import Pattern, parse_pattern
 from submodel.runtime.packed import FORMATS
 from submodel.store import check_name
@@ -91,12 +92,14 @@ _TOP: dict[str, Kind] = {
     "prune": _TABLE,
     "tasks": _TABLE,
 }
+_NO_GRID = "none"
 _PRUNE: dict[str, Kind] = {
     "methods": _LIST,
     "sparsities": _LIST,
     "minutes": _NUMBER,
     "rate": _NUMBER,
     "allocations": _LIST,
+    "grids": _LIST,
 }
 
 
@@ -136,7 +139,8 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
     if rate is not None and not any(map(distils, methods)):
         raise SubmodelError(f"{where}, [prune]: rate = {rate:g}: only methods METHOD+distil have one")
     domains = _names(where, "domains", document.get("domains", {}))
-    needy = [name for name in methods if needs_text(name)]
+    grids = _grids(where, prune.get("grids", [_NO_GRID]))
+    needy = [name for name in methods if any(needs_text(name, grid) for grid in grids)]
     if needy and not domains:
         raise SubmodelError(f"{where}: {needy[0]} needs text to calibrate on: name it under [domains]")
     calibration = document.get("calibration", {})
@@ -154,6 +158,7 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
         methods=methods,
         patterns=_patterns(where, prune.get("sparsities", [0.5] if methods else [])),
         allocations=_allocations(where, prune.get("allocations", [UNIFORM])),
+        grids=grids,
         minutes=minutes,
         rate=rate,
         tasks={name: _task(f"{where}, [tasks.{name}]", name, entry) for name, entry in document["tasks"].items()},
@@ -277,6 +282,15 @@ def _allocations(where: str, given: Sequence[Any]) -> tuple[str, ...]:
         if given.count(name) > 1:
             raise SubmodelError(f"{where}: allocation {name!r} is there twice: drop one")
     return tuple(given)
+
+
+def _grids(where: str, given: Sequence[Any]) -> tuple[str | None, ...]:
+    for name in given:
+        if str(name) not in (_NO_GRID, *GRIDS):
+            raise unknown_name(f"grid in {where}, [prune]:", str(name), (_NO_GRID, *GRIDS))
+        if given.count(name) > 1:
+            raise SubmodelError(f"{where}: grid {name!r} is there twice: drop one")
+    return tuple(None if name == _NO_GRID else name for name in given)
 
 
 def _task(where: str, name: str, entry: Any) -> tuple[Task, Options]:

@@ -26,6 +26,7 @@ class Study:
         domains: name -> what to calibrate on, as `extract --domain NAME=...` takes it.
         calibration: options of every extraction, equal for all domains.
         methods, patterns, allocations: how to prune.
+        grids: what the kept weights are rounded to; None as they are.
         minutes: what method auto may take of each extraction; any time if None.
         rate: of methods that distil; their own if None.
         tasks: name -> what to measure, with its options.
@@ -44,6 +45,7 @@ class Study:
     methods: tuple[str, ...]
     patterns: tuple[Pattern, ...]
     allocations: tuple[str, ...]
+    grids: tuple[str | None, ...]
     minutes: float | None
     rate: float | None
     tasks: dict[str, tuple[Task, Options]]

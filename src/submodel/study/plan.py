@@ -24,7 +24,7 @@ class Cell:
     """One command of a study.
 
     Attributes:
-        name: MODEL/extract/METHOD-SPARSITY[-ALLOCATION] or MODEL/eval/SUBMODEL/TASK.
+        name: MODEL/extract/METHOD-SPARSITY[-ALLOCATION][-GRID] or MODEL/eval/SUBMODEL/TASK.
         model: the base's name in the study.
         argv: the command line after `submodel`.
         folder: where it runs.
@@ -70,8 +70,8 @@ def plan(
     for model in study.models:
         size = parameters(bases[model])
         cells += [_evaluation(study, out, model, None, None, task, size, allowed) for task in study.tasks]
-        for way in product(study.methods, study.patterns, study.allocations):
-            if not _is_possible(*way):
+        for way in product(study.methods, study.patterns, study.allocations, study.grids):
+            if not _is_possible(*way[:3]):
                 continue
             made = _extraction(study, out, model, *way, size, trusted)
             cells.append(made)
@@ -131,6 +131,7 @@ def _extraction(
     method: str,
     pattern: Pattern,
     allocation: str,
+    grid: str | None,
     size: int | None,
     more: tuple[str, ...],
 ) -> Cell:
@@ -143,8 +144,11 @@ def _extraction(
     if allocation != UNIFORM:
         way += ("--allocation", allocation)
         name += f"-{allocation}"
+    if grid:
+        way += ("--grid", grid)
+        name += f"-{grid}"
     options = words(study.calibration)
-    if not needs_text(method):
+    if not needs_text(method, grid):
         made = {name: (*way, *options)}
         texts: tuple[str, ...] = ("--name", name)
     else:
@@ -162,7 +166,7 @@ def _extraction(
         model=model,
         argv=("extract", study.models[model], *texts, *way, *options, *more, "--out", str(store), "--json"),
         folder=study.data,
-        work=extraction_work(method, study.calibration, len(made), size),
+        work=extraction_work(method, grid, study.calibration, len(made), size),
         store=store,
         makes=made,
     )

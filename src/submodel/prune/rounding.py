@@ -1,0 +1,124 @@
+"""Round kept weights to the grid of a packed format, each rounding made up for by the others.
+
+The nearest point of the grid is the best for a weight by itself. A row's output, though, suffers from all its errors
+together, and inputs are correlated: weights that are rounded the other way can cancel what their neighbours lose. For
+each row with kept weights w, the points q of the grid are looked for that make
+
+    ||(w - q) X||^2  +  ridge * sum_j (w_j - q_j)^2 G_jj        with G = X X^T
+
+small. From the nearest points on, one weight after another goes to the point that is best while the others stay; the
+sum above never grows. This is QuantEase (arXiv 2309.01885) on the weights that a mask has left; GPTQ (arXiv 2210.17323)
+looks at each weight once. The ridge is the one of `reconstruct`, for its reason.
+
+The grid is that of the base's weight (docs/format.md, "Packed matrices"), so what is packed in that format later has
+these very values.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from submodel.errors import unknown_name
+from submodel.prune.method import Method
+from submodel.prune.reconstruct import gram_of, ridge_of
+from submodel.prune.select import Pattern
+from submodel.prune.statistics import Gram
+from submodel.runtime.packed import FORMATS, scales_of
+from submodel.stream import Pruned
+
+GRIDS = tuple(name for name, form in FORMATS.items() if form.bits < 16 and form.masked and not form.whole)
+"""The packed formats whose grid weights can be rounded to."""
+
+_SWEEPS = 3
+_BLOCK = 64  # columns whose effect on each other is kept up at once; on the others after them
+
+Round = Callable[[torch.Tensor, Pruned], Pruned]
+"""Some rows as stored, and what a method has left of them -> the same mask, its weights on the grid."""
+
+
+def check_grid(name: str | None) -> None:
+    """Raises SubmodelError for a name that is not in GRIDS."""
+    if name is not None and name not in GRIDS:
+        raise unknown_name("grid", name, GRIDS)
+
+
+def descend(
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    half: int,
+    gram: torch.Tensor,
+    *,
+    ridge: float,
+    sweeps: int = _SWEEPS,
+) -> torch.Tensor:
+    """Round some rows.
+
+    Args:
+        weight: float (rows, cols), what is rounded.
+        scales: (rows, cols), the grid: whole numbers of these, from -half to half - 1 of them; 0 where dropped.
+        half: see there.
+        gram: (cols, cols) of the inputs, in the dtype of `weight`.
+        ridge: what a rounding costs by itself, see above.
+        sweeps: how often every weight is looked at, after the nearest points; fewer if none moves any more.
+
+    Returns:
+        (rows, cols), on the grid.
+    """
+    target, step = weight.T.contiguous(), scales.T.contiguous()  # a column lies in one piece
+    up = torch.where(step == 0, 0, 1 / step)
+    found = (target * up).round_().clamp_(-half, half - 1).mul_(step)
+    error = torch.where(step == 0, 0, found - target)
+    diagonal = (1 + ridge) * gram.diagonal()
+    inverse = torch.where(diagonal > 0, 1 / diagonal, 0)  # a feature that no token has stays at its nearest point
+    for _ in range(sweeps):
+        moved = False
+        for start in range(0, len(target), _BLOCK):
+            here = slice(start, start + _BLOCK)
+            pull = gram[here] @ error + error[here] * (ridge * gram.diagonal()[here, None])
+            within = gram[here, here] + torch.diag(ridge * gram.diagonal()[here])
+            for j in range(len(pull)):
+                at = start + j
+                best = torch.addcmul(found[at], pull[j], inverse[at], value=-1)
+                best.mul_(up[at]).round_().clamp_(-half, half - 1).mul_(step[at])
+                change = best - found[at]
+                found[at] = best
+                error[at] += change
+                pull[j + 1 :].addr_(within[j, j + 1 :], change)
+                moved = moved or bool(change.any())
+        if not moved:
+            break
+    return found.T.contiguous()
+
+
+def rounder(weight: torch.Tensor, inputs: Gram, grid: str) -> Round:
+    """`descend` for the rows of a weight (rows, cols), by what was seen of its inputs.
+
+    Args:
+        weight: as stored.
+        inputs: their Gram matrix.
+        grid: a member of GRIDS.
+    """
+    gram = inputs.products.to(weight.device)
+    return partial(_round, gram=gram, ridge=ridge_of(weight, inputs), grid=grid)
+
+
+def _round(rows: torch.Tensor, left: Pruned, *, gram: torch.Tensor, ridge: float, grid: str) -> Pruned:
+    weight = rows.float() if left.weight is None else left.weight
+    scales = scales_of(rows, grid).float().repeat_interleave(64, 1)[:, : rows.shape[1]]
+    half = 1 << FORMATS[grid].bits - 1
+    return Pruned(left.keep, descend(weight, scales.masked_fill_(~left.keep, 0), half, gram, ridge=ridge))
+
+
+def rounded(method: Method, grid: str) -> Method:
+    """`method`, its kept weights rounded to a member of GRIDS afterwards, as soon as they are known."""
+
+    def prepare(weight: torch.Tensor, inputs: Gram) -> tuple[Any, Round]:
+        return method.prepare(weight, inputs), rounder(weight, inputs, grid)
+
+    def decide(rows: torch.Tensor, prepared: tuple[Any, Round], pattern: Pattern) -> Pruned:
+        own, round_rows = prepared
+        return round_rows(rows, method.prune(rows, own, pattern))
+
+    return Method(f"{method.about}; then rounded to {grid}", gram_of(method), decide, prepare, method.openings)
