@@ -8,6 +8,7 @@ one 3-D parameter for all experts of a mixture.
 
 import copy
 import json
+import mmap
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
@@ -35,6 +35,7 @@ from submodel.errors import SubmodelError
 from submodel.weights import FLOATS, Gguf, Safetensors, Source
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_ROWS = 1024  # of an embedding, read at once
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -197,9 +198,10 @@ class Base:
         """Read only some rows of a parameter into `model`; the others are zeros that take no memory."""
         parameter = model.get_parameter(name)
         source = next(key for key, target in targets.items() if target == name)
-        untouched = np.zeros(parameter.numel() * parameter.element_size(), dtype=np.uint8)
-        weight = torch.from_numpy(untouched).view(parameter.dtype).view(parameter.shape)
-        weight[rows] = self.source.get_rows(source, rows).to(parameter.dtype)
+        weight = torch.frombuffer(_untouched(parameter.nbytes), dtype=parameter.dtype).view(parameter.shape)
+        for at in range(0, len(rows), _ROWS):
+            some = rows[at : at + _ROWS]
+            weight[some] = self.source.get_rows(source, some).to(parameter.dtype)
         owner, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(owner), attribute, nn.Parameter(weight, requires_grad=False))
 
@@ -211,6 +213,14 @@ class Base:
         if (self.path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(self.path)
         return cast(PreTrainedModel, model.to(device))  # type: ignore[arg-type]
+
+
+def _untouched(size_bytes: int) -> mmap.mmap:
+    """Zeros that take memory page by page as they are written to; numpy's come in huge pages, nearly all at once."""
+    memory = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return memory
 
 
 def open_base(reference: str, trust_remote_code: bool = False) -> Base:
