@@ -107,7 +107,9 @@ def _references(family: str, tmp_path: Path, **options) -> str:
 @pytest.mark.parametrize("family", ["llama", next(iter(tiny.MIXTURES))])
 def test_a_sub_model_on_a_grid_loses_nothing_by_packing(family: str, method: str, grid: str, tmp_path: Path):
     reference = _references(family, tmp_path, method=method, grid=grid)
-    assert Store(tmp_path / "store").manifest("d")["grid"] == grid
+    manifest = Store(tmp_path / "store").manifest("d")
+    whole = _references(family, tmp_path / "whole", method=method)
+    assert manifest["grid"] == grid and manifest["masks"] == Store(Path(whole[:-2])).manifest("d")["masks"]
     plain = load(reference).model
     packed = dict(packed_of(load(reference, weight_format=grid).model))
     unseen = {name.partition("[")[0] for name in Store(tmp_path / "store").manifest("d")["unseen_experts"]}

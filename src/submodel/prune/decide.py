@@ -11,9 +11,10 @@ from submodel.prune.method import Method
 from submodel.prune.reconstruct import fitter
 from submodel.prune.rounding import rounder
 from submodel.prune.select import Pattern
+from submodel.prune.statistics import ClippedGram
 from submodel.prune.work import Work
 from submodel.store import Mask, Masks
-from submodel.stream import Decide, Pruned, Statistic
+from submodel.stream import Afterwards, Decide, Pruned, Statistic
 
 _AT_ONCE = 1 << 20  # weights
 
@@ -43,32 +44,46 @@ def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work:
     return _asked(one)
 
 
-def refitter(masks: Mapping[str, Masks], fits: bool, grid: str | None) -> Decide:
-    """The walk's question when the masks are known: new values of their kept weights.
+def refitter(masks: Mapping[str, Masks], fits: bool) -> Decide:
+    """The walk's question when the masks are known: their kept weights, fitted (see `reconstruct`) and rounded.
 
     Args:
         masks: of every domain. An expert that no token reached keeps its weights.
-        fits: fit them (see `reconstruct`).
-        grid: then round them to it (see `rounding`).
+        fits: else they all do.
     """
 
     def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
         mask = masks[domain][name]
         own = mask if expert is None else Mask(mask.packed[expert], mask.cols)
         keep = torch.from_numpy(own.unpack()).to(weight.device)
-        if seen is None:
-            return Pruned(keep.cpu(), (weight * keep).cpu())
-        fit = fitter(weight, seen) if fits else None
-        round_rows = rounder(weight, seen, grid) if grid else None
-
-        def answer(part: torch.Tensor, kept: torch.Tensor) -> Pruned:
-            rows = part.float()
-            left = Pruned(kept, fit(rows, kept) if fit else rows * kept)
-            return round_rows(rows, left) if round_rows else left
-
-        return _in_parts(answer, weight, keep)
+        if seen is None or not fits:
+            return Pruned(keep.cpu(), (weight * keep).cpu() if fits else None)
+        fit = fitter(weight, seen)
+        return _in_parts(lambda part, kept: Pruned(kept, fit(part.float(), kept)), weight, keep)
 
     return _asked(one)
+
+
+def gridder(grid: str) -> Afterwards:
+    """What the walk does with a block that has been run pruned: its kept weights are put on a grid (see `rounding`).
+
+    An expert that no token reached keeps its weights.
+    """
+
+    def decide(name: str, weight: torch.Tensor, left: Pruned, statistics: list[Statistic | None]) -> Pruned:
+        keep = left.keep.to(weight.device)
+        own = weight * keep if left.weight is None else left.weight.to(weight.device)
+
+        def one(_domain: str, _name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
+            kept, values = (keep, own) if expert is None else (keep[expert], own[expert])
+            if seen is None:
+                return Pruned(kept.cpu(), values.cpu())
+            find = rounder(weight, seen, grid)
+            return _in_parts(lambda part, k, v: Pruned(k, find(part.float(), k, v)), weight, kept, values)
+
+        return _asked(one)("", name, weight, statistics)
+
+    return Afterwards(ClippedGram, decide)
 
 
 def _asked(one: _One) -> Decide:

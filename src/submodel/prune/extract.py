@@ -23,12 +23,13 @@ from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
 from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, check_rate, distils, noted
-from submodel.prune.decide import decider, refitter
+from submodel.prune.decide import decider, gridder, refitter
 from submodel.prune.distil import RATE, Distilled, check_memory, distil
 from submodel.prune.recipe import Settings, is_there, recipe
 from submodel.prune.reconstruct import gram_of
-from submodel.prune.rounding import check_grid, rounded
+from submodel.prune.rounding import check_grid
 from submodel.prune.select import Pattern
+from submodel.prune.statistics import SquaredNorm
 from submodel.prune.watch import Watch
 from submodel.prune.work import Work
 from submodel.router.pooled import Pooler
@@ -208,8 +209,8 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
     """Walk, distil and fit where the method says so, and add the sub-models. Returns the blocks done before."""
     settings = plan.settings
     method, rule = METHODS[settings.method], ALLOCATIONS[settings.allocation]
-    if settings.grid and not method.distilled:
-        method = rounded(method, settings.grid)
+    statistic = method.statistic or (SquaredNorm if settings.grid else None)  # a grid needs a walk that runs
+    grid = gridder(settings.grid) if settings.grid else None
     config = base.config.get_text_config()
     arithmetic = {"dtype": settings.dtype, "device": settings.device}
     run = partial(walk, base, batch_tokens=settings.batch_tokens, **arithmetic)
@@ -217,8 +218,8 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
     walked = [with_openings(d, settings.openings, config.vocab_size) for d in looked] if settings.openings else looked
     passes = [*[looked] * (rule.walks if rule else 0), walked]
     before = [domain.first(sensitivity.TOKENS) for domain in looked] if rule and rule.whole else []
-    after = method.refitted or (method.distilled and settings.grid)  # another walk, when gradients have moved the mask
-    later, last = domains if method.distilled else [], walked if after else []
+    again = method.refitted or (method.distilled and grid)  # another walk, when gradients have moved the mask
+    later, last = domains if method.distilled else [], walked if again else []
     watch.begin(work.folder, config.num_hidden_layers, before, passes, later, last)
     patterns = allocate(
         settings.allocation,
@@ -236,10 +237,11 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
 
     resumed = run(
         walked,
-        make=method.statistic,
+        make=statistic,
         decide=decider(method, patterns, work),
         keep=keep,
         work=work.folder,
+        afterwards=None if last else grid,
         progress=watch.walk(len(passes) - 1),
     )
     found = {domain.name: work.result(domain.name) for domain in domains}
@@ -258,8 +260,15 @@ def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Sto
     made: dict[str, store.Masks] = {**found, **{name: one.masks for name, one in moved.items()}}
     if last:
         fits = Work(work.folder / "fits")
-        decide = refitter(dict(made), method.refitted, settings.grid)
-        run(last, make=gram_of(method), decide=decide, keep=fits.keep, work=fits.folder, progress=watch.refit)
+        run(
+            last,
+            make=gram_of(method) if method.refitted else SquaredNorm,
+            decide=refitter(dict(made), method.refitted),
+            keep=fits.keep,
+            work=fits.folder,
+            afterwards=grid,
+            progress=watch.refit,
+        )
         made = {name: fits.result(name) for name in made}
     for domain in domains:  # all at the end: the same command finds its work only while none is there
         manifest = plan.recipes[domain.name]

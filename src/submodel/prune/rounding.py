@@ -11,31 +11,25 @@ sum above never grows. This is QuantEase (arXiv 2309.01885) on the weights that 
 looks at each weight once. The ridge is the one of `reconstruct`, for its reason.
 
 The grid is that of the base's weight (docs/format.md, "Packed matrices"), so what is packed in that format later has
-these very values.
+these very values. X is what the matrix gets in the sub-model before any of it is rounded, so masks and fits are those
+of the same command without a grid.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 
 from submodel.errors import unknown_name
-from submodel.prune.method import Method
-from submodel.prune.reconstruct import gram_of, ridge_of
-from submodel.prune.select import Pattern
+from submodel.prune.reconstruct import ridge_of
 from submodel.prune.statistics import Gram
 from submodel.runtime.packed import FORMATS, scales_of
-from submodel.stream import Pruned
 
 GRIDS = tuple(name for name, form in FORMATS.items() if form.bits < 16 and form.masked and not form.whole)
 """The packed formats whose grid weights can be rounded to."""
 
 _SWEEPS = 3
 _BLOCK = 64  # columns whose effect on each other is kept up at once; on the others after them
-
-Round = Callable[[torch.Tensor, Pruned], Pruned]
-"""Some rows as stored, and what a method has left of them -> the same mask, its weights on the grid."""
 
 
 def check_grid(name: str | None) -> None:
@@ -92,33 +86,17 @@ def descend(
     return found.T.contiguous()
 
 
-def rounder(weight: torch.Tensor, inputs: Gram, grid: str) -> Round:
-    """`descend` for the rows of a weight (rows, cols), by what was seen of its inputs.
+def rounder(weight: torch.Tensor, inputs: Gram, grid: str) -> Callable[..., torch.Tensor]:
+    """`descend` for the rows of a weight (rows, cols) as stored, by what was seen of its inputs.
 
-    Args:
-        weight: as stored.
-        inputs: their Gram matrix.
-        grid: a member of GRIDS.
+    Returns what takes some of the rows as stored, their mask and what is to be rounded, and gives it on the grid.
     """
     gram = inputs.products.to(weight.device)
     return partial(_round, gram=gram, ridge=ridge_of(weight, inputs), grid=grid)
 
 
-def _round(rows: torch.Tensor, left: Pruned, *, gram: torch.Tensor, ridge: float, grid: str) -> Pruned:
-    weight = rows.float() if left.weight is None else left.weight
-    scales = scales_of(rows, grid).float().repeat_interleave(64, 1)[:, : rows.shape[1]]
-    half = 1 << FORMATS[grid].bits - 1
-    return Pruned(left.keep, descend(weight, scales.masked_fill_(~left.keep, 0), half, gram, ridge=ridge))
-
-
-def rounded(method: Method, grid: str) -> Method:
-    """`method`, its kept weights rounded to a member of GRIDS afterwards, as soon as they are known."""
-
-    def prepare(weight: torch.Tensor, inputs: Gram) -> tuple[Any, Round]:
-        return method.prepare(weight, inputs), rounder(weight, inputs, grid)
-
-    def decide(rows: torch.Tensor, prepared: tuple[Any, Round], pattern: Pattern) -> Pruned:
-        own, round_rows = prepared
-        return round_rows(rows, method.prune(rows, own, pattern))
-
-    return Method(f"{method.about}; then rounded to {grid}", gram_of(method), decide, prepare, method.openings)
+def _round(
+    rows: torch.Tensor, keep: torch.Tensor, own: torch.Tensor, *, gram: torch.Tensor, ridge: float, grid: str
+) -> torch.Tensor:
+    scales = scales_of(rows, grid).float().repeat_interleave(64, 1)[:, : rows.shape[1]].masked_fill_(~keep, 0)
+    return descend(own.float(), scales, 1 << FORMATS[grid].bits - 1, gram, ridge=ridge)

@@ -1,6 +1,6 @@
 """Walk a model block by block from disk: load, run, observe inputs, prune, run again, free."""
 
 from submodel.stream.observe import Make, Statistic
-from submodel.stream.walk import Decide, Pruned, walk
+from submodel.stream.walk import Afterwards, Decide, Pruned, walk
 
-__all__ = ["Decide", "Make", "Pruned", "Statistic", "walk"]
+__all__ = ["Afterwards", "Decide", "Make", "Pruned", "Statistic", "walk"]

@@ -9,6 +9,7 @@ which thread was faster.
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -74,28 +75,38 @@ class Observer:
         `weights` (samples x tokens,): a token of weight w counts as w tokens do.
         """
         run = self._run
-        run.scale = None if weights is None else weights.to(hidden.device).sqrt()[:, None]
-        run.found, run.last, run.seen = {}, None, []
-        experts = [matrix for matrix in self._matrices if matrix.weight.dim() == 3]
         try:
-            if experts:
-                with _Experts(experts, self._see):
-                    call.run(block, hidden)
-            else:
-                call.run(block, hidden)
-                if sorted(run.seen) == sorted(m.name for m in self._matrices):
-                    self._final = run.seen[-1]
+            self.run_whole(block, call, hidden, weights, stop=self._final)
+            if sorted(run.seen) == sorted(m.name for m in self._matrices):
+                self._final = run.seen[-1]
         except _Stop:
             pass
+        return run.found
+
+    def run_whole(
+        self,
+        block: torch.nn.Module,
+        call: Call,
+        hidden: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        stop: str | None = None,
+    ) -> tuple[Found, torch.Tensor]:
+        """The same to the block's end, with its new hidden states; raises _Stop before a matrix called `stop`."""
+        run = self._run
+        run.scale = None if weights is None else weights.to(hidden.device).sqrt()[:, None]
+        run.found, run.last, run.seen, run.stop = {}, None, [], stop
+        experts = [matrix for matrix in self._matrices if matrix.weight.dim() == 3]
+        try:
+            with _Experts(experts, self._see) if experts else nullcontext():
+                return run.found, call.run(block, hidden)
         finally:
             run.last = None
-        return run.found
 
     def _hook(self, name: str) -> Callable[..., None]:
         def before(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
             self._see(name, 0, args[0])
             self._run.seen.append(name)
-            if name == self._final:
+            if name == self._run.stop:
                 raise _Stop
 
         return before

@@ -6,9 +6,10 @@ block, and a pruned copy of it. A journal is written after every block, so the s
 """
 
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,20 @@ class Pruned:
 Decide = Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]
 """Domain, matrix name, its weight as stored, its statistics (one, or one per expert) -> what is left of it."""
 
+
+@dataclass(frozen=True)
+class Afterwards:
+    """What becomes of a block when it has been run pruned; the hidden states it gave stay as they are.
+
+    Attributes:
+        make: an empty statistic for an input of so many columns; the inputs are those in the pruned block.
+        decide: matrix name, its weight as stored, what the pruning left, the statistics -> what is kept of it.
+    """
+
+    make: Make
+    decide: Callable[[str, torch.Tensor, Pruned, list[Statistic | None]], Pruned]
+
+
 Keep = Callable[[int, dict[str, dict[str, Pruned]]], None]
 """Block index, domain -> matrix name -> what is left: called once a block, before the walk counts it as done."""
 
@@ -54,6 +69,7 @@ def walk(
     keep: Keep,
     work: Path,
     dtype: torch.dtype,
+    afterwards: Afterwards | None = None,
     device: str = "cpu",
     batch_tokens: int = _BATCH_TOKENS,
     progress: Callable[[int, int], Any] = lambda done, total: None,
@@ -67,6 +83,7 @@ def walk(
         decide: the pruning method: weight and statistics -> mask, and new weights if it makes any.
         keep: takes a block's pruned matrices.
         work: a folder for hidden states and the journal; the caller removes it in the end.
+        afterwards: with `make` alone: what is kept of a block instead, once it has run.
         dtype: of the arithmetic; masks are decided on the weights as stored.
         device: where blocks run.
         batch_tokens: about how many tokens run at once in one worker (a core).
@@ -111,12 +128,15 @@ def walk(
             else:
                 here = _Block(index, block.to(device), matrices_of(block, name), device, workers, tell)
                 for plan in plans:
-                    found, *openings = [here.observe(part, make) for part in plan.parts]
-                    for other in openings:
-                        _weigh_in(found, other)
-                    pruned[plan.name] = here.decide(plan.name, weights, found, decide)
-                    for part in plan.parts:
-                        here.run_pruned(part, pruned[plan.name])
+                    seen = _together([here.observe(part, make) for part in plan.parts])
+                    left = here.decide(weights, seen, partial(decide, plan.name))
+                    del seen  # a Gram matrix may be large
+                    with here.pruned(left):
+                        passed = [here.pass_on(part, afterwards.make if afterwards else None) for part in plan.parts]
+                    if afterwards:
+                        left = here.decide(weights, _together(passed), partial(_again, afterwards, left))
+                    del passed
+                    pruned[plan.name] = left
             keep(index, pruned)
             write_journal(work, index + 1, parts)
             tell.block()
@@ -173,25 +193,24 @@ class _Block:
             self.workers.map(lambda batch: merged.add(batch, lambda: run(batch)), range(len(plan.batches)))
         return merged.whole
 
-    def decide(self, domain: str, weights: dict[str, torch.Tensor], found: Found, decide: Decide) -> dict[str, Pruned]:
-        """What is left of each matrix, from its weights as stored."""
+    def decide(
+        self,
+        weights: dict[str, torch.Tensor],
+        found: Found,
+        decide: Callable[[str, torch.Tensor, list[Statistic | None]], Pruned],
+    ) -> dict[str, Pruned]:
+        """What is left of each matrix, from its name, its weights as stored and the statistics of its inputs."""
 
         def one(matrix: Matrix) -> Pruned:
             experts = matrix.weight.shape[0] if matrix.weight.dim() == 3 else 1
             seen = [found.get((matrix.name, expert)) for expert in range(experts)]
-            return decide(domain, matrix.name, weights[matrix.name], seen)
+            return decide(matrix.name, weights[matrix.name], seen)
 
         return {m.name: left for m, left in zip(self.matrices, self.workers.map(one, self.matrices), strict=True)}
 
-    def run_pruned(self, plan: Domain, pruned: dict[str, Pruned]) -> None:
-        """Take a domain's hidden states through what is left of the block."""
-
-        def run(batch: int) -> None:
-            start, stop = plan.batches[batch]
-            hidden = plan.read(self.index, start, stop).to(self.device)
-            plan.write(self.index + 1, start, plan.calls[batch][self.index].run(self.module, hidden))
-            self.tell.tokens(hidden.shape[0] * hidden.shape[1])
-
+    @contextmanager
+    def pruned(self, pruned: dict[str, Pruned]) -> Iterator[None]:
+        """Put what is left of the matrices in their places, for a while."""
         dense = {m.name: m.weight.data for m in self.matrices}
         for matrix in self.matrices:
             left = pruned[matrix.name]
@@ -199,12 +218,46 @@ class _Block:
                 matrix.weight.data = matrix.weight.data * left.keep.to(self.device)
             else:
                 matrix.weight.data = left.weight.to(self.device, matrix.weight.dtype)
-        self.workers.map(run, range(len(plan.batches)))
-        for matrix in self.matrices:
-            matrix.weight.data = dense[matrix.name]
+        try:
+            yield
+        finally:
+            for matrix in self.matrices:
+                matrix.weight.data = dense[matrix.name]
+
+    def pass_on(self, plan: Domain, make: Make | None = None) -> Found:
+        """Take a domain's hidden states through the block; the statistics of its matrices' inputs, if asked for."""
+
+        def run(batch: int, observer: Observer | None = None) -> Found:
+            start, stop = plan.batches[batch]
+            hidden = plan.read(self.index, start, stop).to(self.device)
+            call, found = plan.calls[batch][self.index], Found()
+            if observer:
+                found, out = observer.run_whole(self.module, call, hidden, plan.weights(start, stop))
+            else:
+                out = call.run(self.module, hidden)
+            plan.write(self.index + 1, start, out)
+            self.tell.tokens(hidden.shape[0] * hidden.shape[1])
+            return found
+
+        merged = Merged()
+        if make is None:
+            self.workers.map(run, range(len(plan.batches)))
+        else:
+            with Observer(self.matrices, make) as observer:
+                self.workers.map(lambda at: merged.add(at, lambda: run(at, observer)), range(len(plan.batches)))
+        return merged.whole
 
 
-def _weigh_in(found: Found, openings: Found) -> None:
-    """Add the statistics of one-token samples to those of the text; shared ones once."""
-    for statistic, other in {id(found[key]): (found[key], openings[key]) for key in found if key in openings}.values():
-        statistic.add_openings(other)
+def _again(
+    afterwards: Afterwards, left: dict[str, Pruned], name: str, weight: torch.Tensor, seen: list[Statistic | None]
+) -> Pruned:
+    return afterwards.decide(name, weight, left[name], seen)
+
+
+def _together(found: list[Found]) -> Found:
+    """The statistics of a text, those of its one-token samples added if it has any; shared ones once."""
+    whole, *openings = found
+    for other in openings:
+        for one, more in {id(whole[key]): (whole[key], other[key]) for key in whole if key in other}.values():
+            one.add_openings(more)
+    return whole

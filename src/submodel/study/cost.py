@@ -41,9 +41,7 @@ def parameters(base: Base | None) -> int | None:
     return None if base is None else sum(p.numel() for p in base.skeleton(torch.bfloat16).parameters())
 
 
-def extraction_work(
-    method: str, grid: str | None, calibration: Options, domains: int, parameters: int | None
-) -> Work:
+def extraction_work(method: str, grid: str | None, calibration: Options, domains: int, parameters: int | None) -> Work:
     """Parameters times calibration tokens of all domains; parameters alone where no text is needed."""
     kind = f"extract {method}" + (f" on {grid}" if grid else "")
     if parameters is None or not needs_text(method, grid):
