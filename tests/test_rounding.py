@@ -1,7 +1,9 @@
 """Rounding to a packed format's grid: the search against brute force and its promise, and what packing then finds."""
 
+from importlib import import_module
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,3 +156,31 @@ def test_the_command_line(llama: Path, texts: dict[str, Path], tmp_path: Path, c
 def test_a_grid_without_text_is_refused(llama: Path):
     with pytest.raises(SubmodelError, match="grid"):
         extract(open_base(str(llama)), [SAMPLES], Path("never"), grid="bf16", pattern=parse_pattern(0.5, None))
+
+
+def test_it_goes_on_after_an_interruption_and_beside_another_domain(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base = open_base(str(llama))
+    options: dict[str, Any] = {"method": "wanda+reconstruct", "grid": "int4", "openings": 16, "dtype": torch.float32}
+    extract(base, [SAMPLES], tmp_path / "alone", **options)
+    both, calls = [SAMPLES, Samples("e", tiny.ids(4, 24))], 0
+
+    def interrupted(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        own(*args)
+
+    module = import_module("submodel.stream.walk")
+    own = module.write_journal
+    monkeypatch.setattr(module, "write_journal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        extract(base, both, tmp_path / "both", **options)
+    assert extract(base, both, tmp_path / "both", **options).resumed_blocks == 1
+    alone, beside, other = (
+        Store(tmp_path / store).manifest(name)["weights"]
+        for store, name in (("alone", "d"), ("both", "d"), ("both", "e"))
+    )
+    assert alone == beside != other
