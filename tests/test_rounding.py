@@ -13,7 +13,6 @@ from submodel.errors import SubmodelError
 from submodel.models import open_base
 from submodel.prune.extract import extract
 from submodel.prune.rounding import GRIDS, descend
-from submodel.prune.select import parse_pattern
 from submodel.runtime import load
 from submodel.runtime.packed import FORMATS, pack, scales_of, unpack
 from submodel.runtime.place import packed_of
@@ -153,9 +152,9 @@ def test_the_command_line(llama: Path, texts: dict[str, Path], tmp_path: Path, c
     assert status == 2 and "int5" in refused and "int4" in refused and not (tmp_path / "t").exists()
 
 
-def test_a_grid_without_text_is_refused(llama: Path):
+def test_a_grid_that_does_not_exist_is_refused(llama: Path):
     with pytest.raises(SubmodelError, match="grid"):
-        extract(open_base(str(llama)), [SAMPLES], Path("never"), grid="bf16", pattern=parse_pattern(0.5, None))
+        extract(open_base(str(llama)), [SAMPLES], Path("never"), grid="bf16")
 
 
 def test_it_goes_on_after_an_interruption_and_beside_another_domain(

@@ -5,7 +5,7 @@ line: a study comes from others more often than a command does.
 """
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,8 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
     if rate is not None and not any(map(distils, methods)):
         raise SubmodelError(f"{where}, [prune]: rate = {rate:g}: only methods METHOD+distil have one")
     domains = _names(where, "domains", document.get("domains", {}))
-    grids = _grids(where, prune.get("grids", [_NO_GRID]))
+    asked = _axis(where, "grid", prune.get("grids", [_NO_GRID]), (_NO_GRID, *GRIDS))
+    grids = tuple(None if name == _NO_GRID else name for name in asked)
     needy = [name for name in methods if any(needs_text(name, grid) for grid in grids)]
     if needy and not domains:
         raise SubmodelError(f"{where}: {needy[0]} needs text to calibrate on: name it under [domains]")
@@ -157,7 +158,7 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
         calibration=calibration,
         methods=methods,
         patterns=_patterns(where, prune.get("sparsities", [0.5] if methods else [])),
-        allocations=_allocations(where, prune.get("allocations", [UNIFORM])),
+        allocations=_axis(where, "allocation", prune.get("allocations", [UNIFORM]), ALLOCATIONS),
         grids=grids,
         minutes=minutes,
         rate=rate,
@@ -275,22 +276,14 @@ def _patterns(where: str, given: Iterable[Any]) -> tuple[Pattern, ...]:
     return tuple(found)
 
 
-def _allocations(where: str, given: Sequence[Any]) -> tuple[str, ...]:
+def _axis(where: str, kind: str, given: Sequence[Any], known: Collection[str]) -> tuple[str, ...]:
+    """Names of one kind under [prune], each known and there once."""
     for name in given:
-        if str(name) not in ALLOCATIONS:
-            raise unknown_name(f"allocation in {where}, [prune]:", str(name), ALLOCATIONS)
+        if str(name) not in known:
+            raise unknown_name(f"{kind} in {where}, [prune]:", str(name), known)
         if given.count(name) > 1:
-            raise SubmodelError(f"{where}: allocation {name!r} is there twice: drop one")
+            raise SubmodelError(f"{where}: {kind} {name!r} is there twice: drop one")
     return tuple(given)
-
-
-def _grids(where: str, given: Sequence[Any]) -> tuple[str | None, ...]:
-    for name in given:
-        if str(name) not in (_NO_GRID, *GRIDS):
-            raise unknown_name(f"grid in {where}, [prune]:", str(name), (_NO_GRID, *GRIDS))
-        if given.count(name) > 1:
-            raise SubmodelError(f"{where}: grid {name!r} is there twice: drop one")
-    return tuple(None if name == _NO_GRID else name for name in given)
 
 
 def _task(where: str, name: str, entry: Any) -> tuple[Task, Options]:
