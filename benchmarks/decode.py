@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's idle threads
 import torch
 
 from benchmarks.measure import MIB, memory_bytes
-from submodel.runtime import Loaded, load, native
+from submodel import native
+from submodel.runtime import Loaded, load
 from submodel.runtime.forward import prefill, step
 
 _PROMPT = 'def quicksort(items):\n    """Sort a list."""\n'

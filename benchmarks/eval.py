@@ -1,15 +1,19 @@
 """HumanEval end to end: us, transformers' generate at its best batch size, and lm-evaluation-harness' own HF backend.
 
-    python -m benchmarks.eval MODEL --data-dir DIR [--limit 64] [--max-tokens 256] [--rounds 3]
+    python -m benchmarks.eval MODEL --data-dir DIR [--limit 64] [--max-tokens 256] [--rounds 3] [--samples N]
 
-One process, one loaded model, rounds interleaved. Everybody gets the same prompts, stop strings, greedy decoding and
-judge (model-written programs run in our sandbox only), and the time goes from the first prompt to the last verdict.
+One process, the same weights, rounds interleaved. Everybody gets the same prompts, stop strings, decoding and judge
+(model-written programs run in our sandbox only), and the time goes from the first prompt to the last verdict. The
+peers run the model as transformers has it, in --peer-dtype: by default what the processor multiplies fast.
 The peers' batch size is the fastest of --batches on the first --tune problems (give as many as the largest batch).
+Decoding is greedy; with --samples N, N texts a problem at temperature 0.8 and top-p 0.95, for which transformers is
+given our own draws (its own sort the whole vocabulary for each token), the harness draws by itself.
 Where texts differ, the lines after the table say at which token they part and how far apart the two tokens' logits
 are: sums in another order differ in the last bit of bfloat16, and greedy decoding turns a tie into another text.
 """
 
 import argparse
+import copy
 import os
 import statistics
 import tempfile
@@ -26,72 +30,111 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_ALLOW_CODE_EVAL", "1")  # the harness asks; our stand-in for its code_eval runs the sandbox
 
 import torch
+from torch import nn
+from transformers import LogitsProcessor, LogitsProcessorList
 
+from submodel.arithmetic import Linear, default_dtype
 from submodel.report import aligned
 from submodel.runtime import Loaded, load
+from submodel.runtime.sample import pick
 from submodel.sets import Rows, read_set
 from submodel.tasks import parse_task
 from submodel.tasks.cell import Cell, Settings
 from submodel.tasks.code.problem import Problem, program
 from submodel.tasks.code.tables import CODE
-from submodel.tasks.code.task import code_rows, judge_of, problems_of
+from submodel.tasks.code.task import code_rows, judge_of, problems_of, seed_of
+
+TEMPERATURE, TOP_P = 0.8, 0.95
 
 
 @dataclass(frozen=True)
 class Result:
-    """Of each problem its text and whether it passed; seconds from the first prompt to the last verdict."""
+    """Of each problem its texts and which of them passed; seconds from the first prompt to the last verdict."""
 
-    texts: dict[str, str]
-    passed: dict[str, bool]
+    texts: dict[str, list[str]]
+    passed: dict[str, list[bool]]
     seconds: float
 
 
+def _plain(loaded: Loaded, dtype: torch.dtype) -> Any:
+    """The model as transformers runs it, with torch's own products."""
+    model: Any = copy.deepcopy(loaded.model)
+    linears: list[Any] = [module for module in model.modules() if isinstance(module, Linear)]
+    for module in linears:
+        module.__class__ = nn.Linear
+    return model.to(dtype)
+
+
 def _cell(loaded: Loaded, args: argparse.Namespace, out: Path, shared: dict[Any, Any]) -> Cell:
-    settings = Settings(data_dir=Path(args.data_dir), limit=args.limit, max_tokens=args.max_tokens)
+    settings = Settings(
+        data_dir=Path(args.data_dir), limit=args.limit, max_tokens=args.max_tokens, samples=args.samples, ks=(1,)
+    )
     task = parse_task("humaneval")
     return Cell(task, loaded, settings, out, frozenset(), lambda *_: None, print, shared)
 
 
-def _ours(cell: Cell, problems: list[Problem]) -> Result:
+def _ours(cell: Cell, problems: list[Problem], samples: int) -> Result:
     started = time.monotonic()
     [row] = code_rows(cell)
     seconds = time.monotonic() - started
     entries = cell.journal(row).entries
+    each = {p.id: [entries[f"{p.id}#{i}"] for i in range(samples)] for p in problems}
     return Result(
-        {p.id: entries[f"{p.id}#0"]["text"] for p in problems},
-        {p.id: entries[f"{p.id}#0"]["status"] == "passed" for p in problems},
+        {key: [entry["text"] for entry in found] for key, found in each.items()},
+        {key: [entry["status"] == "passed" for entry in found] for key, found in each.items()},
         seconds,
     )
 
 
-def _transformers(cell: Cell, problems: list[Problem], batch: int, max_tokens: int) -> Result:
+class _Drawn(LogitsProcessor):
+    """Leaves of each row's scores the token that we draw from them; a row that has ended draws nothing."""
+
+    def __init__(self, seeds: list[int], ended: int):
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._ended, self._begun = ended, False
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen = torch.full_like(scores, -torch.inf)
+        for row, generator in enumerate(self._generators):
+            if self._begun and int(input_ids[row, -1]) == self._ended:
+                chosen[row, self._ended] = 0
+            else:
+                chosen[row, pick(scores[row], TEMPERATURE, TOP_P, 0, generator)] = 0
+        self._begun = True
+        return chosen
+
+
+def _transformers(cell: Cell, model: Any, problems: list[Problem], batch: int, max_tokens: int, samples: int) -> Result:
     """Sorted by length, left-padded, `generate` with stop_strings, judged beside the next batch."""
     started = time.monotonic()
-    judge, tokenizer, model = judge_of(cell), cell.loaded.tokenizer, cell.loaded.model
+    judge, tokenizer = judge_of(cell), cell.loaded.tokenizer
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    texts: dict[str, str] = {}
-    verdicts: dict[str, Any] = {}
+    texts = {p.id: [""] * samples for p in problems}
+    verdicts: dict[str, list[Any]] = {p.id: [None] * samples for p in problems}
     by_length = sorted(problems, key=lambda p: -len(tokenizer(p.prompt)["input_ids"]))
+    each = [(p, i) for p in by_length for i in range(samples)]
     with ThreadPoolExecutor(os.cpu_count()) as pool, torch.inference_mode():
-        for at in range(0, len(by_length), batch):
-            part = by_length[at : at + batch]
-            given = tokenizer([p.prompt for p in part], return_tensors="pt", padding=True)
-            stops = list(part[0].stops)
+        for at in range(0, len(each), batch):
+            part = each[at : at + batch]
+            given = tokenizer([p.prompt for p, _ in part], return_tensors="pt", padding=True)
+            stops = list(part[0][0].stops)
+            drawn = [_Drawn([seed_of(0, p.id, i) for p, i in part], tokenizer.pad_token_id)] if samples > 1 else []
             out = model.generate(  # type: ignore[operator]
                 **given,
                 max_new_tokens=max_tokens,
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
                 stop_strings=stops,
+                logits_processor=LogitsProcessorList(drawn),
                 tokenizer=tokenizer,
             )
             new = tokenizer.batch_decode(out[:, given["input_ids"].shape[1] :], skip_special_tokens=True)
-            for problem, text in zip(part, new, strict=True):
+            for (problem, i), text in zip(part, new, strict=True):
                 cuts = [found for stop in stops if (found := text.find(stop)) >= 0]
-                texts[problem.id] = text[: min(cuts)] if cuts else text
-                verdicts[problem.id] = pool.submit(judge.judge, program(problem, texts[problem.id]))
-        passed = {key: verdict.result().passed for key, verdict in verdicts.items()}
+                texts[problem.id][i] = text[: min(cuts)] if cuts else text
+                verdicts[problem.id][i] = pool.submit(judge.judge, program(problem, texts[problem.id][i]))
+        passed = {key: [verdict.result().passed for verdict in found] for key, found in verdicts.items()}
     return Result(texts, passed, time.monotonic() - started)
 
 
@@ -101,16 +144,20 @@ class _CodeEval:
     def __init__(self, cell: Cell, problems: list[Problem]):
         self._judge = judge_of(cell)
         self._problems = {p.tests.strip(): p for p in problems}
+        self.passed: dict[str, list[bool]] = {}
 
     def compute(self, references: list[str], predictions: list[list[str]], k: list[int]) -> Any:
-        problem, [source] = self._problems.get(references[0].strip()), predictions[0]
+        problem = self._problems.get(references[0].strip())
         if problem is None:  # the harness tries it out on a sum of its own
             return {"pass@1": 0.0}, {}
-        made = replace(program(problem, ""), source=source)
-        return {"pass@1": float(self._judge.judge(made).passed)}, {}
+        made = [replace(program(problem, ""), source=source) for source in predictions[0]]
+        self.passed[problem.id] = [self._judge.judge(one).passed for one in made]
+        return {"pass@1": statistics.mean(self.passed[problem.id])}, {}
 
 
-def _harness(cell: Cell, rows: Rows, problems: list[Problem], batch: int, max_tokens: int) -> Result:
+def _harness(
+    cell: Cell, plain: Any, rows: Rows, problems: list[Problem], batch: int, max_tokens: int, samples: int
+) -> Result:
     """lm-evaluation-harness' own `humaneval` task and HF backend over the same rows."""
     import datasets
     import evaluate
@@ -120,23 +167,22 @@ def _harness(cell: Cell, rows: Rows, problems: list[Problem], batch: int, max_to
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    evaluate.load = lambda *_: _CodeEval(cell, problems)
+    judged = _CodeEval(cell, problems)
+    evaluate.load = lambda *_: judged
     config = load_yaml(Path(lm_eval.__file__).parent / "tasks/humaneval/humaneval.yaml")
     config["generation_kwargs"]["max_gen_toks"] = max_tokens
+    if samples > 1:
+        config["repeats"] = samples
+        config["generation_kwargs"] |= {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P}
     found = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows.rows)})
     task = ConfigurableTask(config={**config, "custom_dataset": lambda **_: found})
     started = time.monotonic()
-    model: Any = HFLM(pretrained=cell.loaded.model, tokenizer=cell.loaded.tokenizer, batch_size=batch)  # type: ignore[arg-type]
+    model: Any = HFLM(pretrained=plain, tokenizer=cell.loaded.tokenizer, batch_size=batch)  # type: ignore[arg-type]
     results: Any = evaluator.evaluate(
         model, {"humaneval": task}, log_samples=True, bootstrap_iters=0, confirm_run_unsafe_code=True
     )
     seconds = time.monotonic() - started
-    samples = results["samples"]["humaneval"]
-    return Result(
-        {s["doc"]["task_id"]: s["resps"][0][0] for s in samples},
-        {s["doc"]["task_id"]: s["pass@1"] == 1 for s in samples},
-        seconds,
-    )
+    return Result({s["doc"]["task_id"]: s["resps"][0] for s in results["samples"]["humaneval"]}, judged.passed, seconds)
 
 
 def _parting(loaded: Loaded, prompt: str, ours: str, theirs: str) -> str:
@@ -157,6 +203,11 @@ def _parting(loaded: Loaded, prompt: str, ours: str, theirs: str) -> str:
     )
 
 
+def _equal(one: Result, other: Result) -> int:
+    """How many texts are the same in both."""
+    return sum(a == b for key in one.texts for a, b in zip(one.texts[key], other.texts[key], strict=True))
+
+
 def _fastest(run: Callable[[int], Result], batches: list[int]) -> int:
     return min(batches, key=lambda batch: run(batch).seconds) if len(batches) > 1 else batches[0]
 
@@ -168,10 +219,14 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--samples", type=int, default=1)
+    parser.add_argument("--peer-dtype", choices=["bfloat16", "float32"])
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 32, 64])
     parser.add_argument("--tune", type=int, default=64)
     args = parser.parse_args()
     loaded = load(args.model)
+    dtype = getattr(torch, args.peer_dtype) if args.peer_dtype else default_dtype("cpu")
+    plain = _plain(loaded, dtype)
     full = read_set(CODE["humaneval"].sets["test"], Path(args.data_dir))
     rows = Rows(full.source, full.rows[: args.limit], full.sha256)
     problems = problems_of("humaneval", {"test": rows})
@@ -181,18 +236,25 @@ def main() -> None:
         few = Rows(full.source, rows.rows[: args.tune], full.sha256)
         batch = {
             "transformers": _fastest(
-                lambda size: _transformers(first, problems[: args.tune], size, args.max_tokens), args.batches
+                lambda size: _transformers(first, plain, problems[: args.tune], size, args.max_tokens, args.samples),
+                args.batches,
             ),
-            "lm-eval": _fastest(lambda size: _harness(first, few, problems, size, args.max_tokens), args.batches),
+            "lm-eval": _fastest(
+                lambda size: _harness(first, plain, few, problems, size, args.max_tokens, args.samples), args.batches
+            ),
         }
         found: dict[str, list[Result]] = {"submodel": [], "transformers": [], "lm-eval": []}
         for turn in range(args.rounds):
             cell = _cell(loaded, args, Path(folder) / f"{turn}.jsonl", shared)
-            found["submodel"].append(_ours(cell, problems))
-            found["transformers"].append(_transformers(cell, problems, batch["transformers"], args.max_tokens))
-            found["lm-eval"].append(_harness(cell, rows, problems, batch["lm-eval"], args.max_tokens))
-    ours = found["submodel"][0]
-    lines = [["", "batch", "seconds [min, max]", "problems/s", "submodel is", "pass@1", "texts equal to ours"]]
+            found["submodel"].append(_ours(cell, problems, args.samples))
+            found["transformers"].append(
+                _transformers(cell, plain, problems, batch["transformers"], args.max_tokens, args.samples)
+            )
+            found["lm-eval"].append(
+                _harness(cell, plain, rows, problems, batch["lm-eval"], args.max_tokens, args.samples)
+            )
+    ours, total = found["submodel"][0], len(problems) * args.samples
+    lines = [["", "batch", "seconds [min, max]", "texts/s", "submodel is", "pass@1", "texts equal to ours"]]
     for name, results in found.items():
         seconds = [r.seconds for r in results]
         ratios = sorted(r.seconds / o.seconds for r, o in zip(results, found["submodel"], strict=True))
@@ -202,20 +264,25 @@ def main() -> None:
                 name,
                 str(batch.get(name, "slots")),
                 f"{statistics.median(seconds):.1f} [{min(seconds):.1f}, {max(seconds):.1f}]",
-                f"{len(problems) / statistics.median(seconds):.2f}",
+                f"{total / statistics.median(seconds):.2f}",
                 f"{statistics.median(ratios):.2f}x [{ratios[0]:.2f}, {ratios[-1]:.2f}]",
-                f"{sum(last.passed.values())} of {len(problems)}",
-                f"{sum(last.texts[p.id] == ours.texts[p.id] for p in problems)} of {len(problems)}",
+                f"{sum(map(sum, last.passed.values()))} of {total}",
+                "-" if args.samples > 1 and name == "lm-eval" else f"{_equal(last, ours)} of {total}",
             ]
         )
-    print(f"{args.model}, {len(problems)} problems, {args.max_tokens} tokens, {torch.get_num_threads()} threads")
+    print(
+        f"{args.model}, {len(problems)} problems x {args.samples}, {args.max_tokens} tokens, "
+        f"{torch.get_num_threads()} threads; ours in {loaded.model.dtype}, theirs in {dtype}"
+    )
     print(aligned(lines))
+    if args.samples > 1:
+        return
     for name in ("transformers", "lm-eval"):
         theirs = found[name][-1]
         for problem in problems:
-            mine, other = ours.texts[problem.id], theirs.texts[problem.id]
+            [mine], [other] = ours.texts[problem.id], theirs.texts[problem.id]
             if mine != other:
-                verdicts = f"{ours.passed[problem.id]} / {theirs.passed[problem.id]}"
+                verdicts = f"{ours.passed[problem.id][0]} / {theirs.passed[problem.id][0]}"
                 print(f"{problem.id}: {name}: passed {verdicts}: {_parting(loaded, problem.prompt, mine, other)}")
 
 

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from submodel import masks
-from submodel.runtime import native
+from submodel import masks, native
+from submodel.arithmetic import linear, multiplies
 from submodel.runtime.packed import FORMATS, Packed, multiply, pack
 from submodel.store import Mask
 
@@ -48,6 +48,10 @@ def _passes(shape: str, sparsity: float, count: int, total: int) -> dict[str, tu
     found["memory"] = (block.nbytes, 1, block.sum)
     matrices = [dense.clone() for _ in range(max(2, -(-total // dense.nbytes)))]
     found["torch bf16"] = (dense.nbytes, len(matrices), lambda: [functional.linear(x, m) for m in matrices])
+    if count > 1 and not multiplies(torch.bfloat16):  # what a batch's products are made by, and torch's best
+        wide, wide_x = [m.float() for m in matrices], x.float()
+        found["torch f32"] = (wide[0].nbytes, len(wide), lambda: [functional.linear(wide_x, m) for m in wide])
+        found["linear"] = (dense.nbytes, len(matrices), lambda: [linear(x, m) for m in matrices])
     for name in FORMATS:
         copies = _copies(pack(dense, keep, name), total)
         found[name] = (copies[0].size_bytes, len(copies), lambda copies=copies: [multiply(p, x) for p in copies])

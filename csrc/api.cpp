@@ -74,6 +74,7 @@ Kernels choose() {
     chosen.several = amx_product;
   }
 #endif
+  if (!chosen.dense) chosen.arrange = reference_kernels.arrange, chosen.dense = reference_kernels.dense;
   if (!chosen.quantise) chosen.quantise = reference_kernels.quantise;
   for (int f = 0; f < SM_FORMATS; f++) {
     if (!chosen.pack[f]) chosen.pack[f] = reference_kernels.pack[f];
@@ -88,6 +89,8 @@ int64_t piece_rows(const sm_matrix& m) {
   int64_t blocks = (int64_t(1) << 19) / (bits[m.format] * (m.cols + 1) * SM_BLOCK);
   return (blocks < 1 ? 1 : blocks) * SM_BLOCK;
 }
+
+constexpr int64_t TOGETHER = 256;  // rows of activations that dense weights meet before they are read again
 
 int64_t pieces(int64_t rows, int64_t piece) { return (rows + piece - 1) / piece; }
 
@@ -219,6 +222,28 @@ void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint1
   multiply(&m, &out, 1, input, threads);
   for (int64_t b = 0; b < count; b++, y += m->rows, out += m->rows)
     for (int64_t row = 0; row < m->rows; row++) y[row] = to_bf16(bias ? out[row] + from_bf16(bias[row]) : out[row]);
+}
+
+void sm_dense(const uint16_t* weights, int64_t rows, int64_t cols, const uint16_t* x, int64_t count,
+              const uint16_t* bias, uint16_t* y, int64_t threads) {
+  const int64_t piece = 2 * SM_BLOCK, width = (cols + 15) / 16 * 16;
+  const int64_t most = count < TOGETHER ? count : TOGETHER;
+  struct alignas(64) Line {
+    float values[16];
+  };
+  std::unique_ptr<Line[]> lines(new Line[most * width / 16]);
+  float* arranged = lines[0].values;
+  for (int64_t at = 0; at < count; at += TOGETHER) {
+    const int64_t number = count - at < TOGETHER ? count - at : TOGETHER;
+    kernels.arrange(x + at * cols, number, cols, arranged);
+    parallel(threads, pieces(rows, piece), [&](int64_t i) {
+      float sums[TOGETHER * piece];
+      const int64_t first = i * piece, height = rows - first < piece ? rows - first : piece;
+      kernels.dense(weights + first * cols, height, cols, arranged, number, sums, piece);
+      for (int64_t b = 0; b < number; b++)
+        kernels.round(sums + b * piece, bias ? bias + first : nullptr, height, y + (at + b) * rows + first);
+    });
+  }
 }
 
 void sm_exchange(const float* w, const float* gram, const float* diagonal, int64_t rows, int64_t cols, int64_t group,

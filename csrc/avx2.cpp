@@ -341,8 +341,11 @@ const Kernels avx2_kernels = {
     {},  // packing, done once a model, is the reference's
     {nullptr, unpack, unpack, unpack, unpack, unpack, unpack},
     nullptr,
+    fma_arrange,
+    fma_dense,
     activate,
     attend,
     cap_all,
+    round_all,
     exchange,
 };

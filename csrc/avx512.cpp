@@ -356,8 +356,11 @@ const Kernels avx512_kernels = {
     {nullptr, pack, pack, pack, pack},
     {nullptr, unpack, unpack, unpack, unpack, unpack, unpack},
     nullptr,
+    fma_arrange,
+    fma_dense,
     activate,
     attend,
     cap_all,
+    round_all,
     exchange,
 };

@@ -13,12 +13,13 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LIBRARY = HERE.parent / "src" / "submodel" / "runtime" / "kernels.so"
+LIBRARY = HERE.parent / "src" / "submodel" / "kernels.so"
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility-inlines-hidden", "-fno-math-errno"]
 COMMON += ["-fopenmp-simd", "-Wall"]  # vectors only, no OpenMP library
 PLAIN = ["api.cpp", "engine.cpp", "pool.cpp", "reference.cpp"]
 X86 = {
     "avx2.cpp": ["-mavx2", "-mfma", "-mpopcnt", "-mbmi2"],
+    "fma.cpp": ["-mavx2", "-mfma"],
     "avx512.cpp": [f"-mavx512{x}" for x in ("f", "bw", "vl", "dq", "vbmi", "vbmi2", "vnni", "bf16")]
     + ["-mavx2", "-mfma", "-mpopcnt", "-Wno-uninitialized", "-Wno-maybe-uninitialized"],  # of gcc 12's own headers
     "amx.cpp": ["-mamx-tile", "-mamx-bf16"],

@@ -27,11 +27,17 @@ struct Kernels {
   // product of any format for several rows of x, or null; scratch has room for scratch_of(m) numbers
   void (*several)(const Kernels& kernels, const sm_matrix& m, const Activations& x, int64_t first, int64_t last,
                   float* y, int64_t stride, uint16_t* scratch);
+  // of dense weights and several rows of x: x [count][cols] -> its columns as `dense` reads them, padded with zeros to
+  // 16; y[b * stride + row]
+  void (*arrange)(const uint16_t* x, int64_t count, int64_t cols, float* out);
+  void (*dense)(const uint16_t* weights, int64_t rows, int64_t cols, const float* x, int64_t count, float* y,
+                int64_t stride);
   // of plain.h
   void (*activate)(float* gate, const float* up, int64_t count, int64_t gelu);
   void (*attend)(const float* q, const uint16_t* keys, const uint16_t* values, int64_t length, int64_t size,
                  int64_t group, float cap, float* scores, float* row, float* out);
   void (*cap)(float* x, int64_t count, float cap);
+  void (*round)(const float* x, const uint16_t* bias, int64_t count, uint16_t* y);
   void (*exchange)(const float* w, const float* gram, const float* diagonal, int64_t cols, int64_t group,
                    int64_t rounds, float least, float* pull, uint8_t* keep, float* room);
 };
@@ -44,6 +50,9 @@ extern const Kernels neon_kernels;
 #endif
 #if defined(__x86_64__)
 extern const Kernels avx2_kernels, avx512_kernels;
+void fma_arrange(const uint16_t* x, int64_t count, int64_t cols, float* out);
+void fma_dense(const uint16_t* weights, int64_t rows, int64_t cols, const float* x, int64_t count, float* y,
+               int64_t stride);
 void amx_product(const Kernels& kernels, const sm_matrix& m, const Activations& x, int64_t first, int64_t last,
                  float* y, int64_t stride, uint16_t* scratch);
 #endif

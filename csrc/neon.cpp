@@ -179,8 +179,11 @@ const Kernels neon_kernels = {
     {},  // packing, done once a model, is the reference's
     {nullptr, unpack, unpack, unpack, unpack, unpack, unpack},
     nullptr,
+    nullptr,
+    nullptr,
     activate,
     attend,
     cap_all,
+    round_all,
     exchange,
 };

@@ -33,6 +33,17 @@ void activate(float* gate, const float* up, int64_t count, int64_t gelu) {
   }
 }
 
+// y = x plus bias, if any, as bfloat16
+void round_all(const float* x, const uint16_t* bias, int64_t count, uint16_t* y) {
+  if (bias) {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) y[i] = to_bf16(x[i] + from_bf16(bias[i]));
+  } else {
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) y[i] = to_bf16(x[i]);
+  }
+}
+
 // x = cap * tanh(x / cap)
 void cap_all(float* x, int64_t count, float cap) {
   const float twice = 2.0f / cap;

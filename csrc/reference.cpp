@@ -122,6 +122,22 @@ void pack_on(const sm_matrix& m, const uint16_t* dense, const uint16_t* grid, in
   }
 }
 
+void arrange(const uint16_t* x, int64_t count, int64_t cols, float* out) {
+  for (int64_t b = 0; b < count; b++)
+    for (int64_t c = 0; c < (cols + 15) / 16 * 16; c++) *out++ = c < cols ? from_bf16(x[b * cols + c]) : 0.0f;
+}
+
+void dense(const uint16_t* weights, int64_t rows, int64_t cols, const float* x, int64_t count, float* y,
+           int64_t stride) {
+  const int64_t width = (cols + 15) / 16 * 16;
+  for (int64_t b = 0; b < count; b++)
+    for (int64_t row = 0; row < rows; row++) {
+      float sum = 0;
+      for (int64_t c = 0; c < cols; c++) sum += x[b * width + c] * from_bf16(weights[row * cols + c]);
+      y[b * stride + row] = sum;
+    }
+}
+
 const Kernels reference_kernels = {
     "reference",
     quantise,
@@ -129,8 +145,11 @@ const Kernels reference_kernels = {
     {nullptr, pack, pack, pack, pack},
     {unpack, unpack, unpack, unpack, unpack, unpack, unpack},
     nullptr,
+    arrange,
+    dense,
     activate,
     attend,
     cap_all,
+    round_all,
     exchange,
 };

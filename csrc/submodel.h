@@ -36,6 +36,11 @@ void sm_unpack(const sm_matrix* m, int64_t first, int64_t last, uint16_t* out, i
 void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint16_t* bias, uint16_t* y,
                int64_t threads);
 
+// y [count][rows] = x [count][cols] times weights [rows][cols] transposed, plus bias [rows] if any; all bfloat16. For
+// weights that are nobody's packed matrix: nothing past their end is read. Each row of y depends on its own row of x alone.
+void sm_dense(const uint16_t* weights, int64_t rows, int64_t cols, const uint16_t* x, int64_t count,
+              const uint16_t* bias, uint16_t* y, int64_t threads);
+
 // Exchanges kept and dropped weights of each row while that lowers its error; see csrc/exchange.h.
 //   w, pull, keep [rows][cols]; gram [cols][cols]; diagonal [cols]. `pull` and `keep` are overwritten.
 void sm_exchange(const float* w, const float* gram, const float* diagonal, int64_t rows, int64_t cols, int64_t group,

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from submodel import native
 from submodel.router import profile
-from submodel.runtime import native
 from tests import tiny
 
 

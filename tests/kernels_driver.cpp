@@ -65,6 +65,30 @@ static int check(int64_t format, int64_t rows, int64_t cols, int64_t count, int6
   return 0;
 }
 
+// Each row by itself gives what it gives beside others.
+static int check_dense(int64_t rows, int64_t cols, int64_t count, int64_t threads) {
+  std::normal_distribution<float> normal;
+  std::vector<uint16_t> w(rows * cols), x(count * cols), bias(rows), y(count * rows), alone(rows);
+  for (auto* numbers : {&w, &x, &bias})
+    for (auto& v : *numbers) v = to_bf16(normal(random_bits));
+  sm_dense(w.data(), rows, cols, x.data(), count, bias.data(), y.data(), threads);
+  for (int64_t b = 0; b < count; b++) {
+    sm_dense(w.data(), rows, cols, x.data() + b * cols, 1, bias.data(), alone.data(), 1);
+    for (int64_t row = 0; row < rows; row++) {
+      double sum = from_bf16(bias[row]), size = fabs(sum);
+      for (int64_t c = 0; c < cols; c++) {
+        const double term = double(from_bf16(w[row * cols + c])) * from_bf16(x[b * cols + c]);
+        sum += term;
+        size += fabs(term);
+      }
+      const float found = from_bf16(y[b * rows + row]);
+      if (fabs(found - sum) > 0.005 * size || y[b * rows + row] != alone[row])
+        return fprintf(stderr, "dense %d x %d, row %d: %g, not %g\n", int(rows), int(cols), int(row), found, sum), 1;
+    }
+  }
+  return 0;
+}
+
 // Exchanges keep as many weights of every row (and group) and never raise its error.
 static int check_exchange(int64_t rows, int64_t cols, int64_t group, int64_t threads) {
   std::normal_distribution<float> normal;
@@ -111,6 +135,9 @@ int main() {
       for (int64_t count : {1, 2, 7, 18})
         for (int64_t threads : {1, 3})
           if (check(format, shape[0], shape[1], count, threads)) return 1;
+  for (int64_t cols : {1, 16, 65, 1024, 1040, 1100, 2050})
+    for (int64_t count : {1, 2, 3, 4, 5, 6, 18, 257})
+      if (check_dense(count < 100 ? 37 : 5, cols, count, 1 + count % 3)) return 1;
   for (int64_t cols : {1, 2, 5, 16, 67, 200})
     for (int64_t threads : {1, 3}) {
       if (check_exchange(7, cols, 0, threads)) return 1;

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from submodel import arithmetic
+from submodel import arithmetic, native
 
 
 @pytest.fixture
@@ -17,12 +17,23 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
-    ("shape", "rows", "cols"), [((2,), 7, 33), ((3, 5), 1, 1), ((17,), 50, 9), ((2, 1, 4), 3, 257)]
+    ("shape", "rows", "cols"),
+    [((2,), 7, 33), ((3, 5), 1, 1), ((17,), 50, 9), ((2, 1, 4), 3, 257), ((19,), 5, 1100), ((300,), 40, 32)],
 )
 @pytest.mark.parametrize("biased", [True, False])
-def test_panels_give_the_product_rounded_once(
-    dtype: torch.dtype, shape: tuple[int, ...], rows: int, cols: int, biased: bool
+@pytest.mark.parametrize("way", ["kernel", "panels"])
+def test_products_are_rounded_once(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    rows: int,
+    cols: int,
+    biased: bool,
+    way: str,
+    monkeypatch: pytest.MonkeyPatch,
 ):
+    if way == "kernel" and (dtype != torch.bfloat16 or native.library() is None):
+        pytest.skip("needs bfloat16 and the native kernels")
+    monkeypatch.setattr(native, "instruction_set", lambda: "avx2" if way == "kernel" else "torch")
     generator = torch.Generator().manual_seed(rows)
     x, weight, bias = (
         torch.randn(size, generator=generator).to(dtype) for size in ((*shape, cols), (rows, cols), (rows,))
@@ -33,6 +44,19 @@ def test_panels_give_the_product_rounded_once(
     assert found.dtype == dtype and found.shape == (*shape, rows)
     # half a step of the dtype, and what float32 sums lose where terms cancel
     torch.testing.assert_close(found.double(), exact, rtol=torch.finfo(dtype).eps / 2, atol=1e-5 * cols**0.5)
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_row_does_not_depend_on_the_others(monkeypatch: pytest.MonkeyPatch):
+    """So what a batch gives is what each of its sequences gives, and another order of work gives the same bits."""
+    if native.library() is None:
+        pytest.skip("needs the native kernels")
+    monkeypatch.setattr(native, "instruction_set", lambda: "avx2")
+    x, weight = torch.randn(300, 70).bfloat16(), torch.randn(33, 70).bfloat16()
+    with torch.inference_mode():
+        whole = arithmetic.linear(x, weight)
+        for count in (2, 3, 7, 64):
+            assert torch.equal(arithmetic.linear(x[20 : 20 + count], weight), whole[20 : 20 + count])
 
 
 @pytest.mark.usefixtures("plain")

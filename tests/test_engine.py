@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 
+from submodel import native
 from submodel.calibration import middle
 from submodel.calibration.middle import Spelling
 from submodel.errors import SubmodelError
-from submodel.runtime import Loaded, Request, generate, generate_batch, infill, load, native
+from submodel.runtime import Loaded, Request, generate, generate_batch, infill, load
 from submodel.runtime.engine import FAMILIES
 from submodel.runtime.forward import prefill, step
 from submodel.runtime.slots import Slots

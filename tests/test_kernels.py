@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from csrc.build import build, compiler
-from submodel import arithmetic, masks
+from submodel import arithmetic, masks, native
 from submodel.arithmetic import linear
 from submodel.errors import SubmodelError
-from submodel.runtime import native, packed, pages
+from submodel.runtime import packed, pages
 from submodel.runtime.packed import BLOCK, FORMATS, SLACK, Packed, multiply, pack, unpack
 from submodel.store import Mask
 

@@ -9,7 +9,8 @@ ROOT = Path(submodel.__file__).parent
 # a module may import from earlier lines, and from its own package
 LAYERS = [
     ["errors"],
-    ["weights", "masks", "sets", "workers", "arithmetic"],
+    ["weights", "masks", "sets", "workers", "native"],
+    ["arithmetic"],
     ["models", "calibration"],
     ["stream", "store"],
     ["compare", "runtime"],

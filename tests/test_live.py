@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from submodel import native
 from submodel.errors import SubmodelError
-from submodel.runtime import Loaded, Request, generate_batch, load, native
+from submodel.runtime import Loaded, Request, generate_batch, load
 from submodel.runtime.forward import extend, one_row, prefill, step
 from submodel.runtime.live import Live, Piece, Ticket
 from submodel.runtime.slots import Slots

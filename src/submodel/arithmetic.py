@@ -1,8 +1,9 @@
 """What a processor multiplies well, and products of 16-bit matrices on one that does not.
 
 A processor without products in bfloat16 (x86 before AVX512-BF16, AMD's before Zen 4) gets them from torch one by one:
-an eighth of the rate of float32 on Zen 3. `linear` then converts the weights panel by panel, multiplies in float32
-and rounds the sums, which is what a native product does too, so that a model may stay in 16 bits.
+an eighth of the rate of float32 on Zen 3. `linear` then multiplies in float32 and rounds the sums, which is what a
+native product does too, so that a model may stay in 16 bits: by csrc/fma.cpp where that runs, which converts weights in
+registers, else by converting them panel by panel for torch.
 """
 
 import functools
@@ -11,6 +12,8 @@ import threading
 import torch
 from torch import nn
 from torch.nn import functional
+
+from submodel import native
 
 _NATIVE = {
     torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"),
@@ -50,6 +53,8 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
     recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if recorded or x.device.type != "cpu" or x.numel() <= cols or multiplies(x.dtype):
         return functional.linear(x, weight, bias)
+    if x.dtype == torch.bfloat16 and weight.is_contiguous() and native.instruction_set() == "avx2":
+        return _dense(x, weight, bias)
     flat = x.reshape(-1, cols).float()
     out = torch.empty(len(flat), rows, dtype=x.dtype)
     size = max(1, _PANEL // cols)
@@ -58,6 +63,18 @@ def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = No
         panel = scratch((last - first) * cols, torch.float32).view(last - first, cols).copy_(weight[first:last])
         out[:, first:last] = functional.linear(flat, panel, None if bias is None else bias[first:last].float())
     return out.view(*x.shape[:-1], rows)
+
+
+def _dense(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """`linear` in bfloat16, by the native kernel."""
+    rows, cols = weight.shape
+    flat = x.reshape(-1, cols).contiguous()
+    y = torch.empty(len(flat), rows, dtype=torch.bfloat16)
+    at = None if bias is None else bias.data_ptr()
+    native.library().sm_dense(
+        weight.data_ptr(), rows, cols, flat.data_ptr(), len(flat), at, y.data_ptr(), torch.get_num_threads()
+    )
+    return y.view(*x.shape[:-1], rows)
 
 
 class Linear(nn.Linear):

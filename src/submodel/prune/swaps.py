@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
+from submodel import native
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.statistics import ClippedGram, Gram
-from submodel.runtime import native
 
 _CANDIDATES = 8
 _ROUNDS = 60

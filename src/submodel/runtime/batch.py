@@ -23,6 +23,7 @@ from submodel.runtime.sequence import Continuation, Request, Sequence, Text, fin
 from submodel.runtime.slots import Slots
 
 _PREFILL_TOKENS = 2048  # at once, padding included: bounds its activations
+_ENOUGH = 512  # tokens at once from which on more do not make one cheaper, padding does make it dearer
 _SLACK = 128  # columns beyond the longest sequence: room to go on before the cache is moved
 _CACHE_BYTES = 2 << 30  # of keys and values, all lanes together
 _MOST_SLOTS = 64  # a lane; beyond it a step costs in proportion, so nothing more is won
@@ -233,7 +234,10 @@ def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
         if crew.beginning:
             return [_finish_prompt(loaded, crew.beginning, request)]
         taken.append(request)
-        if (len(taken) + 1) * len(taken[0].prompt) > _PREFILL_TOKENS:
+        width = len(taken[0].prompt)
+        if (len(taken) + 1) * width > _PREFILL_TOKENS:
+            break
+        if len(taken) * width >= _ENOUGH and _next_length(waiting) < 0.9 * width:
             break
     if not taken:
         return []
@@ -248,6 +252,14 @@ def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
     slots.advance(width)
     slots.starts = pads
     return [_Prefilled(r, slots, i, logits[i], deque(range(len(r.seeds)))) for i, r in enumerate(taken)]
+
+
+def _next_length(waiting: deque[Request]) -> int:
+    """Tokens of the prompt that comes next; 0 if another lane took the last one."""
+    try:
+        return len(waiting[0].prompt)
+    except IndexError:
+        return 0
 
 
 def _finish_prompt(loaded: Loaded, beginning: list[torch.Tensor], request: Request) -> _Prefilled:

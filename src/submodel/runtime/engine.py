@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.runtime import native
+from submodel import native
 from submodel.runtime.linear import PackedLinear
 from submodel.runtime.slots import Slots
 

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from submodel import native
 from submodel.arithmetic import linear, multiplies, scratch
 from submodel.errors import SubmodelError, unknown_name
-from submodel.runtime import native, pages
+from submodel.runtime import pages
 from submodel.store import Mask
 
 BLOCK = 16  # rows between two entries of `starts`

@@ -82,6 +82,7 @@ def open_library(file: Path) -> Any:
         ("sm_pack", None, [matrix, pointer, pointer, number]),
         ("sm_unpack", None, [matrix, number, number, pointer, number]),
         ("sm_matmul", None, [matrix, pointer, number, pointer, pointer, number]),
+        ("sm_dense", None, [pointer, number, number, pointer, number, pointer, pointer, number]),
         ("sm_exchange", None, [*[pointer] * 3, *[number] * 4, ctypes.c_float, pointer, pointer, number]),
         ("sm_step", None, [ctypes.POINTER(Model), number, *[pointer] * 5, number, pointer, number, pointer, number]),
     ]:
