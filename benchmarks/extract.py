@@ -63,6 +63,7 @@ from submodel.errors import SubmodelError
 from submodel.models import blocks_of, matrices_of, open_base
 from submodel.prune.extract import extract
 from submodel.store import Store
+from submodel.workers import share_heap
 
 OURS, TEXTBOOK, PEER = "ours", "textbook", "llm-compressor"
 SQUARE = 4096
@@ -70,7 +71,8 @@ FIGURES = ("seconds", "tokens/s", "peak MiB", "beyond the weights MiB")
 
 
 def run_ours(model_dir: Path, ids: torch.Tensor, out: Path) -> dict[str, Any]:
-    """Extract into the new store `out`."""
+    """Extract into the new store `out`, as the command does."""
+    share_heap()
     base = open_base(str(model_dir))
     _ = MODEL_FOR_CAUSAL_LM_MAPPING[type(base.config)]  # imports the model's code
     before = memory_bytes("VmRSS")
@@ -145,7 +147,9 @@ def run_rounds(args: argparse.Namespace, ids: Path, work: Path) -> tuple[dict[st
             out = work / (OURS if name == OURS else f"{name}.npz")
             if name == PEER:
                 script = str(ROOT / "benchmarks" / "peer_llmcompressor.py")
-                found = run_child([args.peer_python, script, str(args.model_dir), str(ids), str(out)], args.threads)
+                # -P: its libraries look for a package `kernels`, and the script's folder has a module of that name
+                command = [args.peer_python, "-P", script, str(args.model_dir), str(ids), str(out)]
+                found = run_child(command, args.threads)
                 sizes = {"peak": found["peak_rss_bytes"], "before": found["rss_before_prune_bytes"]}
                 row = {"seconds": found["seconds_prune"], **sizes, "versions": found["versions"]}
             else:

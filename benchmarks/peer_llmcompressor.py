@@ -1,6 +1,6 @@
 """Wanda by llm-compressor on the same calibration tokens, for a comparison of masks, time and memory.
 
-    python peer_llmcompressor.py MODEL_DIR IDS.npy OUT.npz --sparsity 0.5 --batch-size 1
+    python -P peer_llmcompressor.py MODEL_DIR IDS.npy OUT.npz --sparsity 0.5 --batch-size 1
 
 Run it with a Python of its own, since the peer pins its own dependencies:
 

@@ -44,6 +44,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import open_base
 from submodel.prune.extract import extract
+from submodel.workers import share_heap
 
 GOAL_GIB = 3
 LAYERS = 32
@@ -120,7 +121,8 @@ def check_room(folder: Path, config: LlamaConfig, have_checkpoint: bool) -> None
 
 
 def run(checkpoint: Path, out: Path) -> dict[str, Any]:
-    """Extract both domains into the new store `out`; what it took."""
+    """Extract both domains into the new store `out`, as the command does; what it took."""
+    share_heap()
     base = open_base(str(checkpoint))
     _ = MODEL_FOR_CAUSAL_LM_MAPPING[type(base.config)]  # imports the model's code
     generator = torch.Generator().manual_seed(0)

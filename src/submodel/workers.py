@@ -4,6 +4,9 @@ Against all threads on one piece this saves a barrier after every operation (ano
 its share and no more), and a result does not depend on how many cores there are.
 """
 
+import ctypes
+import os
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
@@ -13,6 +16,7 @@ import torch
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+_M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 class Workers:
@@ -38,3 +42,17 @@ class Workers:
                 return work(item)
 
         return list(self._pool.map(inside, items))
+
+
+def share_heap() -> None:
+    """Let threads that begin from now on share the main thread's heap, for good.
+
+    glibc gives each thread one of its own, which keeps what that thread once needed. For a process that has little else
+    to do than large arithmetic: a command, not a server. Without effect elsewhere, or where MALLOC_ARENA_MAX is set.
+    """
+    if sys.platform != "linux" or "MALLOC_ARENA_MAX" in os.environ:
+        return
+    try:
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    except AttributeError:  # another C library
+        pass

@@ -139,7 +139,9 @@ def _extract(args: argparse.Namespace) -> None:
     from submodel.prune.select import parse_pattern
     from submodel.search import search
     from submodel.tasks.evaluate import problems_in
+    from submodel.workers import share_heap
 
+    share_heap()
     pattern = parse_pattern(args.sparsity, args.pattern)
     check_method(args.method, args.minutes)
     check_grid(args.grid)
