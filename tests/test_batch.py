@@ -48,6 +48,26 @@ def test_greedy_equals_one_at_a_time(family: str, slots: int | None, lanes: int,
         assert found[request.key].finish == ("eos" if ended else "length")
 
 
+def test_prompts_of_unlike_length_are_not_padded_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where there are tokens enough without the shorter ones."""
+    loaded = load(str(tiny.save("llama", tmp_path / "model")))
+    prompts = [tuple(tiny.ids(1, length, seed=length)[0].tolist()) for length in (30, 29, 28, 12, 11, 3)]
+    shapes: list[tuple[int, ...]] = []
+    whole = batch.forward
+
+    def counted(model: Any, ids: torch.Tensor, *rest: Any) -> torch.Tensor:
+        shapes.append(tuple(ids.shape))
+        return whole(model, ids, *rest)
+
+    monkeypatch.setattr(batch, "forward", counted)
+    monkeypatch.setattr(batch, "_ENOUGH", 50)
+    requests = [Request(str(i), prompt, 1) for i, prompt in enumerate(prompts)]
+    found = {c.key: c for c in generate_batch(loaded, requests, lanes=1)}
+    assert shapes == [(3, 30), (3, 12)]  # 3 x 12 are too few to stand alone
+    for request in requests:
+        assert list(found[request.key].tokens) == _alone(loaded, request.prompt, 1)
+
+
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.MIXTURES])
 def test_what_all_prompts_begin_with_is_computed_once(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     loaded = load(str(tiny.save(family, tmp_path / family)))
