@@ -42,9 +42,7 @@ from submodel.tasks import parse_task
 from submodel.tasks.cell import Cell, Settings
 from submodel.tasks.code.problem import Problem, program
 from submodel.tasks.code.tables import CODE
-from submodel.tasks.code.task import code_rows, judge_of, problems_of, seed_of
-
-TEMPERATURE, TOP_P = 0.8, 0.95
+from submodel.tasks.code.task import Sampling, code_rows, judge_of, problems_of, sampling_of, seed_of
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,12 @@ def _cell(loaded: Loaded, args: argparse.Namespace, out: Path, shared: dict[Any,
     return Cell(task, loaded, settings, out, frozenset(), lambda *_: None, print, shared)
 
 
-def _ours(cell: Cell, problems: list[Problem], samples: int) -> Result:
+def _ours(cell: Cell, problems: list[Problem]) -> Result:
     started = time.monotonic()
     [row] = code_rows(cell)
     seconds = time.monotonic() - started
     entries = cell.journal(row).entries
-    each = {p.id: [entries[f"{p.id}#{i}"] for i in range(samples)] for p in problems}
+    each = {p.id: [entries[f"{p.id}#{i}"] for i in range(sampling_of(cell.settings).samples)] for p in problems}
     return Result(
         {key: [entry["text"] for entry in found] for key, found in each.items()},
         {key: [entry["status"] == "passed" for entry in found] for key, found in each.items()},
@@ -89,40 +87,40 @@ def _ours(cell: Cell, problems: list[Problem], samples: int) -> Result:
 class _Drawn(LogitsProcessor):
     """Leaves of each row's scores the token that we draw from them; a row that has ended draws nothing."""
 
-    def __init__(self, seeds: list[int], ended: int):
+    def __init__(self, sampling: Sampling, part: list[tuple[Problem, int]], ended: int):
+        seeds = [seed_of(sampling.seed, problem.id, sample) for problem, sample in part]
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._ended, self._begun = ended, False
+        self._sampling, self._ended = sampling, ended
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         chosen = torch.full_like(scores, -torch.inf)
         for row, generator in enumerate(self._generators):
-            if self._begun and int(input_ids[row, -1]) == self._ended:
+            if int(input_ids[row, -1]) == self._ended:
                 chosen[row, self._ended] = 0
             else:
-                chosen[row, pick(scores[row], TEMPERATURE, TOP_P, 0, generator)] = 0
-        self._begun = True
+                chosen[row, pick(scores[row], self._sampling.temperature, self._sampling.top_p, 0, generator)] = 0
         return chosen
 
 
-def _transformers(cell: Cell, model: Any, problems: list[Problem], batch: int, max_tokens: int, samples: int) -> Result:
+def _transformers(cell: Cell, model: Any, problems: list[Problem], batch: int) -> Result:
     """Sorted by length, left-padded, `generate` with stop_strings, judged beside the next batch."""
     started = time.monotonic()
-    judge, tokenizer = judge_of(cell), cell.loaded.tokenizer
+    judge, tokenizer, sampling = judge_of(cell), cell.loaded.tokenizer, sampling_of(cell.settings)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    texts = {p.id: [""] * samples for p in problems}
-    verdicts: dict[str, list[Any]] = {p.id: [None] * samples for p in problems}
+    texts = {p.id: [""] * sampling.samples for p in problems}
+    verdicts: dict[str, list[Any]] = {p.id: [None] * sampling.samples for p in problems}
     by_length = sorted(problems, key=lambda p: -len(tokenizer(p.prompt)["input_ids"]))
-    each = [(p, i) for p in by_length for i in range(samples)]
+    each = [(p, i) for p in by_length for i in range(sampling.samples)]
     with ThreadPoolExecutor(os.cpu_count()) as pool, torch.inference_mode():
         for at in range(0, len(each), batch):
             part = each[at : at + batch]
             given = tokenizer([p.prompt for p, _ in part], return_tensors="pt", padding=True)
             stops = list(part[0][0].stops)
-            drawn = [_Drawn([seed_of(0, p.id, i) for p, i in part], tokenizer.pad_token_id)] if samples > 1 else []
+            drawn = [_Drawn(sampling, part, tokenizer.pad_token_id)] if sampling.temperature else []
             out = model.generate(  # type: ignore[operator]
                 **given,
-                max_new_tokens=max_tokens,
+                max_new_tokens=sampling.max_tokens,
                 do_sample=False,
                 pad_token_id=tokenizer.pad_token_id,
                 stop_strings=stops,
@@ -155,9 +153,7 @@ class _CodeEval:
         return {"pass@1": statistics.mean(self.passed[problem.id])}, {}
 
 
-def _harness(
-    cell: Cell, plain: Any, rows: Rows, problems: list[Problem], batch: int, max_tokens: int, samples: int
-) -> Result:
+def _harness(cell: Cell, plain: Any, rows: Rows, problems: list[Problem], batch: int) -> Result:
     """lm-evaluation-harness' own `humaneval` task and HF backend over the same rows."""
     import datasets
     import evaluate
@@ -167,13 +163,14 @@ def _harness(
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    judged = _CodeEval(cell, problems)
+    judged, sampling = _CodeEval(cell, problems), sampling_of(cell.settings)
     evaluate.load = lambda *_: judged
     config = load_yaml(Path(lm_eval.__file__).parent / "tasks/humaneval/humaneval.yaml")
-    config["generation_kwargs"]["max_gen_toks"] = max_tokens
-    if samples > 1:
-        config["repeats"] = samples
-        config["generation_kwargs"] |= {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P}
+    config["generation_kwargs"]["max_gen_toks"] = sampling.max_tokens
+    if sampling.temperature:
+        config["repeats"] = sampling.samples
+        drawing = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        config["generation_kwargs"] |= drawing
     found = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows.rows)})
     task = ConfigurableTask(config={**config, "custom_dataset": lambda **_: found})
     started = time.monotonic()
@@ -236,23 +233,17 @@ def main() -> None:
         few = Rows(full.source, rows.rows[: args.tune], full.sha256)
         batch = {
             "transformers": _fastest(
-                lambda size: _transformers(first, plain, problems[: args.tune], size, args.max_tokens, args.samples),
+                lambda size: _transformers(first, plain, problems[: args.tune], size),
                 args.batches,
             ),
-            "lm-eval": _fastest(
-                lambda size: _harness(first, plain, few, problems, size, args.max_tokens, args.samples), args.batches
-            ),
+            "lm-eval": _fastest(lambda size: _harness(first, plain, few, problems, size), args.batches),
         }
         found: dict[str, list[Result]] = {"submodel": [], "transformers": [], "lm-eval": []}
         for turn in range(args.rounds):
             cell = _cell(loaded, args, Path(folder) / f"{turn}.jsonl", shared)
-            found["submodel"].append(_ours(cell, problems, args.samples))
-            found["transformers"].append(
-                _transformers(cell, plain, problems, batch["transformers"], args.max_tokens, args.samples)
-            )
-            found["lm-eval"].append(
-                _harness(cell, plain, rows, problems, batch["lm-eval"], args.max_tokens, args.samples)
-            )
+            found["submodel"].append(_ours(cell, problems))
+            found["transformers"].append(_transformers(cell, plain, problems, batch["transformers"]))
+            found["lm-eval"].append(_harness(cell, plain, rows, problems, batch["lm-eval"]))
     ours, total = found["submodel"][0], len(problems) * args.samples
     lines = [["", "batch", "seconds [min, max]", "texts/s", "submodel is", "pass@1", "texts equal to ours"]]
     for name, results in found.items():

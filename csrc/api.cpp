@@ -221,7 +221,7 @@ void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint1
   float* out = found.get();
   multiply(&m, &out, 1, input, threads);
   for (int64_t b = 0; b < count; b++, y += m->rows, out += m->rows)
-    for (int64_t row = 0; row < m->rows; row++) y[row] = to_bf16(bias ? out[row] + from_bf16(bias[row]) : out[row]);
+    kernels.round(out, bias, m->rows, y);
 }
 
 void sm_dense(const uint16_t* weights, int64_t rows, int64_t cols, const uint16_t* x, int64_t count,

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "avx2.h"
 
 namespace {
 
@@ -18,12 +19,6 @@ inline __m256 held(const float* p) {
   __m256 v = _mm256_loadu_ps(p);
   asm volatile("" : "+x"(v));
   return v;
-}
-
-inline float sum_of(__m256 v) {
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 
 // R rows of x, `width` floats apart, times C rows of weights, `pitch` apart, over some columns, a multiple of 16; added
