@@ -1,5 +1,6 @@
 """Masks moved by gradients: against a literal reference, exact rows, families and patterns, padding, after a kill."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from submodel.calibration import Samples
+from submodel.calibration.samples import Provenance
 from submodel.errors import SubmodelError
 from submodel.models import Base, open_base
 from submodel.prune import distil as module
-from submodel.prune import extract as extraction
+from submodel.prune import make as making
 from submodel.prune import whole
 from submodel.prune.distil import Distilled, distil, first_scores
 from submodel.prune.extract import extract
@@ -52,6 +54,12 @@ def _moved(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) 
 
 def _distilled(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> dict[str, np.ndarray]:
     return {name: mask.unpack() for name, mask in _moved(base, wanda, text, state, **options).masks.items()}
+
+
+def _from(name: str, seed: int) -> Samples:
+    """Samples that say where they came from."""
+    ids = tiny.ids(11, 24, seed=seed)
+    return Samples(name, ids, Provenance("text", None, "all", 0, 24, 11, ids.numel(), 1, {}, {}, f"{seed:064x}"))
 
 
 def _note(norm: torch.Tensor, _: Any, inputs: tuple[torch.Tensor]) -> None:
@@ -190,39 +198,66 @@ def test_goes_on_after_an_interrupt(start: str, llama: Path, tmp_path: Path, mon
 def test_the_fit_of_a_moved_mask_goes_on_after_an_interrupt(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    base, keep, method = open_base(str(llama)), extraction.Work.keep, "wanda+distil+reconstruct"
+    base, keep, method = open_base(str(llama)), making.Work.keep, "wanda+distil+reconstruct"
     moved = to_float32(base, [SAMPLES], tmp_path / "moved", method="wanda+distil").manifests["d"]
     whole = to_float32(base, [SAMPLES], tmp_path / "whole", method=method).manifests["d"]
     assert whole["masks"]["sha256"] == moved["masks"]["sha256"], "a fit leaves the mask as it is"
     kept: list[str] = []
 
-    def interrupted(self: extraction.Work, block: int, found: Any) -> None:
+    def interrupted(self: making.Work, block: int, found: Any) -> None:
         if kept.count(self.folder.name) == 1 and self.folder.name == "fits":
             raise KeyboardInterrupt
         kept.append(self.folder.name)
         keep(self, block, found)
 
     with monkeypatch.context() as patch:
-        patch.setattr(extraction.Work, "keep", interrupted)
+        patch.setattr(making.Work, "keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             to_float32(base, [SAMPLES], tmp_path / "cut", method=method)
     done: list[tuple[int, int]] = []
     with monkeypatch.context() as patch:
-        patch.setattr(extraction.Work, "keep", lambda self, *given: kept.append(self.folder.name) or keep(self, *given))
+        patch.setattr(making.Work, "keep", lambda self, *given: kept.append(self.folder.name) or keep(self, *given))
         cut = to_float32(base, [SAMPLES], tmp_path / "cut", method=method, progress=lambda a, b: done.append((a, b)))
     assert kept.count("fits") == 3 and len(kept) == 6, "blocks that were done are done again"
     assert done[-1][0] == done[-1][1] and done == sorted(done)
     assert cut.manifests["d"]["weights"] == whole["weights"] and not (tmp_path / "cut/work").exists()
 
 
+@pytest.mark.parametrize("more", [{"method": "wanda+distil+reconstruct"}, {"method": "wanda+distil", "grid": "int8"}])
+def test_a_moved_mask_that_is_there_is_fitted(
+    more: dict[str, Any], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    base, domains = open_base(str(llama)), [_from("a", 0), _from("b", 1)]
+    whole = to_float32(base, domains, tmp_path / "whole", **more).manifests
+    named = [replace(domain, name=f"{domain.name}-moved") for domain in domains]
+    to_float32(base, named, tmp_path / "store", method="wanda+distil")
+
+    def refused(*_: Any, **__: Any):
+        raise AssertionError("gradients are taken")
+
+    monkeypatch.setattr(making, "distil", refused)
+    done: list[tuple[int, int]] = []
+    found = to_float32(base, domains, tmp_path / "store", progress=lambda a, b: done.append((a, b)), **more).manifests
+    assert done[-1][0] == done[-1][1] and done == sorted(done)
+    for name, manifest in found.items():
+        assert all(manifest[key] == whole[name][key] for key in ("key", "weights", "distil", "unseen_experts"))
+        assert manifest["masks"]["sha256"] == whole[name]["masks"]["sha256"]
+        assert manifest["mask_of"]["name"] == f"{name}-moved" and "mask_of" not in whole[name]
+    assert not (tmp_path / "store/work").exists() and verify(tmp_path / "store")
+    other, untold = _from("c", 2), replace(domains[0], name="c", provenance=None)
+    for others in ([other], [replace(domains[0], name="a2"), other], [untold]):
+        with pytest.raises(AssertionError, match="gradients are taken"):
+            to_float32(base, others, tmp_path / "store", **more)
+
+
 def test_the_walk_reads_a_part(
     llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(extraction, "_WALKED", 49)
+    monkeypatch.setattr(making, "_WALKED", 49)
     seen: list[int] = []
-    walk = extraction.walk
+    walk = making.walk
     monkeypatch.setattr(
-        extraction, "walk", lambda base, domains, **k: seen.append(len(domains[0].ids)) or walk(base, domains, **k)
+        making, "walk", lambda base, domains, **k: seen.append(len(domains[0].ids)) or walk(base, domains, **k)
     )
     to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+distil")
     assert seen == [3]

@@ -10,11 +10,11 @@ from benchmarks.textbook import textbook_prune
 from submodel.calibration import Samples
 from submodel.models import blocks_of, open_base
 from submodel.prune import METHODS
-from submodel.prune import extract as extraction
 from submodel.prune.extract import extract
 from submodel.prune.select import parse_pattern
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.prune.verify import verify
+from submodel.prune.work import Work
 from submodel.store import Store
 from tests import tiny
 
@@ -47,7 +47,7 @@ def test_patterns(method: str, sparsity: float | None, pattern: str | None, llam
 
 @pytest.mark.parametrize("method", GATHERING)
 def test_interrupted_and_started_again(method: str, llama: Path, tmp_path: Path, monkeypatch):
-    base, keep = open_base(str(llama)), extraction.Work.keep
+    base, keep = open_base(str(llama)), Work.keep
     domains = [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(4, 24, seed=1))]
     extract(base, domains, tmp_path / "whole", method=method, dtype=torch.float32)
 
@@ -56,7 +56,7 @@ def test_interrupted_and_started_again(method: str, llama: Path, tmp_path: Path,
             raise KeyboardInterrupt
         keep(self, block, found)
 
-    monkeypatch.setattr(extraction.Work, "keep", interrupted)
+    monkeypatch.setattr(Work, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(base, domains, tmp_path / "store", method=method, dtype=torch.float32)
     monkeypatch.undo()

@@ -33,8 +33,12 @@ def row(value: float, submodel: str = "dense", **changed: Any) -> Row:
     return Row(**plain | changed)
 
 
-def took(submodel: str, seconds: float, resumed: int = 0) -> list[Row]:
-    common: dict[str, Any] = {"task": "extract", "data": {"name": None}, "settings": {"resumed_blocks": resumed}}
+def took(submodel: str, seconds: float, resumed: int = 0, **more: str) -> list[Row]:
+    common: dict[str, Any] = {
+        "task": "extract",
+        "data": {"name": None},
+        "settings": {"resumed_blocks": resumed, **more},
+    }
     return [
         row(seconds, submodel, metric="seconds", **common),
         row(500 * 2.0**20, submodel, metric="peak_bytes", **common),
@@ -153,6 +157,8 @@ def test_what_extractions_took():
         ["java", "-", ">3.0 s", "500 MiB"],
     ]
     assert "interrupted" in text.splitlines()[-1] and "interrupted" not in table(took("python", 1))
+    fitted = table([*took("python", 1), *took("fitted", 2, mask_of="python")]).splitlines()[-1]
+    assert fitted == "fitted: python's mask, fitted; its seconds are counted, its peak memory is not"
 
 
 def test_a_row_that_a_kill_cut_short(tmp_path: Path):

@@ -218,6 +218,21 @@ def test_a_whole_study_and_again(file: Path):
     assert started == ["tiny/eval/dense/other", *(cell.name for cell in cells if cell.name.endswith("/news"))]
 
 
+def test_a_fit_takes_the_mask_that_is_there(file: Path):
+    given = ('prune.methods=["wanda+distil", "wanda+distil+reconstruct"]', "prune.sparsities=[0.5]")
+    read, cells, records = planned(file, *given)
+    study.run(study.select(cells, "*/extract/*"), records, submit=in_here([]))
+    moved, fitted = (
+        {row.submodel: row for row in records.rows_of(cell) if row.metric == "seconds"} for cell in cells if cell.makes
+    )
+    for domain in ("python", "prose"):
+        row, before = fitted[f"{domain}-wanda+distil+reconstruct-50"], f"{domain}-wanda+distil-50"
+        assert row.settings["mask_of"] == before and "mask_of" not in moved[before].settings
+        taken = Store(records.out / "tiny.store").manifest(before)["seconds"]
+        assert row.value == 2.0 + taken and moved[before].value == 2.0
+    assert "python-wanda+distil-50's mask, fitted" in study.study_table(read, cells, records)
+
+
 def test_a_domain_that_comes_later(file: Path):
     """Only its own sub-model is made, and what the others took stays."""
     less = ('prune.methods=["wanda"]', "prune.sparsities=[0.5]")

@@ -8,8 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +15,21 @@ import torch
 
 from submodel import store
 from submodel.arithmetic import default_dtype
-from submodel.calibration import Samples, with_openings
+from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
-from submodel.prune.allocation import ALLOCATIONS, allocate, check_allocation
+from submodel.prune.allocation import ALLOCATIONS, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, check_rate, distils, noted
-from submodel.prune.decide import decider, gridder, refitter
-from submodel.prune.distil import RATE, Distilled, check_memory, distil
+from submodel.prune.distil import check_memory
+from submodel.prune.make import Plan, make
 from submodel.prune.recipe import Settings, is_there, recipe
-from submodel.prune.reconstruct import gram_of
 from submodel.prune.rounding import check_grid
 from submodel.prune.select import Pattern
-from submodel.prune.statistics import SquaredNorm
 from submodel.prune.watch import Watch
 from submodel.prune.work import Work
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_samples, is_fitted
-from submodel.stream import Pruned, walk
-
-_WALKED = 32768  # tokens that the walk reads where a whole model's gradients come after it
 
 
 @dataclass(frozen=True)
@@ -118,10 +111,10 @@ def extract(
     if rule and rule.whole:
         sensitivity.check_memory(base, dtype, device)
 
-    def plan(by: str) -> _Plan:
+    def plan(by: str) -> Plan:
         added = METHODS[by].openings if openings is None else openings
         settings = Settings(by, pattern, allocation, added, rate, grid, dtype, device, batch_tokens)
-        return _Plan(settings, {domain.name: recipe(base, domain, settings) for domain in domains})
+        return Plan(settings, {domain.name: recipe(base, domain, settings) for domain in domains})
 
     started = time.monotonic()
     choice = None
@@ -142,14 +135,6 @@ def extract(
     return Extracted(out, manifests, already, resumed, time.monotonic() - started)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How one method makes all sub-models asked for; `recipes` by their names."""
-
-    settings: Settings
-    recipes: dict[str, dict[str, Any]]
-
-
 def _best_that_fits(base: Base, dtype: torch.dtype, device: str) -> str:
     try:
         check_memory(base, dtype, device)
@@ -158,7 +143,7 @@ def _best_that_fits(base: Base, dtype: torch.dtype, device: str) -> str:
     return CANDIDATES[0]
 
 
-def _earlier(out: Path, first: Choice, plan: Callable[[str], _Plan]) -> Choice:
+def _earlier(out: Path, first: Choice, plan: Callable[[str], Plan]) -> Choice:
     """What the same command decided before, of sub-models that are there or of a walk that was killed; or `first`."""
     if (out / "store.json").exists():
         target, minutes = store.Store(out), first.minutes
@@ -175,7 +160,7 @@ def _earlier(out: Path, first: Choice, plan: Callable[[str], _Plan]) -> Choice:
 
 
 def _derive(
-    base: Base, domains: Sequence[Samples], out: Path, plan: _Plan, watch: Watch, routing: bool
+    base: Base, domains: Sequence[Samples], out: Path, plan: Plan, watch: Watch, routing: bool
 ) -> tuple[list[Samples], int]:
     """Make what is not there yet. Returns it, and the blocks that an earlier, killed run had done.
 
@@ -190,7 +175,7 @@ def _derive(
             if missing:
                 work = Work(Work.place(target, {d.name: plan.recipes[d.name]["key"] for d in missing}))
                 begun = begun or work.folder
-                resumed = _make(base, missing, plan, target, work, watch)
+                resumed = make(base, missing, plan, target, work, watch)
                 work.remove()
             begun = None  # the sub-models are whole by now
             if routing:
@@ -205,80 +190,6 @@ def _derive(
         raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
 
 
-def _make(base: Base, domains: Sequence[Samples], plan: _Plan, target: store.Store, work: Work, watch: Watch) -> int:
-    """Walk, distil and fit where the method says so, and add the sub-models. Returns the blocks done before."""
-    settings = plan.settings
-    method, rule = METHODS[settings.method], ALLOCATIONS[settings.allocation]
-    statistic = method.statistic or (SquaredNorm if settings.grid else None)  # a grid needs a walk that runs
-    grid = gridder(settings.grid) if settings.grid else None
-    config = base.config.get_text_config()
-    arithmetic = {"dtype": settings.dtype, "device": settings.device}
-    run = partial(walk, base, batch_tokens=settings.batch_tokens, **arithmetic)
-    looked = [domain.first(_WALKED) for domain in domains] if method.distilled else domains
-    walked = [with_openings(d, settings.openings, config.vocab_size) for d in looked] if settings.openings else looked
-    passes = [*[looked] * (rule.walks if rule else 0), walked]
-    before = [domain.first(sensitivity.TOKENS) for domain in looked] if rule and rule.whole else []
-    again = method.refitted or (method.distilled and grid)  # another walk, when gradients have moved the mask
-    later, last = domains if method.distilled else [], walked if again else []
-    watch.begin(work.folder, config.num_hidden_layers, before, passes, later, last)
-    patterns = allocate(
-        settings.allocation,
-        base,
-        looked,
-        settings.pattern,
-        work.folder,
-        walk=partial(run, looked, progress=watch.walk(0)),
-        gradients=partial(sensitivity.costs, base, progress=watch.gradients, **arithmetic),
-    )
-
-    def keep(block: int, found: dict[str, dict[str, Pruned]]) -> None:
-        work.keep(block, found)
-        watch.block(block)
-
-    resumed = run(
-        walked,
-        make=statistic,
-        decide=decider(method, patterns, work),
-        keep=keep,
-        work=work.folder,
-        afterwards=None if last else grid,
-        progress=watch.walk(len(passes) - 1),
-    )
-    found = {domain.name: work.result(domain.name) for domain in domains}
-    moved: dict[str, Distilled] = {}
-    for domain in later:
-        moved[domain.name] = distil(
-            base,
-            domain,
-            found[domain.name],
-            patterns[domain.name],
-            rate=settings.rate or RATE,
-            state=work.folder / f"{domain.name}.distil",
-            progress=watch.step,
-            **arithmetic,
-        )
-    made: dict[str, store.Masks] = {**found, **{name: one.masks for name, one in moved.items()}}
-    if last:
-        fits = Work(work.folder / "fits")
-        run(
-            last,
-            make=gram_of(method) if method.refitted else SquaredNorm,
-            decide=refitter(dict(made), method.refitted),
-            keep=fits.keep,
-            work=fits.folder,
-            afterwards=grid,
-            progress=watch.refit,
-        )
-        made = {name: fits.result(name) for name in made}
-    for domain in domains:  # all at the end: the same command finds its work only while none is there
-        manifest = plan.recipes[domain.name]
-        if rule:
-            manifest["matrix_sparsity"] = {name: one.sparsity for name, one in patterns[domain.name].items()}
-        manifest |= _seen(domain, found[domain.name].unseen, moved.get(domain.name), watch)
-        target.add(domain.name, made[domain.name], manifest)
-    return resumed
-
-
 def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> None:
     """Keep what the domains' texts look like, for the router, where it is not there yet; the store is locked.
 
@@ -288,17 +199,3 @@ def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> 
         pooler = Pooler(base)
         for domain in texts:
             fit_samples(target, pooler, domain.name, domain)
-
-
-def _seen(domain: Samples, unseen: list[str], moved: Distilled | None, watch: Watch) -> dict[str, Any]:
-    """What a manifest says beside the recipe."""
-    found: dict[str, Any] = {"unseen_experts": sorted(unseen), "seconds": round(watch.seconds, 1)}
-    if moved:
-        found["distil"] = {"losses": [round(loss, 4) for loss in moved.losses]}
-    if domain.contamination is not None:
-        found["contamination"] = domain.contamination
-    if domain.settling is not None:
-        found["settling"] = domain.settling
-    if watch.choice:
-        found["auto"] = watch.choice.as_dict()
-    return {**found, "created": datetime.now(UTC).isoformat()}

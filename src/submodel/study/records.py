@@ -114,7 +114,8 @@ class Records:
             rows = self._extraction_rows(cell, outcome)
             append_rows(self.rows_file, rows)
             record["rows"] += [_digest(row.key) for row in rows]
-            record["whole"] = not found["already"] and not found["resumed_blocks"]
+            parted = found["resumed_blocks"] or any("mask_of" in m for m in found["submodels"].values())
+            record["whole"] = not found["already"] and not parted
             failed = None
         else:
             rows = [Row(**row) for row in (*found["rows"], *found["already"])]
@@ -141,11 +142,13 @@ class Records:
             yield
 
     def _extraction_rows(self, cell: Cell, outcome: Outcome) -> list[Row]:
-        """Seconds and peak memory of the process that made the sub-models; none for those that were there before."""
+        """Seconds and peak memory of the process that made the sub-models; none for those that were there before.
+
+        Where it fitted a mask that was there, what that had taken counts among the seconds.
+        """
         document = outcome.document
         fresh = {name: m for name, m in document["submodels"].items() if name not in document["already"]}
         walk = {"submodels": sorted(fresh), "resumed_blocks": document["resumed_blocks"]}
-        measured = {"seconds": outcome.seconds, "peak_bytes": float(outcome.peak_bytes)}
         base = self._store(cell).base
         return [
             Row(
@@ -160,13 +163,19 @@ class Records:
                 low=value,
                 high=value,
                 n=(manifest["calibration"] or {}).get("tokens", 0),
-                settings={key: manifest[key] for key in ("method", "sparsity", "pattern", "dtype")} | walk,
+                settings={key: manifest[key] for key in ("method", "sparsity", "pattern", "dtype")}
+                | walk
+                | ({"mask_of": mask["name"]} if mask else {}),
                 versions=manifest["versions"],
                 machine=machine(),
                 seconds=outcome.seconds,
             )
             for name, manifest in fresh.items()
-            for metric, value in measured.items()
+            for mask in [manifest.get("mask_of", {})]
+            for metric, value in {
+                "seconds": outcome.seconds + mask.get("seconds", 0),
+                "peak_bytes": float(outcome.peak_bytes),
+            }.items()
         ]
 
     def _key(self, cell: Cell) -> str:
