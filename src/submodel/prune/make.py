@@ -68,13 +68,13 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
     settings = plan.settings
     method = METHODS[settings.method]
     looked = [domain.first(_WALKED) for domain in domains] if method.distilled else domains
-    vocabulary = base.config.get_text_config().vocab_size
-    walked = [with_openings(d, settings.openings, vocabulary) for d in looked] if settings.openings else looked
+    config = base.config.get_text_config()
+    walked = [with_openings(d, settings.openings, config.vocab_size) for d in looked] if settings.openings else looked
     again = method.distilled and (method.refitted or settings.grid)  # another walk, when gradients have moved the mask
     last = walked if again else []
     there = _there(base, domains, settings, target) if again else {}
     if there:
-        watch.begin(work.folder, base.config.get_text_config().num_hidden_layers, [], [], [], last)
+        watch.begin(work.folder, config.num_hidden_layers, [], [], [], last)
         found = _taken(target, there)
     else:
         found = _decided(base, domains, looked, walked, last, settings, work, watch)
