@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from submodel.prune.magnitude import MAGNITUDE
 from submodel.prune.method import Method
-from submodel.prune.reconstruct import reconstructed
 from submodel.prune.ria import RIA
 from submodel.prune.sparsegpt import SPARSEGPT
 from submodel.prune.swaps import SWAPS
@@ -17,8 +16,13 @@ METHODS: dict[str, Method] = {
     "swaps": SWAPS,
     "sparsegpt": SPARSEGPT,
 }
-_MOVED = {
+METHODS |= {
     f"{name}+distil": replace(METHODS[name], about=f"{METHODS[name].about}; then moved by gradients", distilled=True)
     for name in ("wanda", "ria", "swaps")
 }
-METHODS |= _MOVED | {f"{name}+reconstruct": reconstructed(method) for name, method in (METHODS | _MOVED).items()}
+METHODS |= {
+    f"{name}+reconstruct": replace(
+        method, about=f"{method.about}; the kept weights fitted by least squares", refitted=True
+    )
+    for name, method in METHODS.items()
+}

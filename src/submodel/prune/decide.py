@@ -24,7 +24,7 @@ _One = Callable[[str, str, int | None, torch.Tensor, Any], Pruned]
 
 
 def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work: Work) -> Decide:
-    """The walk's question: `method`'s answer, rounded as it will be stored.
+    """The walk's question: `method`'s answer, its kept weights fitted where it says so, rounded as it will be stored.
 
     Args:
         method: of every matrix; an expert that no token reached is pruned by magnitude and noted in `work`.
@@ -33,13 +33,22 @@ def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work:
     """
 
     def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
-        unseen = expert is not None and seen is None and method.statistic is not None
+        unseen = expert is not None and seen is None and (method.fits or method.statistic is not None)
         if unseen:
             work.note_unseen(domain, f"{name}[{expert}]")
         by = METHODS["magnitude"] if unseen else method
         prepared = by.prepare(weight, seen)
         pattern = patterns[domain][name]
-        return _in_parts(lambda part: by.prune(part.float(), prepared, pattern), weight)
+        if seen is None or not method.fits:
+            return _in_parts(lambda part: by.prune(part.float(), prepared, pattern), weight)
+        fit, asked = fitter(weight, seen)
+
+        def fitted(part: torch.Tensor, *rest: torch.Tensor) -> Pruned:
+            rows = part.float()
+            keep = by.prune(rows, prepared, pattern).keep
+            return Pruned(keep, fit(rows, keep, *rest))
+
+        return _in_parts(fitted, weight, *asked)
 
     return _asked(one)
 
@@ -58,8 +67,8 @@ def refitter(masks: Mapping[str, Masks], fits: bool) -> Decide:
         keep = torch.from_numpy(own.unpack()).to(weight.device)
         if seen is None or not fits:
             return Pruned(keep.cpu(), (weight * keep).cpu() if fits else None)
-        fit = fitter(weight, seen)
-        return _in_parts(lambda part, kept: Pruned(kept, fit(part.float(), kept)), weight, keep)
+        fit, asked = fitter(weight, seen)
+        return _in_parts(lambda part, kept, *rest: Pruned(kept, fit(part.float(), kept, *rest)), weight, keep, *asked)
 
     return _asked(one)
 

@@ -18,8 +18,8 @@ from submodel.prune.allocation import ALLOCATIONS, allocate
 from submodel.prune.decide import decider, gridder, refitter
 from submodel.prune.distil import RATE, distil
 from submodel.prune.recipe import Settings, recipe
-from submodel.prune.reconstruct import gram_of
 from submodel.prune.statistics import SquaredNorm
+from submodel.prune.toward import Toward
 from submodel.prune.watch import Watch
 from submodel.prune.work import Work
 from submodel.stream import Pruned, walk
@@ -69,12 +69,16 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
     method = METHODS[settings.method]
     looked = [domain.first(_WALKED) for domain in domains] if method.distilled else domains
     config = base.config.get_text_config()
-    walked = [with_openings(d, settings.openings, config.vocab_size) for d in looked] if settings.openings else looked
-    again = method.distilled and (method.refitted or settings.grid)  # another walk, when gradients have moved the mask
-    last = walked if again else []
-    there = _there(base, domains, settings, target) if again else {}
+
+    def opened(texts: Sequence[Samples]) -> Sequence[Samples]:
+        return [with_openings(d, settings.openings, config.vocab_size) for d in texts] if settings.openings else texts
+
+    walked, last = opened(looked), []
+    if method.distilled:  # another walk, when gradients have moved the mask; a fit is the better the more it reads
+        last = opened(domains) if method.refitted else walked if settings.grid else []
+    there = _there(base, domains, settings, target) if last else {}
     if there:
-        watch.begin(work.folder, config.num_hidden_layers, [], [], [], last)
+        watch.begin(work.folder, config.num_hidden_layers, [], [], [], last, method.refitted)
         found = _taken(target, there)
     else:
         found = _decided(base, domains, looked, walked, last, settings, work, watch)
@@ -84,7 +88,8 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
         walk(
             base,
             last,
-            make=gram_of(method) if method.refitted else SquaredNorm,
+            make=Toward if method.refitted else SquaredNorm,
+            paired=method.refitted,
             decide=refitter(dict(made), method.refitted),
             keep=fits.keep,
             work=fits.folder,
@@ -121,7 +126,8 @@ def _decided(
     passes = [*[looked] * (rule.walks if rule else 0), walked]
     before = [domain.first(sensitivity.TOKENS) for domain in looked] if rule and rule.whole else []
     later = domains if method.distilled else []
-    watch.begin(work.folder, base.config.get_text_config().num_hidden_layers, before, passes, later, last)
+    blocks = base.config.get_text_config().num_hidden_layers
+    watch.begin(work.folder, blocks, before, passes, later, last, method.refitted)
     patterns = allocate(
         settings.allocation,
         base,
@@ -138,7 +144,8 @@ def _decided(
 
     resumed = run(
         walked,
-        make=method.statistic or (SquaredNorm if settings.grid else None),  # a grid needs a walk that runs
+        make=Toward if method.fits else method.statistic or (SquaredNorm if settings.grid else None),  # a grid: a run
+        paired=method.fits,
         decide=decider(method, patterns, work),
         keep=keep,
         work=work.folder,

@@ -25,7 +25,7 @@ class Method:
         prepare: whole weight as stored and the statistic of its inputs -> what `decide` gets; called once a matrix.
         openings: one-token samples that it wants beside the text (see `calibration.with_openings`).
         distilled: the mask is moved afterwards, in the whole model (see `distil`).
-        refitted: and then the kept weights are fitted, on another walk (see `reconstruct`).
+        refitted: the kept weights are fitted (see `reconstruct`): in the same walk, or after `distilled` in another.
     """
 
     about: str
@@ -35,6 +35,11 @@ class Method:
     openings: int = 0
     distilled: bool = False
     refitted: bool = False
+
+    @property
+    def fits(self) -> bool:
+        """The walk that decides the mask fits the kept weights as well; its statistics are `toward.Toward`."""
+        return self.refitted and not self.distilled
 
     def prune(self, rows: torch.Tensor, prepared: Any, pattern: Pattern) -> Pruned:
         """`decide`, with a bare mask made Pruned."""

@@ -46,6 +46,7 @@ def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
         **({"rate": settings.rate} if settings.rate else {}),
         **({"grid": settings.grid} if settings.grid else {}),
         **({"step_tokens": STEP_TOKENS, "hidden": HIDDEN} if METHODS[settings.method].distilled else {}),
+        **({"fit": "dense"} if METHODS[settings.method].refitted else {}),  # the target; before, own inputs alone
         "base_sha256": base.sha256,
         "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
         "dtype": str(settings.dtype).removeprefix("torch."),

@@ -1,35 +1,32 @@
-"""Reconstruct: after any mask, fit the kept weights to the dense output of their matrix by least squares.
+"""Reconstruct: after any mask, fit the kept weights by least squares, so that the model comes back to the dense one.
 
 For each row w with mask m the kept weights change by the d, 0 where dropped, that makes
 
-    ||((1 - m) w - d) X||^2  +  ridge * sum_j d_j^2 G_jj        with G = X X^T
+    sum over tokens of (t - (m w + d) x)^2  +  ridge * sum_j d_j^2 G_jj        with G = sum x x^T
 
-least: what the mask takes away is made up for on the calibration text, and every weight pays for leaving its value in
-proportion to what it adds to the output, which keeps few calibration tokens from being learnt by heart. What is learnt
-by heart grows with inputs / tokens, so the ridge is 3 times that: on nine matrices of a 135M model, fitted to 8k and to
-32k tokens of Python, the least error on other Python lay near it (dev/LOG.md). The normal equations,
+least, x being the row's input in the sub-model and t what it is to put out: w x' with the input x' of the dense model
+and, where the matrix adds its output to the residual stream, what the stream lacks there (`toward`). So a matrix makes
+up for its own mask and for what those before it have lost. Every weight pays for leaving its value in proportion to
+what it adds to the output, which keeps few calibration tokens from being learnt by heart. What is learnt by heart grows
+with inputs / tokens, so the ridge is 3 times that: on nine matrices of a 135M model, fitted to 8k and to 32k tokens of
+Python, the least error on other Python lay near it (dev/LOG.md). The normal equations,
 
-    m (G + ridge diag G) d = m G ((1 - m) w),
+    m (G + ridge diag G) d = m (sum (t - m w x) x^T) = m (G ((1 - m) w) + sum (t - w x) x^T),
 
 have another support in every row, so no factor can be shared; but conjugate gradients, preconditioned by the diagonal,
 need one product of all rows with G a step. They lower the sum above from step to step, and it begins, at d = 0, with
-the error of the mask alone: the error never ends above that.
+the error of the mask alone: what the matrix puts out is never farther from t than that.
 
 Conjugate gradients on the support of a mask: ALPS, arXiv 2406.07831, section 3.3. That a simple mask with a fit
 afterwards can beat better masks: arXiv 2510.14444, which fits attention and MLP as wholes where this fits each matrix.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from typing import Any
 
 import torch
 
-from submodel.prune.method import Method
-from submodel.prune.select import Pattern
 from submodel.prune.statistics import Gram
-from submodel.stream import Make, Pruned
+from submodel.prune.toward import Toward
 
 _RIDGE = 3.0  # times inputs / tokens
 _STEPS = 20
@@ -42,6 +39,7 @@ def refit(
     gram: torch.Tensor,
     *,
     ridge: float,
+    asked: torch.Tensor | None = None,
     steps: int = _STEPS,
     near: float = _NEAR,
 ) -> torch.Tensor:
@@ -52,6 +50,7 @@ def refit(
         keep: bool (rows, cols), True = kept.
         gram: (cols, cols) of the inputs, in the dtype of `weight`.
         ridge: what a change costs, see above; 0 is plain least squares.
+        asked: (rows, cols) sum over tokens of what is asked for beyond W x, times x^T; nothing if None.
         steps: of conjugate gradients at most.
         near: the part of its first residual at which a row is done.
 
@@ -61,7 +60,10 @@ def refit(
     diagonal = (1 + ridge) * gram.diagonal()
     inverse = torch.where(diagonal > 0, 1 / diagonal, 0)  # a feature that no token has keeps its weight
     change = torch.zeros_like(weight)
-    residual = (weight.masked_fill(keep, 0) @ gram).masked_fill_(~keep, 0)
+    residual = weight.masked_fill(keep, 0) @ gram
+    if asked is not None:
+        residual += asked
+    residual.masked_fill_(~keep, 0)
     scaled = residual * inverse
     direction = scaled.clone()
     size = (residual * scaled).sum(1)
@@ -80,36 +82,21 @@ def refit(
     return (weight + change).masked_fill_(~keep, 0)
 
 
-def fitter(weight: torch.Tensor, inputs: Gram) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """`refit` for the rows of a weight (rows, cols), with the ridge that its inputs ask for: rows, mask -> new rows."""
-    return partial(refit, gram=inputs.products.to(weight.device), ridge=ridge_of(weight, inputs))
+def fitter(weight: torch.Tensor, inputs: Toward) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
+    """`refit` for some rows of a weight (rows, cols), with the ridge that its inputs ask for.
+
+    Returns:
+        Rows, their mask, and their part of the following -> new rows; what has a part for every row.
+    """
+    gram, ridge = inputs.products.to(weight.device), ridge_of(weight, inputs)
+    cross = None if inputs.cross is None else inputs.cross.to(weight.device)
+
+    def fit(rows: torch.Tensor, keep: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
+        return refit(rows, keep, gram, ridge=ridge, asked=asked if cross is None else rows @ cross)
+
+    return fit, [] if inputs.asked is None else [inputs.asked.to(weight.device)]
 
 
 def ridge_of(weight: torch.Tensor, inputs: Gram) -> float:
     """What a change of a weight (rows, cols) costs by itself, in parts of what it adds to the output."""
     return _RIDGE * weight.shape[1] / inputs.tokens
-
-
-def gram_of(method: Method) -> Make:
-    """The Gram matrix that stands in for a method's statistic: none, the squared norm or a Gram matrix."""
-    return method.statistic if isinstance(method.statistic, type) and issubclass(method.statistic, Gram) else Gram
-
-
-def reconstructed(method: Method) -> Method:
-    """`method`, its kept weights fitted afterwards.
-
-    A mask that gradients moved is fitted on a walk of its own; any other as soon as it is decided.
-    """
-    about = f"{method.about}; the kept weights fitted by least squares"
-    if method.distilled:
-        return replace(method, about=about, refitted=True)
-
-    def prepare(weight: torch.Tensor, inputs: Gram) -> tuple[Any, Callable[..., torch.Tensor]]:
-        return method.prepare(weight, inputs), fitter(weight, inputs)
-
-    def decide(weight: torch.Tensor, prepared: tuple[Any, Callable[..., torch.Tensor]], pattern: Pattern) -> Pruned:
-        own, fit = prepared
-        keep = method.prune(weight, own, pattern).keep
-        return Pruned(keep, fit(weight, keep))
-
-    return Method(about, gram_of(method), decide, prepare, method.openings)

@@ -103,7 +103,11 @@ def settle(
     """
     if method not in METHODS:
         raise unknown_name("method", method, METHODS)
-    able = [name for name, entry in METHODS.items() if entry.statistic is SquaredNorm and not entry.distilled]
+    able = [
+        name
+        for name, entry in METHODS.items()
+        if entry.statistic is SquaredNorm and not entry.distilled and not entry.refitted
+    ]
     if method not in able:
         raise SubmodelError(
             f"--tokens auto with {method}: only masks of norms are measured ({', '.join(able)}): give --tokens N"

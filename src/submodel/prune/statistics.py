@@ -32,7 +32,7 @@ class SquaredNorm:
 
     def add_openings(self, other: "SquaredNorm") -> None:
         """Let one-token samples have their share in the sum."""
-        self.sum_squares += _scale(self, other) * other.sum_squares
+        self.sum_squares += share_of_openings(self, other) * other.sum_squares
 
 
 class Gram:
@@ -71,7 +71,7 @@ class Gram:
 
     def add_openings(self, other: "Gram") -> None:
         """Let one-token samples have their share in the sum."""
-        self.products.add_(other.products, alpha=_scale(self, other))
+        self.products.add_(other.products, alpha=share_of_openings(self, other))
 
 
 class ClippedGram(Gram):
@@ -83,13 +83,24 @@ class ClippedGram(Gram):
     def update(self, inputs: torch.Tensor) -> None:
         """Take in one batch, (tokens, cols) of any float dtype."""
         values = inputs.to(torch.float32, copy=True)
-        norms = values.norm(dim=1, keepdim=True)
-        limit = _CLIP * norms.median()
-        values *= torch.where(norms > limit, limit / norms, 1)
+        clip(values)
         self._add(values)
 
 
-def _scale(text: SquaredNorm | Gram, openings: SquaredNorm | Gram) -> float:
+def clip(values: torch.Tensor) -> torch.Tensor:
+    """Scale the rows (tokens, cols) of a batch, in place, so that none has more than 4 times the median norm.
+
+    Returns:
+        What each was multiplied by, (tokens, 1).
+    """
+    norms = values.norm(dim=1, keepdim=True)
+    limit = _CLIP * norms.median()
+    scale = torch.where(norms > limit, limit / norms, 1)
+    values *= scale
+    return scale
+
+
+def share_of_openings(text: SquaredNorm | Gram, openings: SquaredNorm | Gram) -> float:
     """What makes the sum over openings the agreed share of the sum over text."""
     whole = float(openings.sum_squares.sum())
     return OPENINGS_SHARE * float(text.sum_squares.sum()) / whole if whole else 0.0

@@ -46,6 +46,7 @@ class Watch:
         walks: Sequence[Sequence[Samples]],
         later: Sequence[Samples],
         last: Sequence[Samples],
+        paired: bool = False,
     ) -> None:
         """The work begins.
 
@@ -55,16 +56,18 @@ class Watch:
             before: what gradients are taken of for an allocation.
             walks: what each pass of the walk reads.
             later: what `distil` reads after them.
-            last: what a walk reads that fits the kept weights in the end.
+            last: what a walk reads that fits the kept weights in the end, or puts them on a grid.
+            paired: the dense model walks along in the last walk of all.
         """
         self._folder, self._later = folder, bool(later)
         self._runs = _GRADIENT_RUNS * blocks
         steps = sum(len(steps_of(domain)) for domain in later)
         self._ends = [self._runs * _tokens(before)]
-        for walked in walks:
-            self._ends.append(self._ends[-1] + _WALK_RUNS * blocks * _tokens(walked))
+        for number, walked in enumerate(walks, 1):
+            twice = paired and not last and number == len(walks)
+            self._ends.append(self._ends[-1] + _WALK_RUNS * (1 + twice) * blocks * _tokens(walked))
         self._moved = self._ends[-1] + self._runs * _tokens(later)
-        self._total = self._moved + _WALK_RUNS * blocks * _tokens(last)
+        self._total = self._moved + _WALK_RUNS * (1 + paired) * blocks * _tokens(last)
         self._pace = Pace(self.choice, steps or blocks, self._started) if self.choice else None
         if self.choice and self.choice.estimates:
             self.choice.note(folder)

@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,19 @@ from submodel.stream.record import Call, Recorder
 class Domain:
     """One domain in the walk: its samples in batches, its hidden states, the recorded calls of its batches.
 
-    `parts` are itself and, if its samples have openings, these as a domain of one-token samples.
+    `parts` are itself and, if its samples have openings, these as a domain of one-token samples. `dense` is the same
+    again for the dense model's hidden states, where they are asked for (`paired`).
     """
 
     def __init__(
-        self, samples: Samples, model: Any, folder: Path, dtype: torch.dtype, batch_tokens: int, stack: ExitStack
+        self,
+        samples: Samples,
+        model: Any,
+        folder: Path,
+        dtype: torch.dtype,
+        batch_tokens: int,
+        stack: ExitStack,
+        paired: bool = False,
     ):
         count, seq_len = samples.ids.shape
         hidden = model.config.get_text_config().hidden_size
@@ -39,6 +48,15 @@ class Domain:
         if samples.openings is not None:
             alone = Samples(f"{samples.name} openings", samples.openings[:, None])
             self.parts.append(Domain(alone, model, folder / "openings", dtype, batch_tokens, stack))
+        self.dense: Domain | None = None
+        if paired:
+            twin = replace(samples, name=f"{samples.name} dense")
+            self.dense = Domain(twin, model, folder / "dense", dtype, batch_tokens, stack)
+
+    @property
+    def all_parts(self) -> list["Domain"]:
+        """All that has hidden states of its own."""
+        return self.parts + (self.dense.parts if self.dense else [])
 
     def read(self, block: int, start: int, stop: int) -> torch.Tensor:
         hidden = self.hidden.read(block, start, stop)

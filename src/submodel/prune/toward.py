@@ -1,0 +1,64 @@
+"""Toward: what a fit needs to know of a matrix's inputs so that its output becomes the dense model's.
+
+With x the input of a token in the pruned model and x' the one it has in the dense model, a matrix W is to put out
+
+    t = W x'  +  l,
+
+l being what the pruned model's residual stream lacks, where W adds its output to that. A fit on x alone needs of this
+the products x x^T and (t - W x) x^T, both summed over the tokens; none counts for more than ClippedGram lets it.
+"""
+
+import torch
+
+from submodel.prune.statistics import ClippedGram, Gram, clip, share_of_openings
+
+
+class Toward(ClippedGram):
+    """A clipped Gram matrix of the inputs in the pruned model, and what the dense model's ask for beside it.
+
+    Attributes:
+        cross: (cols, cols), sum over tokens of (x' - x) x^T; W times it is what W is asked for; or None.
+        asked: (rows, cols), sum over tokens of (t - W x) x^T; of one matrix with fewer rows than columns, or one that
+            writes to the residual stream.
+    """
+
+    def __init__(self, cols: int, device: torch.device):
+        super().__init__(cols, device)
+        self.cross: torch.Tensor | None = None
+        self.asked: torch.Tensor | None = None
+
+    def update_paired(
+        self, inputs: torch.Tensor, dense: torch.Tensor, weight: torch.Tensor | None, lack: torch.Tensor | None
+    ) -> None:
+        """Take in one batch of a stage (see `stream.paired`), (tokens, cols) of both models."""
+        values = inputs.to(torch.float32, copy=True)
+        behind = dense.float() - values
+        scale = clip(values)
+        self._add(values)
+        behind *= scale
+        if weight is None or (lack is None and weight.shape[0] > weight.shape[1]):
+            self.cross = _plus(self.cross, behind.T @ values)
+        else:
+            asked = behind @ weight.float().T
+            if lack is not None:
+                asked.addcmul_(lack, scale)
+            self.asked = _plus(self.asked, asked.T @ values)
+
+    def merge(self, other: Gram) -> None:
+        """Add what another one has seen."""
+        super().merge(other)
+        assert isinstance(other, Toward)
+        self.cross, self.asked = _plus(self.cross, other.cross), _plus(self.asked, other.asked)
+
+    def add_openings(self, other: Gram) -> None:
+        """Let one-token samples have their share in the sums."""
+        share = share_of_openings(self, other)
+        super().add_openings(other)
+        assert isinstance(other, Toward)
+        self.cross, self.asked = _plus(self.cross, other.cross, share), _plus(self.asked, other.asked, share)
+
+
+def _plus(whole: torch.Tensor | None, more: torch.Tensor | None, times: float = 1.0) -> torch.Tensor | None:
+    if whole is None or more is None:
+        return more if whole is None else whole
+    return whole.add_(more, alpha=times)

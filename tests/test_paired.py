@@ -1,0 +1,177 @@
+"""A fit toward the dense model: a block's stages, what a statistic keeps of both models, a plain twin of it all."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers.modeling_utils import PreTrainedModel
+
+from submodel.calibration import Samples
+from submodel.models import blocks_of, matrices_of, open_base
+from submodel.prune.extract import extract
+from submodel.prune.statistics import OPENINGS_SHARE
+from submodel.prune.toward import Toward
+from submodel.runtime import load
+from submodel.store import Store
+from submodel.stream.paired import stages_of
+from submodel.stream.record import Recorder
+from tests import tiny
+
+AFTER_ATTENTION = "post_attention_layernorm"
+# family -> what is seen of the matrices that add to the residual stream: their last name, the module before which it is
+STREAMS: dict[str, dict[str, str]] = {
+    "llama": {"o_proj": "", "down_proj": AFTER_ATTENTION},
+    "phi3": {"o_proj": "", "down_proj": AFTER_ATTENTION},
+    "starcoder2": {"o_proj": "", "c_proj": AFTER_ATTENTION},
+    "bloom": {"dense": "", "dense_4h_to_h": AFTER_ATTENTION},
+    "mixtral": {"o_proj": ""},  # what experts put out is weighed first
+    "gemma2": {},  # a norm stands between
+    "gpt_neox": {},  # attention and MLP are added at once
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.MIXTURES])
+def test_the_stages_of_a_block(family: str):
+    model = tiny.build(family)
+    prefix, blocks = blocks_of(model)
+    hidden, calls = Recorder(model, blocks, lambda: None).record(tiny.ids(2, 24))
+    matrices = matrices_of(blocks[0], f"{prefix}.0")
+    stages = stages_of(blocks[0], calls[0], hidden, matrices)
+    names = [name for stage in stages for name in stage.matrices]
+    assert len(names) == len(set(names)) and set(names) <= {m.name for m in matrices}
+    flat = [m.name for m in matrices if ".fc" in m.name] if family == "opt" else []  # it takes tokens out of samples
+    assert {m.name for m in matrices} - set(names) == {m.name for m in matrices if "expert" in m.name} | set(flat)
+    if family in STREAMS:
+        found = {stage.matrices[0].split(".")[-2]: stage.stream for stage in stages if stage.stream is not None}
+        assert found == STREAMS[family]
+    if family == "llama":
+        assert [len(stage.matrices) for stage in stages] == [3, 1, 2, 1]
+
+
+def _sums(
+    inputs: torch.Tensor, dense: torch.Tensor, weight: torch.Tensor, lack: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """G and the sum of (t - W x) x^T, token by token."""
+    norms = inputs.norm(dim=1)
+    gram, asked = torch.zeros(len(inputs.T), len(inputs.T)), torch.zeros(weight.shape)
+    for x, own, lacks, norm in zip(inputs, dense, lack, norms, strict=True):
+        scale = min(1.0, float(4 * norms.median() / norm))
+        gram += scale**2 * x[:, None] * x
+        asked += scale**2 * (weight @ own + lacks - weight @ x)[:, None] * x
+    return gram, asked
+
+
+@pytest.mark.parametrize("rows", [3, 11, 30])
+@pytest.mark.parametrize("writes", [False, True])
+def test_what_a_statistic_keeps(rows: int, writes: bool):
+    generator = torch.Generator().manual_seed(0)
+    draw: Callable[..., torch.Tensor] = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    weight = draw(rows, 11)
+    parts = [(draw(size, 11), draw(size, 11), draw(size, rows) * writes) for size in (17, 1, 40)]
+    parts[0][0][5] *= 1000  # is clipped
+    made = [Toward(11, torch.device("cpu")) for _ in parts]
+    for one, (inputs, dense, lack) in zip(made, parts, strict=True):
+        given = inputs.clone()
+        one.update_paired(given, dense, weight, lack if writes else None)
+        assert torch.equal(given, inputs)
+    expected = [_sums(inputs, dense, weight, lack) for inputs, dense, lack in parts]
+    made[0].merge(made[1])
+    made[0].add_openings(made[2])
+    text = [first + second for first, second in zip(*expected[:2], strict=True)]
+    share = OPENINGS_SHARE * text[0].trace() / expected[2][0].trace()
+    whole = made[0]
+    assert whole.tokens == 18
+    torch.testing.assert_close(whole.products, text[0] + share * expected[2][0], rtol=1e-4, atol=1e-3)
+    assert (whole.asked is None) == (not writes and rows > 11) and (whole.cross is None) == (whole.asked is not None)
+    asked = whole.asked if whole.cross is None else weight @ whole.cross
+    torch.testing.assert_close(asked, text[1] + share * expected[2][1], rtol=1e-3, atol=1e-2)
+
+
+def _inputs(model: PreTrainedModel, ids: torch.Tensor, names: list[str]) -> list[torch.Tensor]:
+    """What some modules get, (tokens, cols)."""
+    seen: dict[str, torch.Tensor] = {}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, kwargs, name=name: seen.update({name: args[0] if args else kwargs["hidden_states"]}),
+            with_kwargs=True,
+        )
+        for name in names
+    ]
+    model(ids)
+    for handle in handles:
+        handle.remove()
+    return [seen[name].flatten(0, 1).double() for name in names]
+
+
+def _plain(ours: Any, dense: Any, keeps: dict[str, torch.Tensor], samples: Samples, at_once: int) -> None:
+    """Fit a llama matrix by matrix, whole models in memory, by least squares in float64."""
+    attention, mlp = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), ("mlp.gate_proj", "mlp.up_proj")
+    for name in keeps:  # those of a later stage are not run before it is fitted
+        ours.get_parameter(name).data = dense.get_parameter(name).data.clone()
+    for index in range(len(dense.model.layers)):
+        block = f"model.layers.{index}"
+        for stage in (attention, ("self_attn.o_proj",), mlp, ("mlp.down_proj",)):
+            before = {"self_attn.o_proj": block, "mlp.down_proj": f"{block}.{AFTER_ATTENTION}"}.get(stage[0])
+            names = [f"{block}.{stage[0]}", *([before] if before else [])]
+            fitted = {}
+            for matrix in stage:
+                name = f"{block}.{matrix}.weight"
+                weight, keep = dense.get_parameter(name).data.double(), keeps[name]
+                inputs, targets = [], []
+                for start in range(0, len(samples.ids), at_once):
+                    ids = samples.ids[start : start + at_once]
+                    x, *own = _inputs(ours, ids, names)
+                    there, *theirs = _inputs(dense, ids, names)
+                    target = there @ weight.T + (theirs[0] - own[0] if before else 0)
+                    if samples.weights is not None:
+                        scale = samples.weights[start : start + at_once].flatten().double().sqrt()[:, None]
+                        x, target = x * scale, target * scale
+                    norms = x.norm(dim=1, keepdim=True)
+                    scale = (4 * norms.median() / norms).clamp(max=1)
+                    inputs.append(x * scale)
+                    targets.append(target * scale)
+                x, target = torch.cat(inputs), torch.cat(targets)
+                hold = (3 * x.shape[1] / len(x) * x.square().sum(0)).sqrt().diag()
+                new = torch.zeros_like(weight)
+                for row, (w, kept) in enumerate(zip(weight, keep, strict=True)):
+                    left = torch.cat([x[:, kept], hold[kept][:, kept]])
+                    right = torch.cat([target[:, row], hold[kept][:, kept] @ w[kept]])
+                    new[row, kept] = torch.linalg.lstsq(left, right).solution
+                fitted[name] = new.float()
+            for name, new in fitted.items():
+                ours.get_parameter(name).data = new
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("weighted", [False, True])
+def test_it_is_the_plain_fit(weighted: bool, llama: Path, tmp_path: Path):
+    base, ids = open_base(str(llama)), tiny.ids(5, 24)
+    weights = torch.rand(ids.shape, generator=torch.Generator().manual_seed(0)) + 0.5 if weighted else None
+    samples = Samples("d", ids, weights=weights)
+    options: dict[str, Any] = {"method": "wanda+reconstruct", "dtype": torch.float32, "batch_tokens": 48}
+    extract(base, [samples], tmp_path / "store", **options)
+    keeps = {name: torch.from_numpy(mask.unpack()) for name, mask in Store(tmp_path / "store").masks("d").items()}
+    ours, plain, dense = load(f"{tmp_path / 'store'}@d").model, base.load(), base.load()
+    _plain(plain, dense, keeps, samples, 2)
+    moved = 0.0
+    for name, keep in keeps.items():
+        found, expected = ours.get_parameter(name), plain.get_parameter(name)
+        change = (expected - dense.get_parameter(name))[keep].norm()
+        assert (found - expected).norm() <= 0.02 * change, name
+        moved = max(moved, float(change / expected.norm()))
+    assert moved > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "opt", "mixtral"])
+def test_the_model_comes_nearer_to_the_dense_one(family: str, tmp_path: Path):
+    base, samples = open_base(str(tiny.save(family, tmp_path / "model"))), Samples("d", tiny.ids(40, 24))
+    distances = []
+    for method in ("wanda", "wanda+reconstruct"):
+        extract(base, [samples], tmp_path / method, method=method, dtype=torch.float32)
+        ours = load(f"{tmp_path / method}@d").model
+        distances.append((ours(samples.ids).logits - base.load()(samples.ids).logits).square().mean())
+    assert distances[1] < 0.7 * distances[0]
