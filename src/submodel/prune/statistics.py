@@ -32,7 +32,7 @@ class SquaredNorm:
 
     def add_openings(self, other: "SquaredNorm") -> None:
         """Let one-token samples have their share in the sum."""
-        self.sum_squares += share_of_openings(self, other) * other.sum_squares
+        self.sum_squares += _scale(self, other) * other.sum_squares
 
 
 class Gram:
@@ -71,7 +71,7 @@ class Gram:
 
     def add_openings(self, other: "Gram") -> None:
         """Let one-token samples have their share in the sum."""
-        self.products.add_(other.products, alpha=share_of_openings(self, other))
+        self.products.add_(other.products, alpha=_scale(self, other))
 
 
 class ClippedGram(Gram):
@@ -100,7 +100,7 @@ def clip(values: torch.Tensor) -> torch.Tensor:
     return scale
 
 
-def share_of_openings(text: SquaredNorm | Gram, openings: SquaredNorm | Gram) -> float:
+def _scale(text: SquaredNorm | Gram, openings: SquaredNorm | Gram) -> float:
     """What makes the sum over openings the agreed share of the sum over text."""
     whole = float(openings.sum_squares.sum())
     return OPENINGS_SHARE * float(text.sum_squares.sum()) / whole if whole else 0.0

@@ -6,11 +6,12 @@ With x the input of a token in the pruned model and x' the one it has in the den
 
 l being what the pruned model's residual stream lacks, where W adds its output to that. A fit on x alone needs of this
 the products x x^T and (t - W x) x^T, both summed over the tokens; none counts for more than ClippedGram lets it.
+Of one-token samples t is W x.
 """
 
 import torch
 
-from submodel.prune.statistics import ClippedGram, Gram, clip, share_of_openings
+from submodel.prune.statistics import ClippedGram, Gram, clip
 
 
 class Toward(ClippedGram):
@@ -50,15 +51,8 @@ class Toward(ClippedGram):
         assert isinstance(other, Toward)
         self.cross, self.asked = _plus(self.cross, other.cross), _plus(self.asked, other.asked)
 
-    def add_openings(self, other: Gram) -> None:
-        """Let one-token samples have their share in the sums."""
-        share = share_of_openings(self, other)
-        super().add_openings(other)
-        assert isinstance(other, Toward)
-        self.cross, self.asked = _plus(self.cross, other.cross, share), _plus(self.asked, other.asked, share)
 
-
-def _plus(whole: torch.Tensor | None, more: torch.Tensor | None, times: float = 1.0) -> torch.Tensor | None:
+def _plus(whole: torch.Tensor | None, more: torch.Tensor | None) -> torch.Tensor | None:
     if whole is None or more is None:
         return more if whole is None else whole
-    return whole.add_(more, alpha=times)
+    return whole.add_(more)

@@ -13,8 +13,13 @@ _GRADIENT_RUNS = 4  # of a block, that a token of gradients costs: dense, masked
 _WALK_RUNS = 2
 
 
-def _tokens(domains: Sequence[Samples]) -> int:
-    return sum(len(d.tokens) + (0 if d.openings is None else len(d.openings)) for d in domains)
+def _tokens(domains: Sequence[Samples], openings: bool = True) -> int:
+    return sum(len(d.tokens) + (len(d.openings) if openings and d.openings is not None else 0) for d in domains)
+
+
+def _walked(domains: Sequence[Samples], paired: bool) -> int:
+    """The tokens whose hidden states a walk takes along."""
+    return _tokens(domains) + (_tokens(domains, openings=False) if paired else 0)
 
 
 class Watch:
@@ -65,9 +70,9 @@ class Watch:
         self._ends = [self._runs * _tokens(before)]
         for number, walked in enumerate(walks, 1):
             twice = paired and not last and number == len(walks)
-            self._ends.append(self._ends[-1] + _WALK_RUNS * (1 + twice) * blocks * _tokens(walked))
+            self._ends.append(self._ends[-1] + _WALK_RUNS * blocks * _walked(walked, twice))
         self._moved = self._ends[-1] + self._runs * _tokens(later)
-        self._total = self._moved + _WALK_RUNS * (1 + paired) * blocks * _tokens(last)
+        self._total = self._moved + _WALK_RUNS * blocks * _walked(last, paired)
         self._pace = Pace(self.choice, steps or blocks, self._started) if self.choice else None
         if self.choice and self.choice.estimates:
             self.choice.note(folder)

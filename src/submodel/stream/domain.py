@@ -21,8 +21,8 @@ from submodel.stream.record import Call, Recorder
 class Domain:
     """One domain in the walk: its samples in batches, its hidden states, the recorded calls of its batches.
 
-    `parts` are itself and, if its samples have openings, these as a domain of one-token samples. `dense` is the same
-    again for the dense model's hidden states, where they are asked for (`paired`).
+    `parts` are itself and, if its samples have openings, these as a domain of one-token samples. `dense` is itself once
+    more, for the dense model's hidden states, where they are asked for (`paired`).
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Domain:
             self.parts.append(Domain(alone, model, folder / "openings", dtype, batch_tokens, stack))
         self.dense: Domain | None = None
         if paired:
-            twin = replace(samples, name=f"{samples.name} dense")
+            twin = replace(samples, name=f"{samples.name} dense", openings=None)
             self.dense = Domain(twin, model, folder / "dense", dtype, batch_tokens, stack)
 
     @property
     def all_parts(self) -> list["Domain"]:
         """All that has hidden states of its own."""
-        return self.parts + (self.dense.parts if self.dense else [])
+        return [*self.parts, *([self.dense] if self.dense else [])]
 
     def read(self, block: int, start: int, stop: int) -> torch.Tensor:
         hidden = self.hidden.read(block, start, stop)

@@ -145,17 +145,16 @@ def decide_paired(
             parameter.data = own.to(parameter.device, parameter.dtype)
         left.update(found)
 
-    tokens = sum(part.tokens for part in plan.parts)
+    runs = sum(part.tokens for part in plan.parts) + 2 * dense.tokens
     for number, stage in enumerate(stages, 1):
-        pairs = [_Pair(here, fitted, *parts) for parts in zip(plan.parts, dense.parts, strict=True)]
+        pairs = [_Pair(here, fitted, part, dense if part is plan else None) for part in plan.parts]
         seen = together([pair.observe(name, stage, make, number == len(stages)) for pair in pairs])
         put(here.decide([m for m in here.matrices if m.name in stage.matrices], weights, seen, decide))
         del seen  # it is large
-        here.tell.tokens(3 * tokens * number // len(stages) - 3 * tokens * (number - 1) // len(stages))
+        here.tell.tokens(runs * number // len(stages) - runs * (number - 1) // len(stages))
     if not stages:
-        for part in dense.parts:
-            here.pass_on(part)
-        here.tell.tokens(2 * tokens)
+        here.pass_on(dense)
+        here.tell.tokens(runs - dense.tokens)
     if rest := [m for m in matrices.values() if m.name not in left]:
         alone = replace(here, module=fitted, matrices=rest, tell=Counter(lambda done, total: None, 0, 0, 0))
         seen = together([alone.observe(part, make) for part in plan.parts])
@@ -183,12 +182,15 @@ def _copy(block: nn.Module, name: str) -> nn.Module:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A block dense and as far as it is pruned, and the hidden states of the same samples for either."""
+    """A block dense and as far as it is pruned, and the hidden states of the same samples for either.
+
+    One-token samples have none in the dense model: what their states lack is a few huge numbers, not to be made up for.
+    """
 
     here: Block
     fitted: nn.Module
     plan: Domain
-    dense: Domain
+    dense: Domain | None
 
     def observe(self, name: str, stage: Stage, make: Make, last: bool) -> Found:
         """What a stage of the block called `name` gets; after the last one the dense model's hidden states go on."""
@@ -203,18 +205,23 @@ class _Pair:
             start, stop = self.plan.batches[batch]
             rows: list[list[torch.Tensor]] = []
             for part, tap in ((self.plan, ours), (self.dense, theirs)):
+                if part is None:
+                    continue
                 hidden = part.read(index, start, stop).to(self.here.device)
                 seen, out = tap.run(part.calls[batch][index], hidden)
                 seen[""] = hidden
                 rows.append([seen[key].flatten(0, 1).float() for key in (first, stage.stream) if key is not None])
                 if out is not None:
                     part.write(index + 1, start, out)
-            (inputs, *stream), (own, *whole) = rows
-            lack = whole[0] - stream[0] if stream else None
+            inputs = rows[0][0]
+            statistic: Any = make(inputs.shape[1], inputs.device)
+            if self.dense is None:
+                statistic.update(inputs)
+                return {(matrix, 0): statistic for matrix in stage.matrices}
+            own, lack = rows[1][0], rows[1][1] - rows[0][1] if stage.stream is not None else None
             if (scale := self.plan.weights(start, stop)) is not None:
                 scale = scale.to(inputs.device).sqrt()[:, None]
                 inputs, own, lack = inputs * scale, own * scale, None if lack is None else lack * scale
-            statistic: Any = make(inputs.shape[1], inputs.device)
             statistic.update_paired(inputs, own, weight, lack)
             return {(matrix, 0): statistic for matrix in stage.matrices}
 
