@@ -18,7 +18,7 @@ from submodel.prune.work import Work
 from submodel.store import Store
 from tests import tiny
 
-GATHERING = [name for name, method in METHODS.items() if method.statistic or method.refitted]
+GATHERING = [name for name, method in METHODS.items() if method.observes]
 # the fit is the same code after every mask: with all families after one of them
 APART = [name for name in GATHERING if name.startswith("wanda") or not name.endswith("+reconstruct")]
 

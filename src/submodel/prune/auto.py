@@ -104,7 +104,7 @@ def distils(method: str) -> bool:
 
 def needs_text(method: str, grid: str | None = None) -> bool:
     """Whether a method, or AUTO, looks at a domain's text; rounding to a grid always does."""
-    return method == AUTO or grid is not None or METHODS[method].statistic is not None or METHODS[method].refitted
+    return method == AUTO or grid is not None or METHODS[method].observes
 
 
 class Pace:

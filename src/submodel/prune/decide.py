@@ -33,7 +33,7 @@ def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work:
     """
 
     def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
-        unseen = expert is not None and seen is None and (method.fits or method.statistic is not None)
+        unseen = expert is not None and seen is None and method.observes
         if unseen:
             work.note_unseen(domain, f"{name}[{expert}]")
         by = METHODS["magnitude"] if unseen else method

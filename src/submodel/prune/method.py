@@ -37,6 +37,11 @@ class Method:
     refitted: bool = False
 
     @property
+    def observes(self) -> bool:
+        """It looks at the inputs of matrices."""
+        return self.statistic is not None or self.refitted
+
+    @property
     def fits(self) -> bool:
         """The walk that decides the mask fits the kept weights as well; its statistics are `toward.Toward`."""
         return self.refitted and not self.distilled

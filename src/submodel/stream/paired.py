@@ -48,11 +48,13 @@ class Stage:
 
     Attributes:
         matrices: their names; the first is computed first.
+        module: of the block, by its name in it, that computes the first.
         stream: of one that adds its output to the residual stream: the module of the block whose input that stream is
             before, "" for the block's own; None where nothing is added.
     """
 
     matrices: tuple[str, ...]
+    module: str
     stream: str | None = None
 
 
@@ -64,20 +66,24 @@ def stages_of(block: nn.Module, call: Call, hidden: torch.Tensor, matrices: Iter
         call, hidden: to run it with, hidden states (samples, tokens, hidden).
         matrices: of the block.
     """
+    owners = {id(m.module): m.name for m in matrices if m.weight.dim() == 2}
+    modules: dict[str, str] = {}
     inputs: dict[str, torch.Tensor] = {}
     twice: set[str] = set()
     writes: dict[str, str] = {}
-    stream: list[tuple[str, torch.Tensor]] = [("", hidden)]  # the last is the stream now
+    stream = ("", hidden)  # as far as it is known: the module before which it is, and its state
     outputs: dict[str, torch.Tensor] = {}  # since then
 
     def look(name: str, state: torch.Tensor) -> None:
         """A state that is the stream and an output of a matrix is the stream from there on."""
-        if state.shape != hidden.shape or state is stream[-1][1]:
+        nonlocal stream
+        before, now = stream
+        if state.shape != hidden.shape or state is now:
             return
         for matrix, output in outputs.items():
-            if torch.equal(state, stream[-1][1] + output):
-                writes[matrix] = stream[-1][0]
-                stream.append((name, state))
+            if torch.equal(state, now + output):
+                writes[matrix] = before
+                stream = (name, state)
                 outputs.clear()
                 return
 
@@ -86,8 +92,11 @@ def stages_of(block: nn.Module, call: Call, hidden: torch.Tensor, matrices: Iter
             if not args or not isinstance(args[0], torch.Tensor):
                 return
             look(name, args[0])
-            if matrix is not None:
-                (twice.add(matrix) if matrix in inputs else inputs.update({matrix: args[0]}))
+            if matrix is None:
+                return
+            if matrix in inputs:
+                twice.add(matrix)
+            modules[matrix], inputs[matrix] = name, args[0]
 
         return hook
 
@@ -98,7 +107,6 @@ def stages_of(block: nn.Module, call: Call, hidden: torch.Tensor, matrices: Iter
 
         return hook
 
-    owners = {id(m.module): m.name for m in matrices if m.weight.dim() == 2}
     handles: list[Any] = []
     for name, module in block.named_modules():
         if name:
@@ -114,7 +122,10 @@ def stages_of(block: nn.Module, call: Call, hidden: torch.Tensor, matrices: Iter
     for matrix, given in inputs.items():
         if given.shape[:-1] == hidden.shape[:-1] and matrix not in twice:
             found.setdefault(id(given), []).append(matrix)
-    return [Stage(tuple(names), writes.get(names[0]) if len(names) == 1 else None) for names in found.values()]
+    return [
+        Stage(tuple(names), modules[names[0]], writes.get(names[0]) if len(names) == 1 else None)
+        for names in found.values()
+    ]
 
 
 def decide_paired(
@@ -148,7 +159,7 @@ def decide_paired(
     runs = sum(part.tokens for part in plan.parts) + 2 * dense.tokens
     for number, stage in enumerate(stages, 1):
         pairs = [_Pair(here, fitted, part, dense if part is plan else None) for part in plan.parts]
-        seen = together([pair.observe(name, stage, make, number == len(stages)) for pair in pairs])
+        seen = together([pair.observe(stage, make, last=number == len(stages)) for pair in pairs])
         put(here.decide([m for m in here.matrices if m.name in stage.matrices], weights, seen, decide))
         del seen  # it is large
         here.tell.tokens(runs * number // len(stages) - runs * (number - 1) // len(stages))
@@ -192,11 +203,10 @@ class _Pair:
     plan: Domain
     dense: Domain | None
 
-    def observe(self, name: str, stage: Stage, make: Make, last: bool) -> Found:
-        """What a stage of the block called `name` gets; after the last one the dense model's hidden states go on."""
+    def observe(self, stage: Stage, make: Make, last: bool) -> Found:
+        """What a stage gets; after the last one the dense model's hidden states go on."""
         index = self.here.index
-        first = stage.matrices[0].removeprefix(f"{name}.").rpartition(".")[0]
-        wanted = [first, *([stage.stream] if stage.stream else [])]
+        wanted = [stage.module, *([stage.stream] if stage.stream else [])]
         weight = None
         if len(stage.matrices) == 1:
             weight = next(m.weight for m in self.here.matrices if m.name == stage.matrices[0])
@@ -210,7 +220,9 @@ class _Pair:
                 hidden = part.read(index, start, stop).to(self.here.device)
                 seen, out = tap.run(part.calls[batch][index], hidden)
                 seen[""] = hidden
-                rows.append([seen[key].flatten(0, 1).float() for key in (first, stage.stream) if key is not None])
+                rows.append(
+                    [seen[key].flatten(0, 1).float() for key in (stage.module, stage.stream) if key is not None]
+                )
                 if out is not None:
                     part.write(index + 1, start, out)
             inputs = rows[0][0]
