@@ -23,7 +23,7 @@ from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.settle import settle
 from submodel.prune.verify import verify
-from submodel.store import Store
+from submodel.store import Masks, Store
 from tests import tiny
 from tests.test_cli import run
 
@@ -45,8 +45,15 @@ def wanda(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def _moved(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> Distilled:
-    start = Store(wanda).masks("d")
+@pytest.fixture(scope="module")
+def fitted(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("distil") / "fitted"
+    to_float32(open_base(str(llama)), [SAMPLES], out, method="wanda+reconstruct")
+    return out
+
+
+def _moved(base: Base, start_of: Path, text: Samples, state: Path, **options: Any) -> Distilled:
+    start = Store(start_of).masks("d")
     return distil(
         base, text, start, dict.fromkeys(start, HALF), dtype=torch.float32, device="cpu", state=state, **options
     )
@@ -66,9 +73,13 @@ def _note(norm: torch.Tensor, _: Any, inputs: tuple[torch.Tensor]) -> None:
     norm += inputs[0].detach()[0].square().sum(0)
 
 
-def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The same in plain steps: weights as tensors of their own, torch's own divergence and gradients, sorted scores."""
+def _literal(base: Base, begun: Masks, text: Samples) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[float]]:
+    """The same in plain steps: weights as tensors of their own, torch's own divergence and gradients, sorted scores.
+
+    Returns the masks, the weights that they are taken of, and the losses.
+    """
     model = base.load(torch.float32)
+    start = {name: torch.from_numpy(mask.unpack()) for name, mask in begun.items()}
     model.config.output_hidden_states = True
     weights = {name: model.get_parameter(name).detach().clone() for name in start}
     norms = {name: torch.zeros(weight.shape[1]) for name, weight in weights.items()}
@@ -78,6 +89,8 @@ def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple
         model(ids[None])
     seen = {name: norm.clone() for name, norm in norms.items()}
     scores = {name: first_scores(w, start[name], seen[name], HALF) for name, w in weights.items()}
+    for name, mask in begun.items():
+        weights[name] = torch.where(start[name], mask.apply_to(weights[name].clone()), weights[name])
     keep, losses = dict(start), []
     squares: dict[str, torch.Tensor] = {}
     steps = [text.ids[0:2], text.ids[2:4], text.ids[4:6], text.ids[6:8], text.ids[8:11]]
@@ -102,24 +115,37 @@ def _literal(base: Base, start: dict[str, torch.Tensor], text: Samples) -> tuple
             removed = scores[name].shape[1] // 2
             threshold = scores[name].sort(1).values[:, removed - 1 : removed]
             keep[name] = scores[name] > threshold
-    return keep, losses
+    return keep, weights, losses
 
 
-def test_as_the_literal_reference(llama: Path, wanda: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("begun", ["wanda", "fitted"])
+def test_as_the_literal_reference(
+    begun: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+):
     monkeypatch.setattr(whole, "_AT_ONCE", 7)
-    base = open_base(str(llama))
-    start = {name: torch.from_numpy(mask.unpack()) for name, mask in Store(wanda).masks("d").items()}
-    keep, losses = _literal(base, start, SAMPLES)
-    moved = _moved(base, wanda, SAMPLES, tmp_path / "state", rate=0.01)
+    base, start_of = open_base(str(llama)), request.getfixturevalue(begun)
+    start = Store(start_of).masks("d")
+    keep, weights, losses = _literal(base, start, SAMPLES)
+    moved = _moved(base, start_of, SAMPLES, tmp_path / "state", rate=0.01)
     assert np.allclose(moved.losses, losses, rtol=1e-4)
-    differing = sum(int((torch.from_numpy(moved.masks[n].unpack()) != keep[n]).sum()) for n in keep)
-    changed = sum(int((start[n] != keep[n]).sum()) for n in keep)
+    masks = {name: torch.from_numpy(mask.unpack()) for name, mask in moved.masks.items()}
+    differing = sum(int((masks[n] != keep[n]).sum()) for n in keep)
+    changed = sum(int((torch.from_numpy(start[n].unpack()) != keep[n]).sum()) for n in keep)
     assert changed > 100 and differing <= changed // 50, (changed, differing)  # scores that are equal but for rounding
+    for name, mask in moved.masks.items():
+        assert (mask.values is None) == (begun == "wanda")
+        if mask.values is not None:
+            own = mask.apply_to(torch.empty(masks[name].shape, dtype=base.dtype))
+            assert torch.equal(own, (weights[name] * masks[name]).to(base.dtype))
 
 
-def test_says_more_of_what_the_dense_model_says(llama: Path, wanda: Path, tmp_path: Path):
+@pytest.mark.parametrize("begun", ["wanda", "fitted"])
+def test_says_more_of_what_the_dense_model_says(
+    begun: str, llama: Path, tmp_path: Path, request: pytest.FixtureRequest
+):
     text = Samples("d", tiny.ids(8, 24, seed=1).repeat(6, 1))  # the same text over and over: its loss must fall
-    moved = _moved(open_base(str(llama)), wanda, text, tmp_path / "state", rate=0.05)
+    start = request.getfixturevalue(begun)
+    moved = _moved(open_base(str(llama)), start, text, tmp_path / "state", rate=0.05)
     assert np.mean(moved.losses[-4:]) < 0.8 * np.mean(moved.losses[:4]), moved.losses
 
 
@@ -163,18 +189,19 @@ def test_padding_is_not_read(llama: Path, wanda: Path, tmp_path: Path):
     assert any((found[n] != mask).any() for n, mask in _distilled(base, wanda, weighted, tmp_path / "c").items())
 
 
-@pytest.mark.parametrize("start", ["wanda", "ria", "swaps"])
+@pytest.mark.parametrize("start", ["wanda", "ria", "swaps", "wanda+reconstruct"])
 def test_goes_on_after_an_interrupt(start: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "_SAVED_EVERY", -1)
     base, method = open_base(str(llama)), f"{start}+distil"
     domains = [SAMPLES, Samples("e", tiny.ids(11, 24, seed=5))]
     whole = to_float32(base, domains, tmp_path / "whole", method=method)
+    steps = 3 if "reconstruct" in start else 5  # of a domain
     calls = 0
 
     def interrupted(self: module._Matrix, rate: float, step: int, own=module._Matrix.move) -> None:
         nonlocal calls
         calls += 1
-        if calls == 21 * 8:  # 21 matrices: the second domain's third step
+        if calls == 21 * (steps + 3):  # 21 matrices: the second domain's third step
             raise KeyboardInterrupt
         own(self, rate, step)
 
@@ -187,11 +214,12 @@ def test_goes_on_after_an_interrupt(start: str, llama: Path, tmp_path: Path, mon
     with monkeypatch.context() as patch:
         patch.setattr(module._Matrix, "move", interrupted)
         cut = to_float32(base, domains, tmp_path / "cut", method=method, progress=lambda a, b: done.append((a, b)))
-    assert calls <= 21 * 5, "the steps that were done are done again"
+    assert calls <= 21 * (steps - 2), "the steps that were done are done again"
     assert done[-1][0] == done[-1][1] and done == sorted(done)
     for name in ("d", "e"):
         assert cut.manifests[name]["masks"]["sha256"] == whole.manifests[name]["masks"]["sha256"]
-        assert len(cut.manifests[name]["distil"]["losses"]) == 5
+        assert cut.manifests[name].get("weights") == whole.manifests[name].get("weights")
+        assert len(cut.manifests[name]["distil"]["losses"]) == steps
     assert not (tmp_path / "cut/work").exists()
 
 
@@ -248,6 +276,45 @@ def test_a_moved_mask_that_is_there_is_fitted(
     for others in ([other], [replace(domains[0], name="a2"), other], [untold]):
         with pytest.raises(AssertionError, match="gradients are taken"):
             to_float32(base, others, tmp_path / "store", **more)
+
+
+def test_gradients_read_what_the_fit_has_not(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: dict[str, list[torch.Tensor]] = {"walk": [], "distil": []}
+
+    def noting(name: str, text: Any) -> Any:
+        own = getattr(making, name)
+        return lambda base, given, *rest, **k: seen[name].append(text(given).ids) or own(base, given, *rest, **k)
+
+    monkeypatch.setattr(making, "walk", noting("walk", lambda domains: domains[0]))
+    monkeypatch.setattr(making, "distil", noting("distil", lambda text: text))
+    to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+reconstruct+distil")
+    (fit,), (rest,) = seen["walk"], seen["distil"]
+    assert torch.equal(torch.cat([fit, rest]), SAMPLES.ids) and len(fit) == 5
+    with pytest.raises(SubmodelError, match="one half is for the fit"):
+        one = SAMPLES.take(slice(1))
+        to_float32(open_base(str(llama)), [one], tmp_path / "other", method="wanda+reconstruct+distil")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_mask_moves_over_fitted_weights(llama: Path, tmp_path: Path):
+    base, text = open_base(str(llama)), Samples("d", tiny.ids(12, 24))
+    more: dict[str, Any] = {"method": "wanda+reconstruct+distil", "rate": 0.02}
+    to_float32(base, [Samples("fit", text.ids[:6])], tmp_path / "s", method="wanda+reconstruct")
+    to_float32(base, [text], tmp_path / "s", **more)
+    to_float32(base, [replace(text, name="grid")], tmp_path / "s", grid="int8", **more)
+    verify(tmp_path / "s")
+    fit, moved, grid = (Store(tmp_path / "s").masks(name) for name in ("fit", "d", "grid"))
+    dense, back = base.load(), 0
+    for name, mask in moved.items():
+        weight = dense.get_parameter(name).detach()
+        own, before, rounded = (masks[name].apply_to(weight.clone()) for masks in (moved, fit, grid))
+        stayed, new = (own != 0) & (before != 0), (own != 0) & (before == 0)
+        assert torch.equal(own[stayed], before[stayed]) and torch.equal(own[new], weight[new])
+        assert (before[stayed] != weight[stayed]).float().mean() > 0.9
+        assert (mask.packed == grid[name].packed).all()
+        assert 0 < (rounded - own).square().sum() < 0.1 * (rounded - weight)[stayed].square().sum()
+        back += int(new.sum())
+    assert back > 100
 
 
 def test_the_walk_reads_a_part(

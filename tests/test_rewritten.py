@@ -25,7 +25,7 @@ from submodel.store import FORMAT, FORMAT_REWRITTEN, Store
 from tests import tiny
 from tests.test_cli import extract_options, run
 
-REWRITING = [name for name in METHODS if name == "sparsegpt" or name.endswith("+reconstruct")]
+REWRITING = [name for name in METHODS if name == "sparsegpt" or METHODS[name].refitted]
 SAMPLES = Samples("d", tiny.ids(5, 24))
 
 

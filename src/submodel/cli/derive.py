@@ -58,8 +58,8 @@ def add(verbs: arguments.Verbs) -> None:
         "--method",
         default="wanda",
         help="magnitude, wanda, ria, swaps or sparsegpt; +distil after wanda, ria or swaps moves the mask by gradients "
-        "of the whole model; +reconstruct fits the kept weights; auto: the best of those "
-        "that leave weights as they are (default: wanda)",
+        "of the whole model; +reconstruct fits the kept weights, before +distil or after it; auto: the best of "
+        "those that leave weights as they are (default: wanda)",
     )
     p.add_argument("--minutes", type=float, metavar="M", help="what --method auto may take (default: any time)")
     p.add_argument(

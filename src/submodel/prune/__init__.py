@@ -26,3 +26,12 @@ METHODS |= {
     )
     for name, method in METHODS.items()
 }
+METHODS |= {
+    f"{name}+reconstruct+distil": replace(
+        METHODS[f"{name}+reconstruct"],
+        about=f"{METHODS[f'{name}+reconstruct'].about}; then the mask moved by gradients",
+        distilled=True,
+        fitted_first=True,
+    )
+    for name in ("wanda", "ria", "swaps")
+}

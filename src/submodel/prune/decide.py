@@ -58,7 +58,7 @@ def refitter(masks: Mapping[str, Masks], fits: bool) -> Decide:
 
     Args:
         masks: of every domain. An expert that no token reached keeps its weights.
-        fits: else they all do.
+        fits: else they all do, those of the mask's own values as well.
     """
 
     def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
@@ -70,7 +70,15 @@ def refitter(masks: Mapping[str, Masks], fits: bool) -> Decide:
         fit, asked = fitter(weight, seen)
         return _in_parts(lambda part, kept, *rest: Pruned(kept, fit(part.float(), kept, *rest)), weight, keep, *asked)
 
-    return _asked(one)
+    anew = _asked(one)
+
+    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
+        mask = masks[domain][name]
+        if fits or mask.values is None:
+            return anew(domain, name, weight, statistics)
+        return Pruned(torch.from_numpy(mask.unpack()), mask.apply_to(weight.clone()).cpu())
+
+    return decide
 
 
 def gridder(grid: str) -> Afterwards:

@@ -12,21 +12,23 @@ in units of its root mean square in a row:
     score  <-  score - rate * gradient * weight / rms,        and the mask is taken anew.
 
 Scores begin as Wanda's, squared, in units of the row's mean and counted from the row's threshold, on the side of the
-mask that the walk left: a weight changes sides when its pull over many steps outweighs what it seemed worth. Weights
-never change. Scores are compared within a row only.
+mask that the walk left: a weight changes sides when its pull over many steps outweighs what it seemed worth. Scores are
+compared within a row only. Weights never change: where the start has weights of its own, what it keeps has those and
+what comes back has the base's.
 
 The gradient past the mask is the straight-through estimator (arXiv 1308.3432), scores over weights that stay as
 they are edge-popup (arXiv 1911.13299), learnt masks of language models MaskLLM (arXiv 2409.17481), which samples them
 and needs some thousand times the text. That this needs so little is measured (docs/methods.md), not explained.
 
-The whole model is in memory, with about 14 bytes a prunable weight, beside a sample's activations.
+The whole model is in memory, with about 14 bytes a prunable weight, 16 where the start has weights of its own, beside
+a sample's activations.
 """
 
 import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,10 @@ _SCORE_BYTES = 8  # a weight: its score, and room to choose by it
 
 @dataclass(frozen=True)
 class Distilled:
-    """Masks as exact as the start's, and each step's divergence before it was taken, in nats a token."""
+    """Masks as exact as the start's, and each step's divergence before it was taken, in nats a token.
+
+    Weights of their own are read from the state's file.
+    """
 
     masks: dict[str, Mask]
     losses: tuple[float, ...]
@@ -62,19 +67,27 @@ class Distilled:
 class _Matrix:
     """A prunable parameter with a score for each of its weights, in float32.
 
-    `square` (rows, 1) is the mean square of gradient times weight so far. All are changed in place.
+    `weights` (rows, cols) are those that the mask is taken of: the dense ones, or the start's own where it has some.
+    `square` (rows, 1) is the mean square of gradient times weight so far. Scores and squares are changed in place.
     """
 
     twin: Twin
     pattern: Pattern
     scores: torch.Tensor
     square: torch.Tensor
+    weights: torch.Tensor
+
+    @property
+    def has_own(self) -> bool:
+        """Its weights are not the dense ones."""
+        return self.weights is not self.twin.dense
 
     def move(self, rate: float, step: int) -> None:
         """Lower the scores by the pull that the parameter's gradient shows; drop the gradient; take the mask anew."""
-        pull = self.twin.pull()
+        pull = self.twin.gradient()
         if pull is None:  # an expert that no token reached
             return
+        pull.mul_(self.weights)
         self.square.lerp_(pull.square().mean(1, keepdim=True), 1 - _MEMORY)
         size = (self.square / (1 - _MEMORY ** (step + 1))).sqrt_().clamp_(min=1e-30)
         self.scores.addcdiv_(pull, size, value=-rate)
@@ -82,7 +95,7 @@ class _Matrix:
 
     def mask(self) -> None:
         """Make the sub-model's weights what the scores say."""
-        torch.mul(self.twin.dense, self.keep(), out=self.twin.masked)
+        torch.mul(self.weights, self.keep(), out=self.twin.masked)
 
     def keep(self) -> torch.Tensor:
         """The mask that the scores make, bool (rows, cols)."""
@@ -106,7 +119,7 @@ def distil(
     Args:
         base: the base model.
         text: read once, sample by sample.
-        start: the mask to begin with.
+        start: the mask to begin with, and the weights, if they are not the base's.
         patterns: of each matrix.
         dtype, device: of the arithmetic.
         rate: of the first step; it falls linearly to nothing.
@@ -131,13 +144,17 @@ def distil(
         if time.monotonic() - saved > _SAVED_EVERY or step + 1 == len(steps):
             _save(state, matrices, losses)
             saved = time.monotonic()
-    found = {name: _mask(matrix) for name, matrix in matrices.items()}
+    found = {name: _mask(name, matrix, state, base.dtype) for name, matrix in matrices.items()}
     return Distilled(found, tuple(losses))
 
 
-def check_memory(base: Base, dtype: torch.dtype, device: str) -> None:
-    """Raises SubmodelError for a model that this machine's memory cannot hold with scores and gradients."""
-    check_fits(base, dtype, device, beside=_SCORE_BYTES, instead="--method swaps or wanda, which hold one block")
+def check_memory(base: Base, dtype: torch.dtype, device: str, *, own: bool = False) -> None:
+    """Raises SubmodelError for a model that this machine's memory cannot hold with scores and gradients.
+
+    `own`: and with weights that are not the base's.
+    """
+    beside = _SCORE_BYTES + (dtype.itemsize if own else 0)
+    check_fits(base, dtype, device, beside=beside, instead="--method swaps or wanda, which hold one block")
 
 
 def first_scores(weight: torch.Tensor, keep: torch.Tensor, norms: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -168,7 +185,9 @@ def _opened(model: PreTrainedModel, text: Samples, start: Masks, patterns: Mappi
         keep = torch.from_numpy(mask.unpack()).to(dense.device).view(dense.shape)
         scores = first_scores(dense, keep, norms.get(name, torch.ones(mask.cols)).to(dense.device), patterns[name])
         square = torch.zeros(len(dense), 1, device=dense.device)
-        found[name] = _Matrix(Twin(parameter, dense, dense * keep), patterns[name], scores, square)
+        masked = mask.apply_to(parameter.data.clone()).view_as(dense)
+        weights = dense if mask.values is None else torch.where(keep, masked, dense)
+        found[name] = _Matrix(Twin(parameter, dense, masked), patterns[name], scores, square, weights)
     return found
 
 
@@ -188,14 +207,22 @@ def steps_of(text: Samples) -> list[list[int]]:
     return steps
 
 
-def _mask(matrix: _Matrix) -> Mask:
+def _mask(name: str, matrix: _Matrix, state: Path, dtype: torch.dtype) -> Mask:
     keep = matrix.keep().view(matrix.twin.parameter.shape).cpu().numpy()
-    return Mask(masks.pack(keep), keep.shape[-1])
+    mask = Mask(masks.pack(keep), keep.shape[-1])
+
+    def values() -> torch.Tensor:
+        with safe_open(state, framework="pt") as f:
+            own = f.get_tensor(f"{name} weights").to(dtype)
+        return own.view(-1)[torch.from_numpy(mask.unpack()).view(-1)]
+
+    return replace(mask, values=values) if matrix.has_own else mask
 
 
 def _save(state: Path, matrices: Mapping[str, _Matrix], losses: list[float]) -> None:
     tensors = {f"{name} scores": matrix.scores for name, matrix in matrices.items()}
     tensors |= {f"{name} square": matrix.square for name, matrix in matrices.items()}
+    tensors |= {f"{name} weights": matrix.weights for name, matrix in matrices.items() if matrix.has_own}
     partial = state.with_name(f"{state.name}.partial")
     write_tensors(partial, tensors, {"losses": json.dumps(losses)})
     os.replace(partial, state)

@@ -106,7 +106,7 @@ def extract(
     store.check_names(names)
     dtype = dtype or default_dtype(device)
     if distils(method):
-        check_memory(base, dtype, device)
+        check_memory(base, dtype, device, own=method != AUTO and METHODS[method].fitted_first)
     rule = ALLOCATIONS[allocation]
     if rule and rule.whole:
         sensitivity.check_memory(base, dtype, device)

@@ -2,6 +2,9 @@
 
 A mask that gradients moved is fitted on a walk of its own. Where the store has that mask already, made by the same
 recipe but for the fit, it is taken from there, and neither the first walk nor the gradients are run again.
+
+Where a fit comes before the gradients, it reads the first half of the text and they the other: a model that is fitted
+to a text says nearly what the dense model says there, and gradients would learn the rest of it by heart (dev/LOG.md).
 """
 
 from collections.abc import Sequence
@@ -12,11 +15,13 @@ from typing import Any
 
 from submodel import store
 from submodel.calibration import Samples, with_openings
+from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
 from submodel.prune.allocation import ALLOCATIONS, allocate
 from submodel.prune.decide import decider, gridder, refitter
 from submodel.prune.distil import RATE, distil
+from submodel.prune.method import Method
 from submodel.prune.recipe import Settings, recipe
 from submodel.prune.statistics import SquaredNorm
 from submodel.prune.toward import Toward
@@ -67,30 +72,26 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
     """
     settings = plan.settings
     method = METHODS[settings.method]
-    looked = [domain.first(_WALKED) for domain in domains] if method.distilled else domains
-    config = base.config.get_text_config()
-
-    def opened(texts: Sequence[Samples]) -> Sequence[Samples]:
-        return [with_openings(d, settings.openings, config.vocab_size) for d in texts] if settings.openings else texts
-
-    walked, last = opened(looked), []
+    looked, later = _shared_out(method, domains)
+    last: list[Samples] = []
     if method.distilled:  # another walk, when gradients have moved the mask; a fit is the better the more it reads
-        last = opened(domains) if method.refitted else walked if settings.grid else []
-    there = _there(base, domains, settings, target) if last else {}
-    if there:
-        watch.begin(work.folder, config.num_hidden_layers, [], [], [], last, method.refitted)
-        found = _taken(target, there)
+        last = _opened(base, domains if method.fits_at_last else looked if settings.grid else [], settings)
+    found = _before_last(base, domains, settings, target) if last else None
+    if found:
+        watch.begin(work.folder, _blocks(base), [], [], [], last, method)
     else:
-        found = _decided(base, domains, looked, walked, last, settings, work, watch)
+        found = _decided(base, looked, later, last, settings, work, watch)
+        if later:
+            found = _moved(base, later, found, settings, work, watch)
     made = found.masks
     if last:
         fits = Work(work.folder / "fits")
         walk(
             base,
             last,
-            make=Toward if method.refitted else SquaredNorm,
-            paired=method.refitted,
-            decide=refitter(dict(made), method.refitted),
+            make=Toward if method.fits_at_last else SquaredNorm,
+            paired=method.fits_at_last,
+            decide=refitter(dict(made), method.fits_at_last),
             keep=fits.keep,
             work=fits.folder,
             afterwards=gridder(settings.grid) if settings.grid else None,
@@ -106,28 +107,50 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
     return found.resumed
 
 
+def _shared_out(method: Method, domains: Sequence[Samples]) -> tuple[list[Samples], list[Samples]]:
+    """What of each domain's text the walk reads that decides masks, and what gradients do, if they are taken."""
+    if not method.distilled:
+        return list(domains), []
+    if not method.fitted_first:
+        return [domain.first(_WALKED) for domain in domains], list(domains)
+    for domain in domains:
+        if len(domain.ids) < 2:
+            raise SubmodelError(
+                f"{domain.name}: {len(domain.ids)} sample, of which one half is for the fit and one for gradients: "
+                "give more --samples, a lower --seq-len"
+            )
+    halves = [(domain, len(domain.ids) // 2) for domain in domains]
+    return [d.take(slice(half)) for d, half in halves], [d.take(slice(half, None)) for d, half in halves]
+
+
+def _blocks(base: Base) -> int:
+    return base.config.get_text_config().num_hidden_layers
+
+
+def _opened(base: Base, texts: Sequence[Samples], settings: Settings) -> list[Samples]:
+    """Texts with the one-token samples that a walk reads beside them."""
+    if not settings.openings:
+        return list(texts)
+    return [with_openings(text, settings.openings, base.config.get_text_config().vocab_size) for text in texts]
+
+
 def _decided(
     base: Base,
-    domains: Sequence[Samples],
     looked: Sequence[Samples],
-    walked: Sequence[Samples],
+    later: Sequence[Samples],
     last: Sequence[Samples],
     settings: Settings,
     work: Work,
     watch: Watch,
 ) -> _Found:
-    """Walk, and distil where the method says so.
-
-    `looked` is what of the domains a walk reads, `walked` the same with openings, `last` what the last one will read.
-    """
+    """Walk; `looked` is what it reads, `later` and `last` what gradients and a last walk will."""
     method, rule = METHODS[settings.method], ALLOCATIONS[settings.allocation]
     arithmetic = {"dtype": settings.dtype, "device": settings.device}
     run = partial(walk, base, batch_tokens=settings.batch_tokens, **arithmetic)
+    walked = _opened(base, looked, settings)
     passes = [*[looked] * (rule.walks if rule else 0), walked]
     before = [domain.first(sensitivity.TOKENS) for domain in looked] if rule and rule.whole else []
-    later = domains if method.distilled else []
-    blocks = base.config.get_text_config().num_hidden_layers
-    watch.begin(work.folder, blocks, before, passes, later, last, method.refitted)
+    watch.begin(work.folder, _blocks(base), before, passes, later, last, method)
     patterns = allocate(
         settings.allocation,
         base,
@@ -154,53 +177,55 @@ def _decided(
     )
     masks: dict[str, store.Masks] = {}
     said: dict[str, dict[str, Any]] = {}
-    for domain in domains:
+    for domain in looked:
         own, name = work.result(domain.name), domain.name
         masks[name], said[name] = own, {"unseen_experts": sorted(own.unseen)}
         if rule:
             said[name]["matrix_sparsity"] = {matrix: one.sparsity for matrix, one in patterns[name].items()}
-    for domain in later:
-        moved = distil(
-            base,
-            domain,
-            masks[domain.name],
-            patterns[domain.name],
-            rate=settings.rate or RATE,
-            state=work.folder / f"{domain.name}.distil",
-            progress=watch.step,
-            **arithmetic,
-        )
-        masks[domain.name] = moved.masks
-        said[domain.name]["distil"] = {"losses": [round(loss, 4) for loss in moved.losses]}
     return _Found(masks, said, resumed)
 
 
-def _there(base: Base, domains: Sequence[Samples], settings: Settings, target: store.Store) -> dict[str, str]:
-    """Domain -> the sub-model of the store that has the mask to fit; empty unless it has those of all domains.
+def _moved(base: Base, texts: Sequence[Samples], start: _Found, settings: Settings, work: Work, watch: Watch) -> _Found:
+    """The masks that gradients of a text make of a start, and its weights where it has some of its own."""
+    masks: dict[str, store.Masks] = {}
+    said: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        name = text.name
+        own = start.said[name].get("matrix_sparsity", {})
+        found = distil(
+            base,
+            text,
+            start.masks[name],
+            {m: replace(settings.pattern, sparsity=own[m]) if own else settings.pattern for m in start.masks[name]},
+            dtype=settings.dtype,
+            device=settings.device,
+            rate=settings.rate or RATE,
+            state=work.folder / f"{name}.distil",
+            progress=watch.step,
+        )
+        masks[name] = found.masks
+        said[name] = {**start.said[name], "distil": {"losses": [round(loss, 4) for loss in found.losses]}}
+    return _Found(masks, said, start.resumed)
+
+
+def _before_last(base: Base, domains: Sequence[Samples], settings: Settings, target: store.Store) -> _Found | None:
+    """What a last walk begins with, taken from the store; None unless that has it of all domains.
 
     Only a recipe that says where the text came from tells one text from another.
     """
-    moved = replace(settings, method=settings.method.removesuffix("+reconstruct"), grid=None)
+    moved = settings.method.removesuffix("+reconstruct")
+    settings = replace(settings, method=moved, grid=None)
     manifests = {name: target.manifest(name) for name in target.names}
-    found: dict[str, str] = {}
-    for domain in domains:
-        for name, manifest in manifests.items() if domain.provenance else ():
-            if manifest["key"] == recipe(base, replace(domain, name=manifest["domain"]), moved)["key"]:
-                found[domain.name] = name
-    return found if len(found) == len(domains) else {}
-
-
-def _taken(target: store.Store, there: dict[str, str]) -> _Found:
-    """The masks of sub-models of the store."""
     masks: dict[str, store.Masks] = {}
     said: dict[str, dict[str, Any]] = {}
-    for domain, name in there.items():
-        manifest = target.manifest(name)
-        kept = ("unseen_experts", "matrix_sparsity", "distil")
-        masks[domain] = target.masks(name)
-        said[domain] = {key: manifest[key] for key in kept if key in manifest}
-        said[domain]["mask_of"] = {"name": name, "seconds": manifest["seconds"]}
-    return _Found(masks, said)
+    for domain in domains:
+        for name, manifest in manifests.items() if domain.provenance else ():
+            if manifest["key"] == recipe(base, replace(domain, name=manifest["domain"]), settings)["key"]:
+                kept = ("unseen_experts", "matrix_sparsity", "distil")
+                masks[domain.name] = target.masks(name)
+                said[domain.name] = {key: manifest[key] for key in kept if key in manifest}
+                said[domain.name]["mask_of"] = {"name": name, "seconds": manifest["seconds"]}
+    return _Found(masks, said) if len(masks) == len(domains) else None
 
 
 def _seen(domain: Samples, watch: Watch) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Method:
         openings: one-token samples that it wants beside the text (see `calibration.with_openings`).
         distilled: the mask is moved afterwards, in the whole model (see `distil`).
         refitted: the kept weights are fitted (see `reconstruct`): in the same walk, or after `distilled` in another.
+        fitted_first: they are fitted before `distilled`, on the first half of the text.
     """
 
     about: str
@@ -35,6 +36,7 @@ class Method:
     openings: int = 0
     distilled: bool = False
     refitted: bool = False
+    fitted_first: bool = False
 
     @property
     def observes(self) -> bool:
@@ -44,7 +46,12 @@ class Method:
     @property
     def fits(self) -> bool:
         """The walk that decides the mask fits the kept weights as well; its statistics are `toward.Toward`."""
-        return self.refitted and not self.distilled
+        return self.refitted and (self.fitted_first or not self.distilled)
+
+    @property
+    def fits_at_last(self) -> bool:
+        """A walk of its own fits the kept weights in the end."""
+        return self.refitted and not self.fits
 
     def prune(self, rows: torch.Tensor, prepared: Any, pattern: Pattern) -> Pruned:
         """`decide`, with a bare mask made Pruned."""

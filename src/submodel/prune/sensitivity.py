@@ -57,9 +57,10 @@ def costs(
     for ids, weights in texts:
         learn(model, twins.values(), ids, weights / whole)
         for name, twin in twins.items():
-            pull = twin.pull()
-            if pull is not None:
-                found[name] -= float(pull.masked_fill_(twin.masked != 0, 0).sum(dtype=torch.float64))
+            gradient = twin.gradient()
+            if gradient is not None:
+                pull = gradient.mul_(twin.dense).masked_fill_(twin.masked != 0, 0)
+                found[name] -= float(pull.sum(dtype=torch.float64))
         progress(len(ids))
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 from submodel.calibration import Samples
 from submodel.prune.auto import Choice, Pace
 from submodel.prune.distil import steps_of
+from submodel.prune.method import Method
 
 _GRADIENT_RUNS = 4  # of a block, that a token of gradients costs: dense, masked, and twice as much for the gradient
 _WALK_RUNS = 2
@@ -51,7 +52,7 @@ class Watch:
         walks: Sequence[Sequence[Samples]],
         later: Sequence[Samples],
         last: Sequence[Samples],
-        paired: bool = False,
+        method: Method,
     ) -> None:
         """The work begins.
 
@@ -62,17 +63,17 @@ class Watch:
             walks: what each pass of the walk reads.
             later: what `distil` reads after them.
             last: what a walk reads that fits the kept weights in the end, or puts them on a grid.
-            paired: the dense model walks along in the last walk of all.
+            method: says in which of the walks the dense model goes along.
         """
         self._folder, self._later = folder, bool(later)
         self._runs = _GRADIENT_RUNS * blocks
         steps = sum(len(steps_of(domain)) for domain in later)
         self._ends = [self._runs * _tokens(before)]
         for number, walked in enumerate(walks, 1):
-            twice = paired and not last and number == len(walks)
+            twice = method.fits and number == len(walks)
             self._ends.append(self._ends[-1] + _WALK_RUNS * blocks * _walked(walked, twice))
         self._moved = self._ends[-1] + self._runs * _tokens(later)
-        self._total = self._moved + _WALK_RUNS * blocks * _walked(last, paired)
+        self._total = self._moved + _WALK_RUNS * blocks * _walked(last, method.fits_at_last)
         self._pace = Pace(self.choice, steps or blocks, self._started) if self.choice else None
         if self.choice and self.choice.estimates:
             self.choice.note(folder)

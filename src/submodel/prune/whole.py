@@ -31,16 +31,16 @@ class Twin:
     dense: torch.Tensor
     masked: torch.Tensor
 
-    def pull(self) -> torch.Tensor | None:
-        """Gradient times dense weight, float32 (rows, cols), the gradient dropped; None if no token reached it.
+    def gradient(self) -> torch.Tensor | None:
+        """The parameter's gradient, float32 (rows, cols), which is dropped; None if no token reached it.
 
-        To first order, what the loss grows by when a weight is there rather than not.
+        Times a weight it is, to first order, what the loss grows by when that weight is there rather than not.
         """
         if self.parameter.grad is None:
             return None
-        pull = self.parameter.grad.view_as(self.dense).float().mul_(self.dense)
+        gradient = self.parameter.grad.view_as(self.dense).float()
         self.parameter.grad = None
-        return pull
+        return gradient
 
 
 def open_whole(base: Base, text: Samples, dtype: torch.dtype, device: str) -> PreTrainedModel:
