@@ -16,9 +16,10 @@ METHODS: dict[str, Method] = {
     "swaps": SWAPS,
     "sparsegpt": SPARSEGPT,
 }
+_MOVED = ("wanda", "ria", "swaps")
 METHODS |= {
     f"{name}+distil": replace(METHODS[name], about=f"{METHODS[name].about}; then moved by gradients", distilled=True)
-    for name in ("wanda", "ria", "swaps")
+    for name in _MOVED
 }
 METHODS |= {
     f"{name}+reconstruct": replace(
@@ -33,5 +34,5 @@ METHODS |= {
         distilled=True,
         fitted_first=True,
     )
-    for name in ("wanda", "ria", "swaps")
+    for name in _MOVED
 }

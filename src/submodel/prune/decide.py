@@ -53,32 +53,34 @@ def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work:
     return _asked(one)
 
 
-def refitter(masks: Mapping[str, Masks], fits: bool) -> Decide:
+def keeper(masks: Mapping[str, Masks]) -> Decide:
+    """The walk's question when the masks of every domain are known: they stay, and values of their own with them."""
+
+    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
+        mask = masks[domain][name]
+        own = None if mask.values is None else mask.apply_to(weight.clone()).cpu()
+        return Pruned(torch.from_numpy(mask.unpack()), own)
+
+    return decide
+
+
+def refitter(masks: Mapping[str, Masks]) -> Decide:
     """The walk's question when the masks are known: their kept weights, fitted (see `reconstruct`) and rounded.
 
     Args:
         masks: of every domain. An expert that no token reached keeps its weights.
-        fits: else they all do, those of the mask's own values as well.
     """
 
     def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
         mask = masks[domain][name]
         own = mask if expert is None else Mask(mask.packed[expert], mask.cols)
         keep = torch.from_numpy(own.unpack()).to(weight.device)
-        if seen is None or not fits:
-            return Pruned(keep.cpu(), (weight * keep).cpu() if fits else None)
+        if seen is None:
+            return Pruned(keep.cpu(), (weight * keep).cpu())
         fit, asked = fitter(weight, seen)
         return _in_parts(lambda part, kept, *rest: Pruned(kept, fit(part.float(), kept, *rest)), weight, keep, *asked)
 
-    anew = _asked(one)
-
-    def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
-        mask = masks[domain][name]
-        if fits or mask.values is None:
-            return anew(domain, name, weight, statistics)
-        return Pruned(torch.from_numpy(mask.unpack()), mask.apply_to(weight.clone()).cpu())
-
-    return decide
+    return _asked(one)
 
 
 def gridder(grid: str) -> Afterwards:

@@ -142,7 +142,7 @@ def distil(
             matrix.move(now, step)
         progress(sum(len(ids) for ids, _ in texts))
         if time.monotonic() - saved > _SAVED_EVERY or step + 1 == len(steps):
-            _save(state, matrices, losses)
+            _save(state, matrices, losses, whole=step + 1 == len(steps))
             saved = time.monotonic()
     found = {name: _mask(name, matrix, state, base.dtype) for name, matrix in matrices.items()}
     return Distilled(found, tuple(losses))
@@ -219,10 +219,12 @@ def _mask(name: str, matrix: _Matrix, state: Path, dtype: torch.dtype) -> Mask:
     return replace(mask, values=values) if matrix.has_own else mask
 
 
-def _save(state: Path, matrices: Mapping[str, _Matrix], losses: list[float]) -> None:
+def _save(state: Path, matrices: Mapping[str, _Matrix], losses: list[float], *, whole: bool) -> None:
+    """What `_restored` takes, and when the `whole` is done the weights, of which nothing else will be left."""
     tensors = {f"{name} scores": matrix.scores for name, matrix in matrices.items()}
     tensors |= {f"{name} square": matrix.square for name, matrix in matrices.items()}
-    tensors |= {f"{name} weights": matrix.weights for name, matrix in matrices.items() if matrix.has_own}
+    if whole:
+        tensors |= {f"{name} weights": matrix.weights for name, matrix in matrices.items() if matrix.has_own}
     partial = state.with_name(f"{state.name}.partial")
     write_tensors(partial, tensors, {"losses": json.dumps(losses)})
     os.replace(partial, state)

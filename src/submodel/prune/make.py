@@ -19,7 +19,7 @@ from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
 from submodel.prune.allocation import ALLOCATIONS, allocate
-from submodel.prune.decide import decider, gridder, refitter
+from submodel.prune.decide import decider, gridder, keeper, refitter
 from submodel.prune.distil import RATE, distil
 from submodel.prune.method import Method
 from submodel.prune.recipe import Settings, recipe
@@ -73,9 +73,11 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
     settings = plan.settings
     method = METHODS[settings.method]
     looked, later = _shared_out(method, domains)
-    last: list[Samples] = []
-    if method.distilled:  # another walk, when gradients have moved the mask; a fit is the better the more it reads
-        last = _opened(base, domains if method.fits_at_last else looked if settings.grid else [], settings)
+    last: list[Samples] = []  # another walk, when gradients have moved the mask
+    if method.fits_at_last:
+        last = _opened(base, domains, settings)  # a fit is the better the more it reads
+    elif method.distilled and settings.grid:
+        last = _opened(base, looked, settings)
     found = _before_last(base, domains, settings, target) if last else None
     if found:
         watch.begin(work.folder, _blocks(base), [], [], [], last, method)
@@ -91,7 +93,7 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
             last,
             make=Toward if method.fits_at_last else SquaredNorm,
             paired=method.fits_at_last,
-            decide=refitter(dict(made), method.fits_at_last),
+            decide=refitter(made) if method.fits_at_last else keeper(made),
             keep=fits.keep,
             work=fits.folder,
             afterwards=gridder(settings.grid) if settings.grid else None,
