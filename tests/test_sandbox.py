@@ -15,11 +15,14 @@ import pytest
 from submodel.errors import SubmodelError
 from submodel.tasks import sandbox as package
 from submodel.tasks.sandbox import BACKENDS, Job, Limits, Outcome, Sandbox, open_sandbox, probe
+from submodel.tasks.sandbox.visible import python_paths
 
 REASONS = {name: probe(name) for name in BACKENDS}
 needs_sandbox = pytest.mark.skipif(
     all(REASONS.values()), reason=f"nothing here isolates programs: {'; '.join(map(str, REASONS.values()))}"
 )
+# where this project itself lies below /tmp, the way to its Python shows there
+OURS = {path.parts[2] for path in python_paths() if path.is_relative_to("/tmp")}
 LIMITS = Limits(seconds=2, cpu_seconds=1, memory_bytes=128 << 20, processes=32, output_bytes=10_000, file_bytes=4 << 20)
 
 
@@ -67,15 +70,15 @@ def test_input_that_nobody_reads(sandbox: Sandbox):
 
 
 def test_surroundings(sandbox: Sandbox):
-    script = "pwd; env | sort | tr '\\n' ' '; echo; ls -a; ls /proc | grep -c '^[0-9]'; ls /sys/class/net /home"
+    script = "pwd; env | sort | tr '\\n' ' '; echo; ls /proc | grep -c '^[0-9]'; ls /sys/class/net /home"
     outcome = shell(sandbox, script)
     lines = outcome.stdout.decode().splitlines()
     assert lines[0] == "/tmp"
     names = {word.partition("=")[0] for word in lines[1].split()}
     assert {"HOME", "LANG", "PATH"} <= names <= {"HOME", "LANG", "PATH", "PWD", "OLDPWD", "SHLVL", "_"}
-    assert lines[2:4] == [".", ".."]
-    assert int(lines[4]) < 10
-    assert len(lines) == 5
+    assert int(lines[2]) < 10
+    assert len(lines) == 3
+    assert set(shell(sandbox, "ls -A").stdout.decode().split()) == OURS
 
 
 def test_no_rights(sandbox: Sandbox):
@@ -104,7 +107,7 @@ def test_mounts_are_read_only(sandbox: Sandbox, tmp_path: Path):
 def test_space_is_bounded_and_gone_afterwards(sandbox: Sandbox):
     outcome = shell(sandbox, "for i in 1 2 3 4 5 6 7 8; do head -c 1M /dev/zero > f$i; done; cat f* | wc -c")
     assert int(outcome.stdout) <= LIMITS.file_bytes
-    assert shell(sandbox, "ls").stdout == b""
+    assert set(shell(sandbox, "ls").stdout.decode().split()) == OURS
 
 
 def test_everything_ends_with_the_program(sandbox: Sandbox):
