@@ -356,6 +356,28 @@ def test_estimates():
     assert estimate(work, measured) == START_SECONDS + 5
 
 
+def test_a_part_is_estimated_by_what_the_whole_plan_has_finished(file: Path):
+    _, cells, records = planned(file)
+    dense, pruned = (c for name in ("dense", "magnitude-50") for c in cells if c.name == f"tiny/eval/{name}/other")
+    study.run([dense], records, submit=in_here([]))
+    assert records.read(dense)["whole"] and dense.work == pruned.work
+    (alone,), (beside,) = study.standing([pruned], records), study.standing([pruned], records, cells)
+    assert alone.estimate == estimate(pruned.work, [])
+    assert beside.estimate == estimate(pruned.work, [(dense.work, records.read(dense)["seconds"])])
+    assert beside.estimate != alone.estimate
+
+
+def test_estimates_of_a_slower_machine():
+    took = START_SECONDS + 3 * RATES["extract ria"] * 2e9  # three times as long as is written down
+    walk, text = (Work("extract ria", 2e9), took), (Work("perplexity", 1e9), START_SECONDS + 9e9 * RATES["perplexity"])
+    swaps = RATES["extract swaps"] * 1e9
+    assert estimate(Work("extract swaps", 1e9), [walk, text]) == pytest.approx(START_SECONDS + 3 * swaps)
+    assert estimate(Work("extract swaps", 1e9), [text]) == pytest.approx(START_SECONDS + 9 * swaps)
+    error = START_SECONDS + 9 * RATES["layer-error"] * 1e9
+    assert estimate(Work("layer-error", 1e9), [walk, text]) == pytest.approx(error)
+    assert estimate(Work("extract new", 1e9), [walk, text]) is None
+
+
 def test_another_recipe_or_base_is_refused(file: Path, tmp_path: Path, capsys):
     _, cells, records = planned(file)
     study.run(cells, records, submit=in_here([]), limit=8)

@@ -147,13 +147,13 @@ def _study(args: argparse.Namespace) -> int:
     records.refuse_other_bases(bases)
     records.refuse_others(cells)
     if args.dry_run:
-        results = study.standing(chosen, records)
+        results = study.standing(chosen, records, cells)
         lines = [["cell", "state", "estimate"]]
         lines += [[r.cell.name, r.state, "" if r.state == "done" else duration(r.estimate)] for r in results]
         show(args, {"cells": [r.as_dict() for r in results]}, [aligned(lines), study.summary(results)])
         return 0
     with records.lock():
-        results = study.run(chosen, records, limit=args.limit, say=say)
+        results = study.run(chosen, records, plan=cells, limit=args.limit, say=say)
     rows = [row.__dict__ for cell in cells for row in records.rows_of(cell)]
     shown = [study.study_table(given, cells, records), "", study.summary(results)]
     show(args, {"cells": [r.as_dict() for r in results], "rows": rows}, shown)

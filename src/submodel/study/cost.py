@@ -1,6 +1,7 @@
 """What a cell will take: from finished cells of the same kind where there are some, else from written-down rates.
 
 Work grows with the parameters of the model and with the tokens or problems; what a process takes to start is apart.
+Finished cells of other kinds tell how fast this machine is beside the one of the written-down rates.
 """
 
 import statistics
@@ -17,9 +18,16 @@ from submodel.tasks.evaluate import ON_TEXT
 
 START_SECONDS = 5.0
 # seconds a unit of work on 2 cores without a GPU (docs/studies.md says what was measured)
+_WANDA = 120 / (32_000 * 0.494e9)
 RATES = {
-    "extract wanda": 120 / (32_000 * 0.494e9),
+    "extract magnitude": 8 / 0.135e9,
+    "extract wanda": _WANDA,
+    "extract ria": _WANDA,
+    "extract swaps": 2.3 * _WANDA,
+    "extract sparsegpt": 2.4 * _WANDA,
+    "extract wanda+reconstruct": 4.8 * _WANDA,
     "extract wanda+distil": 1980 / (98_304 * 0.494e9),
+    "extract wanda+reconstruct+distil": 5.3 * _WANDA,
     "layer-error": 27 / (2_048 * 0.135e9),
     "perplexity": 150 / (50_000 * 0.494e9),
     "humaneval": 420 / 0.494e9,
@@ -71,9 +79,22 @@ def estimate(work: Work, measured: Sequence[tuple[Work, float]]) -> float | None
     """
     if work.amount is None:
         return None
-    rates = [max(0.0, s - START_SECONDS) / w.amount for w, s in measured if w.kind == work.kind and w.amount]
-    rate = statistics.median(rates) if rates else RATES.get(work.kind)
-    return None if rate is None else START_SECONDS + rate * work.amount
+    rates = [(w.kind, max(0.0, s - START_SECONDS) / w.amount) for w, s in measured if w.amount]
+    alike = [rate for kind, rate in rates if kind == work.kind]
+    if alike:
+        rate = statistics.median(alike)
+    elif work.kind in RATES:
+        rate = RATES[work.kind] * _slowness(work.kind, rates)
+    else:
+        return None
+    return START_SECONDS + rate * work.amount
+
+
+def _slowness(kind: str, rates: Sequence[tuple[str, float]]) -> float:
+    """How often the written-down times this machine takes: by cells of the same verb, or by any; 1 where none is done."""
+    against = [(other, rate / RATES[other]) for other, rate in rates if other in RATES and rate]
+    same = [times for other, times in against if other.startswith("extract ") == kind.startswith("extract ")]
+    return statistics.median(same or [times for _, times in against] or [1.0])
 
 
 def duration(seconds: float | None) -> str:

@@ -40,10 +40,11 @@ class Result:
         return {"cell": self.cell.name, **{name: getattr(self, name) for name in shown}, "argv": self.cell.argv}
 
 
-def standing(cells: Sequence[Cell], records: Records) -> list[Result]:
-    """Where every cell stands now, with estimates for those that are not done."""
-    found = [(cell, records.is_done(cell), records.read(cell)) for cell in cells]
-    measured = [(cell.work, record["seconds"]) for cell, done, record in found if done and record.get("whole")]
+def standing(cells: Sequence[Cell], records: Records, plan: Sequence[Cell] | None = None) -> list[Result]:
+    """Where every cell stands now, with estimates for those that are not done, by the finished ones of the whole plan."""
+    every = {cell.name: (cell, records.is_done(cell), records.read(cell)) for cell in [*(plan or ()), *cells]}
+    measured = [(cell.work, record["seconds"]) for cell, done, record in every.values() if done and record.get("whole")]
+    found = [every[cell.name] for cell in cells]
     failed = {cell.name: record["failed"] for cell, done, record in found if not done and record.get("failed")}
 
     def stand(cell: Cell, done: bool, record: dict[str, Any]) -> Result:
@@ -62,6 +63,7 @@ def run(
     cells: Sequence[Cell],
     records: Records,
     *,
+    plan: Sequence[Cell] | None = None,
     limit: int | None = None,
     submit: Submit = submit,
     say: Callable[[str], Any] = lambda line: None,
@@ -71,6 +73,7 @@ def run(
     Args:
         cells: a plan, or a part of one with the extractions that it needs.
         records: what is done already.
+        plan: all cells, whose finished ones tell what others will take; `cells` if None.
         limit: run so many cells at most.
         submit: how to run one.
         say: told a line when a cell starts and when it ends.
@@ -91,7 +94,7 @@ def run(
         reason = records.finish(cell, outcome)
         took = f"{duration(outcome.seconds)}, peak memory {outcome.peak_bytes / (1 << 20):,.0f} MiB"
         say(f"    {took}" if reason is None else f"    failed after {took}: {reason}")
-    return standing(cells, records)
+    return standing(cells, records, plan)
 
 
 def summary(results: Sequence[Result]) -> str:
