@@ -20,10 +20,12 @@ def _case(rows: int, cols: int, tokens: int = 64, seed: int = 0) -> tuple[torch.
     return torch.randn(rows, cols, generator=generator), inputs, inputs.T @ inputs
 
 
-def _errors(weight: torch.Tensor, keep: torch.Tensor, inputs: torch.Tensor) -> np.ndarray:
-    """||(W - M W) X||^2 of every row, as the definition has it."""
+def _errors(
+    weight: torch.Tensor, keep: torch.Tensor, inputs: torch.Tensor, beyond: torch.Tensor | float = 0.0
+) -> np.ndarray:
+    """||W X + beyond - (M W) X||^2 of every row, as the definition has it."""
     dropped = torch.where(keep, 0.0, weight).double()
-    return (dropped @ inputs.double().T).square().sum(1).numpy()
+    return (dropped @ inputs.double().T + beyond).square().sum(1).numpy()
 
 
 def _wanda(weight: torch.Tensor, gram: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -51,17 +53,58 @@ def test_errors_fall_and_counts_stay(shape, given):
         assert after.sum() < 0.8 * before.sum()
 
 
-def _best_single(weight: np.ndarray, keep: np.ndarray, gram: np.ndarray, m: int) -> float:
-    """The most that any one exchange changes the error, by trying all."""
+@pytest.mark.parametrize("given", [(0.5, None), (0.8, None), (None, "2:4")])
+@pytest.mark.parametrize("shape", [(7, 13), (20, 64), (5, 130)])
+def test_toward_other_outputs(shape, given):
+    """Errors against what is asked for fall, below what exchanges that do not know of it come to."""
+    weight, inputs, gram = _case(*shape)
+    pattern = parse_pattern(*given)
+    start = _wanda(weight, gram, pattern)
+    # half of what other inputs would have given, and as much that has nothing to do with the weight
+    other = inputs + 0.2 * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1)) * inputs.std()
+    beyond = weight @ (other - inputs).T
+    beyond += 0.5 * beyond.std() * torch.randn(beyond.shape, generator=torch.Generator().manual_seed(2))
+    asked = beyond @ inputs
+    found = exchange(weight, gram, pattern, asked=asked)
+    before, after = _errors(weight, start, inputs, beyond), _errors(weight, found.keep, inputs, beyond)
+    assert (after <= before * (1 + 1e-5)).all() and torch.equal(found.keep.sum(1), start.sum(1))
+    constant = beyond.double().square().sum(1).numpy()
+    np.testing.assert_allclose(found.before.numpy() + constant, before, rtol=1e-3)
+    np.testing.assert_allclose(found.after.numpy() + constant, after, rtol=1e-3, atol=1e-3 * before.max())
+    unknowing = _errors(weight, exchange(weight, gram, pattern).keep, inputs, beyond)
+    assert after.sum() < unknowing.sum()
+
+
+@pytest.mark.parametrize("given", [(0.5, None), (None, "2:4")])
+def test_a_fixed_point_toward_other_outputs(given):
+    weight, inputs, gram = _case(24, 24)
+    beyond = 2 * torch.randn(24, len(inputs), generator=torch.Generator().manual_seed(1))
+    pattern, asked = parse_pattern(*given), beyond @ inputs
+    found = exchange(weight, gram, pattern, asked=asked, rounds=500, candidates=24)
+    errors = _errors(weight, found.keep, inputs, beyond)
+    rows = zip(weight.double().numpy(), found.keep.numpy(), asked.double().numpy(), errors, strict=True)
+    left = [-_best_single(w, k, gram.double().numpy(), pattern.m, asked=b, error=e) for w, k, b, e in rows]
+    assert max(left) <= 1e-4
+
+
+def _best_single(
+    weight: np.ndarray,
+    keep: np.ndarray,
+    gram: np.ndarray,
+    m: int,
+    asked: np.ndarray | float = 0.0,
+    error: float | None = None,
+) -> float:
+    """The most that any one exchange changes the error, as a part of it, by trying all."""
     best = 0.0
     r = np.where(keep, 0, weight)
-    now = r @ gram @ r
+    now = r @ (gram @ r + 2 * asked)
     for i, j in itertools.product(np.flatnonzero(keep), np.flatnonzero(~keep)):
         if not m or i // m == j // m:
             other = r.copy()
             other[i], other[j] = weight[i], 0
-            best = min(best, other @ gram @ other - now)
-    return float(best / max(now, 1e-12))
+            best = min(best, other @ (gram @ other + 2 * asked) - now)
+    return float(best / max(now if error is None else error, 1e-12))
 
 
 @pytest.mark.parametrize("given", [(0.5, None), (None, "2:4")])

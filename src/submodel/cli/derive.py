@@ -57,9 +57,9 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument(
         "--method",
         default="wanda",
-        help="magnitude, wanda, ria, swaps or sparsegpt; +distil after wanda, ria or swaps moves the mask by gradients "
-        "of the whole model; +reconstruct fits the kept weights, before +distil or after it; auto: the best of "
-        "those that leave weights as they are (default: wanda)",
+        help="magnitude, wanda, ria, swaps, pursuit or sparsegpt; +distil after wanda, ria, swaps or pursuit moves the "
+        "mask by gradients of the whole model; +reconstruct fits the kept weights, before +distil or after it; auto: "
+        "the best of those that leave weights as they are (default: wanda)",
     )
     p.add_argument("--minutes", type=float, metavar="M", help="what --method auto may take (default: any time)")
     p.add_argument(
@@ -84,7 +84,7 @@ def add(verbs: arguments.Verbs) -> None:
         "--openings",
         type=int,
         metavar="N",
-        help="one-token samples beside the text, as what a sequence may open with (default: swaps 4096, others none)",
+        help="one-token samples beside the text, as what a sequence may open with (default: swaps, pursuit 4096)",
     )
     p.add_argument(
         "--rate",

@@ -6,7 +6,7 @@ from submodel.prune.magnitude import MAGNITUDE
 from submodel.prune.method import Method
 from submodel.prune.ria import RIA
 from submodel.prune.sparsegpt import SPARSEGPT
-from submodel.prune.swaps import SWAPS
+from submodel.prune.swaps import PURSUIT, SWAPS
 from submodel.prune.wanda import WANDA
 
 METHODS: dict[str, Method] = {
@@ -14,9 +14,10 @@ METHODS: dict[str, Method] = {
     "wanda": WANDA,
     "ria": RIA,
     "swaps": SWAPS,
+    "pursuit": PURSUIT,
     "sparsegpt": SPARSEGPT,
 }
-_MOVED = ("wanda", "ria", "swaps")
+_MOVED = ("wanda", "ria", "swaps", "pursuit")
 METHODS |= {
     f"{name}+distil": replace(METHODS[name], about=f"{METHODS[name].about}; then moved by gradients", distilled=True)
     for name in _MOVED

@@ -12,6 +12,7 @@ from submodel.prune.reconstruct import fitter
 from submodel.prune.rounding import rounder
 from submodel.prune.select import Pattern
 from submodel.prune.statistics import ClippedGram
+from submodel.prune.toward import Aimed, asking
 from submodel.prune.work import Work
 from submodel.store import Mask, Masks
 from submodel.stream import Afterwards, Decide, Pruned, Statistic
@@ -24,7 +25,7 @@ _One = Callable[[str, str, int | None, torch.Tensor, Any], Pruned]
 
 
 def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work: Work) -> Decide:
-    """The walk's question: `method`'s answer, its kept weights fitted where it says so, rounded as it will be stored.
+    """The walk's question: `method`'s answer, its kept weights fitted where it says so, rounded as they will be stored.
 
     Args:
         method: of every matrix; an expert that no token reached is pruned by magnitude and noted in `work`.
@@ -39,16 +40,18 @@ def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work:
         by = METHODS["magnitude"] if unseen else method
         prepared = by.prepare(weight, seen)
         pattern = patterns[domain][name]
-        if seen is None or not method.fits:
+        if seen is None or not method.paired:
             return _in_parts(lambda part: by.prune(part.float(), prepared, pattern), weight)
-        fit, asked = fitter(weight, seen)
+        ask, shares = asking(seen, weight.device)
+        fit = fitter(weight, seen) if method.fits else None
 
-        def fitted(part: torch.Tensor, *rest: torch.Tensor) -> Pruned:
+        def toward(part: torch.Tensor, *share: torch.Tensor) -> Pruned:
             rows = part.float()
-            keep = by.prune(rows, prepared, pattern).keep
-            return Pruned(keep, fit(rows, keep, *rest))
+            asked = ask(rows, *share)
+            keep = by.prune(rows, Aimed(prepared, asked) if by.toward else prepared, pattern).keep
+            return Pruned(keep, fit(rows, keep, asked) if fit else None)
 
-        return _in_parts(fitted, weight, *asked)
+        return _in_parts(toward, weight, *shares)
 
     return _asked(one)
 
@@ -77,8 +80,13 @@ def refitter(masks: Mapping[str, Masks]) -> Decide:
         keep = torch.from_numpy(own.unpack()).to(weight.device)
         if seen is None:
             return Pruned(keep.cpu(), (weight * keep).cpu())
-        fit, asked = fitter(weight, seen)
-        return _in_parts(lambda part, kept, *rest: Pruned(kept, fit(part.float(), kept, *rest)), weight, keep, *asked)
+        fit, (ask, shares) = fitter(weight, seen), asking(seen, weight.device)
+
+        def fitted(part: torch.Tensor, kept: torch.Tensor, *share: torch.Tensor) -> Pruned:
+            rows = part.float()
+            return Pruned(kept, fit(rows, kept, ask(rows, *share)))
+
+        return _in_parts(fitted, weight, keep, *shares)
 
     return _asked(one)
 

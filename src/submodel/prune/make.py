@@ -169,8 +169,8 @@ def _decided(
 
     resumed = run(
         walked,
-        make=Toward if method.fits else method.statistic or (SquaredNorm if settings.grid else None),  # a grid: a run
-        paired=method.fits,
+        make=Toward if method.paired else method.statistic or (SquaredNorm if settings.grid else None),  # a grid: a run
+        paired=method.paired,
         decide=decider(method, patterns, work),
         keep=keep,
         work=work.folder,

@@ -24,6 +24,7 @@ class Method:
         decide: rows -> mask, or mask and new weights; rows are decided on their own, so a matrix may come in parts.
         prepare: whole weight as stored and the statistic of its inputs -> what `decide` gets; called once a matrix.
         openings: one-token samples that it wants beside the text (see `calibration.with_openings`).
+        toward: it decides toward the dense model, which walks along: `decide` gets `toward.Aimed`.
         distilled: the mask is moved afterwards, in the whole model (see `distil`).
         refitted: the kept weights are fitted (see `reconstruct`): in the same walk, or after `distilled` in another.
         fitted_first: they are fitted before `distilled`, on the first half of the text.
@@ -34,6 +35,7 @@ class Method:
     decide: Decide
     prepare: Callable[[torch.Tensor, Any], Any] = lambda weight, inputs: inputs
     openings: int = 0
+    toward: bool = False
     distilled: bool = False
     refitted: bool = False
     fitted_first: bool = False
@@ -45,8 +47,13 @@ class Method:
 
     @property
     def fits(self) -> bool:
-        """The walk that decides the mask fits the kept weights as well; its statistics are `toward.Toward`."""
+        """The walk that decides the mask fits the kept weights as well."""
         return self.refitted and (self.fitted_first or not self.distilled)
+
+    @property
+    def paired(self) -> bool:
+        """The dense model goes along in the walk that decides the mask; its statistics are `toward.Toward`."""
+        return self.toward or self.fits
 
     @property
     def fits_at_last(self) -> bool:

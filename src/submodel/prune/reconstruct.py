@@ -26,7 +26,6 @@ from collections.abc import Callable
 import torch
 
 from submodel.prune.statistics import Gram
-from submodel.prune.toward import Toward
 
 _RIDGE = 3.0  # times inputs / tokens
 _STEPS = 20
@@ -82,19 +81,16 @@ def refit(
     return (weight + change).masked_fill_(~keep, 0)
 
 
-def fitter(weight: torch.Tensor, inputs: Toward) -> tuple[Callable[..., torch.Tensor], list[torch.Tensor]]:
+def fitter(
+    weight: torch.Tensor, inputs: Gram
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]:
     """`refit` for some rows of a weight (rows, cols), with the ridge that its inputs ask for.
 
     Returns:
-        Rows, their mask, and their part of the following -> new rows; what has a part for every row.
+        Rows, their mask, what is asked of them beyond W x (`toward.asking`) -> new rows.
     """
     gram, ridge = inputs.products.to(weight.device), ridge_of(weight, inputs)
-    cross = None if inputs.cross is None else inputs.cross.to(weight.device)
-
-    def fit(rows: torch.Tensor, keep: torch.Tensor, asked: torch.Tensor | None = None) -> torch.Tensor:
-        return refit(rows, keep, gram, ridge=ridge, asked=asked if cross is None else rows @ cross)
-
-    return fit, [] if inputs.asked is None else [inputs.asked.to(weight.device)]
+    return lambda rows, keep, asked: refit(rows, keep, gram, ridge=ridge, asked=asked)
 
 
 def ridge_of(weight: torch.Tensor, inputs: Gram) -> float:

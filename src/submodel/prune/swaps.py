@@ -5,9 +5,13 @@ Dropping a kept weight i and taking back a dropped weight j changes it by
 
     2 w_i c_i + w_i^2 G_ii  -  2 w_j c_j + w_j^2 G_jj  -  2 w_i w_j G_ij        with c = r G,
 
-which is SparseSwaps (arXiv 2512.10922). Deviations, for speed: pairs are formed among the few best i and the few best
-j of a row by their own terms; and the pairs of a round are made one after another inside that small set, with every
-change of c taken into account, before c is renewed for all columns. N:M patterns exchange inside a group only.
+which is SparseSwaps (arXiv 2512.10922). `pursuit` makes the same exchanges of the error against what the row is to put
+out so that the model comes near the dense one, t instead of w x (`toward`): with b = sum over tokens of (t - w x) x^T
+that is r G r^T + 2 r b^T and what no mask changes, and c = r G + b.
+
+Deviations, for speed: pairs are formed among the few best i and the few best j of a row by their own terms; and the
+pairs of a round are made one after another inside that small set, with every change of c taken into account, before c
+is renewed for all columns. N:M patterns exchange inside a group only.
 """
 
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ from submodel import native
 from submodel.prune.method import Method
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.statistics import ClippedGram, Gram
+from submodel.prune.toward import Aimed, Toward
 
 _CANDIDATES = 8
 _ROUNDS = 60
@@ -27,7 +32,10 @@ _LEAST = 1e-6  # an exchange must lower a row's error by this part of it: what f
 
 @dataclass(frozen=True)
 class Exchanged:
-    """What a run did: bool mask (rows, cols), and each row's error before and after, float32 (rows,)."""
+    """What a run did: bool mask (rows, cols), and each row's error before and after, float32 (rows,).
+
+    With something asked for beyond W x the errors lack what no mask changes, so they may be below 0.
+    """
 
     keep: torch.Tensor
     before: torch.Tensor
@@ -45,6 +53,7 @@ def exchange(
     pattern: Pattern,
     *,
     start: torch.Tensor | None = None,
+    asked: torch.Tensor | None = None,
     rounds: int = _ROUNDS,
     candidates: int = _CANDIDATES,
 ) -> Exchanged:
@@ -55,6 +64,7 @@ def exchange(
         gram: float32 (cols, cols), symmetric.
         pattern: of `start`; exchanges of N:M stay inside a group, and leave a last, shorter group alone.
         start: mask to begin with, True = kept; Wanda's if None.
+        asked: (rows, cols) sum over tokens of what is asked for beyond W x, times x^T; nothing if None.
         rounds: at most; each makes up to `candidates` exchanges a row.
         candidates: weights of each kind (of N:M: groups) that a round looks at.
 
@@ -65,8 +75,8 @@ def exchange(
     if start is None:
         start = keep_mask(weight.abs() * diagonal.clamp(min=0).sqrt(), pattern)
     keep = start.clone()
-    pull = _pull(weight, keep, gram)
-    before = (pull * weight).masked_fill(keep, 0).sum(1)
+    pull = _pull(weight, keep, gram, asked)
+    before = _error(weight, keep, pull, asked)
     plain = weight.device.type == "cpu" and weight.dtype == gram.dtype == torch.float32
     library = native.library() if plain and candidates == _CANDIDATES else None
     if library:
@@ -76,8 +86,8 @@ def exchange(
             *(*weight.shape, pattern.m, rounds, _LEAST, pull.data_ptr(), keep.data_ptr(), torch.get_num_threads()),
         )
     else:
-        _exchange(weight, gram, pattern, keep, pull, rounds, candidates)
-    after = (_pull(weight, keep, gram) * weight).masked_fill(keep, 0).sum(1)
+        _exchange(weight, gram, pattern, keep, pull, asked, rounds, candidates)
+    after = _error(weight, keep, _pull(weight, keep, gram, asked), asked)
     worse = after > before  # rounding, near a fixed point
     keep[worse], after[worse] = start[worse], before[worse]
     return Exchanged(keep, before, after)
@@ -89,6 +99,7 @@ def _exchange(
     pattern: Pattern,
     keep: torch.Tensor,
     pull: torch.Tensor,
+    asked: torch.Tensor | None,
     rounds: int,
     candidates: int,
 ) -> None:
@@ -97,7 +108,7 @@ def _exchange(
     rows, part = torch.arange(len(weight), device=weight.device), weight  # those that may still gain
     for turn in range(1, rounds + 1):
         kept = keep[rows]
-        least = _LEAST * (pull * part).masked_fill(kept, 0).sum(1)
+        least = _LEAST * (pull * part).masked_fill(kept, 0).sum(1).clamp(min=0)
         linear, square = 2 * part * pull, part.square() * diagonal
         dropping = (square + linear).masked_fill(~kept, torch.inf)
         keeping = (square - linear).masked_fill(kept, torch.inf)
@@ -116,7 +127,7 @@ def _exchange(
             change = part.gather(1, out[:, None]) * gram[out] - part.gather(1, back[:, None]) * gram[back]
             pull += change * made[:, None]
         if turn % _RENEW == 0:
-            pull = _pull(part, keep[rows], gram)
+            pull = _pull(part, keep[rows], gram, None if asked is None else asked[rows])
 
 
 @dataclass(frozen=True)
@@ -199,15 +210,35 @@ def _best_of_groups(
     return chosen * m + at // m, chosen * m + at % m
 
 
-def _pull(weight: torch.Tensor, keep: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
-    """c = r G of every row."""
-    return weight.masked_fill(keep, 0) @ gram
+def _pull(
+    weight: torch.Tensor, keep: torch.Tensor, gram: torch.Tensor, asked: torch.Tensor | None = None
+) -> torch.Tensor:
+    """c = r G + b of every row."""
+    pull = weight.masked_fill(keep, 0) @ gram
+    return pull if asked is None else pull.add_(asked)
+
+
+def _error(weight: torch.Tensor, keep: torch.Tensor, pull: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
+    """r G r^T + 2 r b^T of every row, from c."""
+    return ((pull if asked is None else pull + asked) * weight).masked_fill(keep, 0).sum(1)
 
 
 def _lowest(costs: torch.Tensor, count: int) -> torch.Tensor:
     return costs.topk(min(count, costs.shape[1]), dim=1, largest=False).indices
 
 
+def decide_toward(weight: torch.Tensor, aimed: Aimed, pattern: Pattern) -> torch.Tensor:
+    """The same exchanges, of the error against what the dense model puts out there."""
+    return exchange(weight, aimed.inputs.products.to(weight.device), pattern, asked=aimed.asked).keep
+
+
 SWAPS = Method(
     "exchanges from Wanda's mask that lower the output error (arXiv 2512.10922)", ClippedGram, decide, openings=4096
+)
+PURSUIT = Method(
+    "exchanges from Wanda's mask that bring the output toward the dense model's",
+    Toward,
+    decide_toward,
+    openings=4096,
+    toward=True,
 )

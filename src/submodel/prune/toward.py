@@ -1,13 +1,16 @@
-"""Toward: what a fit needs to know of a matrix's inputs so that its output becomes the dense model's.
+"""Toward: what is to be known of a matrix's inputs so that its output can come near the dense model's.
 
 With x the input of a token in the pruned model and x' the one it has in the dense model, a matrix W is to put out
 
     t = W x'  +  l,
 
-l being what the pruned model's residual stream lacks, where W adds its output to that. A fit on x alone needs of this
-the products x x^T and (t - W x) x^T, both summed over the tokens; none counts for more than ClippedGram lets it.
-Of one-token samples t is W x.
+l being what the pruned model's residual stream lacks, where W adds its output to that. A fit on x, and a choice of what
+stays, need of this the products x x^T and (t - W x) x^T, both summed over the tokens; none counts for more than
+ClippedGram lets it. Of one-token samples t is W x.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -50,6 +53,33 @@ class Toward(ClippedGram):
         super().merge(other)
         assert isinstance(other, Toward)
         self.cross, self.asked = _plus(self.cross, other.cross), _plus(self.asked, other.asked)
+
+
+@dataclass(frozen=True)
+class Aimed:
+    """What some rows are decided on.
+
+    Attributes:
+        inputs: the statistic.
+        asked: (rows, cols), sum over tokens of (t - W x) x^T; None where t is W x.
+    """
+
+    inputs: Toward
+    asked: torch.Tensor | None
+
+
+def asking(inputs: Toward, device: torch.device) -> tuple[Callable[..., torch.Tensor | None], list[torch.Tensor]]:
+    """What is asked of some rows of a weight beyond W x.
+
+    Returns:
+        Rows in float32 (rows, cols), and their part of the following -> `Aimed.asked`; what has a part for every row.
+    """
+    if inputs.asked is not None:
+        return lambda rows, asked: asked, [inputs.asked.to(device)]
+    if inputs.cross is None:
+        return lambda rows: None, []
+    cross = inputs.cross.to(device)
+    return lambda rows: rows @ cross, []
 
 
 def _plus(whole: torch.Tensor | None, more: torch.Tensor | None) -> torch.Tensor | None:

@@ -70,7 +70,7 @@ class Watch:
         steps = sum(len(steps_of(domain)) for domain in later)
         self._ends = [self._runs * _tokens(before)]
         for number, walked in enumerate(walks, 1):
-            twice = method.fits and number == len(walks)
+            twice = method.paired and number == len(walks)
             self._ends.append(self._ends[-1] + _WALK_RUNS * blocks * _walked(walked, twice))
         self._moved = self._ends[-1] + self._runs * _tokens(later)
         self._total = self._moved + _WALK_RUNS * blocks * _walked(last, method.fits_at_last)

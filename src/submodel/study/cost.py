@@ -24,6 +24,7 @@ RATES = {
     "extract wanda": _WANDA,
     "extract ria": _WANDA,
     "extract swaps": 2.3 * _WANDA,
+    "extract pursuit": 3.6 * _WANDA,
     "extract sparsegpt": 2.4 * _WANDA,
     "extract wanda+reconstruct": 4.8 * _WANDA,
     "extract wanda+distil": 1980 / (98_304 * 0.494e9),
@@ -91,7 +92,7 @@ def estimate(work: Work, measured: Sequence[tuple[Work, float]]) -> float | None
 
 
 def _slowness(kind: str, rates: Sequence[tuple[str, float]]) -> float:
-    """How often the written-down times this machine takes: by cells of the same verb, or by any; 1 where none is done."""
+    """How often the written-down times this machine takes: by cells of the same verb, or by any; 1 if none is done."""
     against = [(other, rate / RATES[other]) for other, rate in rates if other in RATES and rate]
     same = [times for other, times in against if other.startswith("extract ") == kind.startswith("extract ")]
     return statistics.median(same or [times for _, times in against] or [1.0])

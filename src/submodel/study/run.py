@@ -41,7 +41,7 @@ class Result:
 
 
 def standing(cells: Sequence[Cell], records: Records, plan: Sequence[Cell] | None = None) -> list[Result]:
-    """Where every cell stands now, with estimates for those that are not done, by the finished ones of the whole plan."""
+    """Where every cell stands now, with estimates for those not done, by the finished ones of the whole plan."""
     every = {cell.name: (cell, records.is_done(cell), records.read(cell)) for cell in [*(plan or ()), *cells]}
     measured = [(cell.work, record["seconds"]) for cell, done, record in every.values() if done and record.get("whole")]
     found = [every[cell.name] for cell in cells]
