@@ -84,7 +84,8 @@ def add(verbs: arguments.Verbs) -> None:
         "--openings",
         type=int,
         metavar="N",
-        help="one-token samples beside the text, as what a sequence may open with (default: swaps, pursuit 4096)",
+        help="one-token samples beside the text, as what a sequence may open with (default: swaps and pursuit 4096, "
+        "others none)",
     )
     p.add_argument(
         "--rate",

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.toward import Toward
 from submodel.stream import Make, Pruned
 
 Decide = Callable[[torch.Tensor, Any, Pattern], torch.Tensor | Pruned]
@@ -24,7 +25,6 @@ class Method:
         decide: rows -> mask, or mask and new weights; rows are decided on their own, so a matrix may come in parts.
         prepare: whole weight as stored and the statistic of its inputs -> what `decide` gets; called once a matrix.
         openings: one-token samples that it wants beside the text (see `calibration.with_openings`).
-        toward: it decides toward the dense model, which walks along: `decide` gets `toward.Aimed`.
         distilled: the mask is moved afterwards, in the whole model (see `distil`).
         refitted: the kept weights are fitted (see `reconstruct`): in the same walk, or after `distilled` in another.
         fitted_first: they are fitted before `distilled`, on the first half of the text.
@@ -35,7 +35,6 @@ class Method:
     decide: Decide
     prepare: Callable[[torch.Tensor, Any], Any] = lambda weight, inputs: inputs
     openings: int = 0
-    toward: bool = False
     distilled: bool = False
     refitted: bool = False
     fitted_first: bool = False
@@ -51,8 +50,13 @@ class Method:
         return self.refitted and (self.fitted_first or not self.distilled)
 
     @property
+    def toward(self) -> bool:
+        """It decides toward the dense model: `decide` gets `toward.Aimed` of what `prepare` made."""
+        return self.statistic is Toward
+
+    @property
     def paired(self) -> bool:
-        """The dense model goes along in the walk that decides the mask; its statistics are `toward.Toward`."""
+        """The dense model goes along in the walk that decides the mask; its statistics are `Toward`."""
         return self.toward or self.fits
 
     @property

@@ -236,9 +236,5 @@ SWAPS = Method(
     "exchanges from Wanda's mask that lower the output error (arXiv 2512.10922)", ClippedGram, decide, openings=4096
 )
 PURSUIT = Method(
-    "exchanges from Wanda's mask that bring the output toward the dense model's",
-    Toward,
-    decide_toward,
-    openings=4096,
-    toward=True,
+    "exchanges from Wanda's mask that bring the output toward the dense model's", Toward, decide_toward, openings=4096
 )

@@ -42,7 +42,7 @@ class Result:
 
 def standing(cells: Sequence[Cell], records: Records, plan: Sequence[Cell] | None = None) -> list[Result]:
     """Where every cell stands now, with estimates for those not done, by the finished ones of the whole plan."""
-    every = {cell.name: (cell, records.is_done(cell), records.read(cell)) for cell in [*(plan or ()), *cells]}
+    every = {cell.name: (cell, records.is_done(cell), records.read(cell)) for cell in plan or cells}
     measured = [(cell.work, record["seconds"]) for cell, done, record in every.values() if done and record.get("whole")]
     found = [every[cell.name] for cell in cells]
     failed = {cell.name: record["failed"] for cell, done, record in found if not done and record.get("failed")}
@@ -73,7 +73,7 @@ def run(
     Args:
         cells: a plan, or a part of one with the extractions that it needs.
         records: what is done already.
-        plan: all cells, whose finished ones tell what others will take; `cells` if None.
+        plan: `cells` and all others, whose finished ones tell what others will take; `cells` if None.
         limit: run so many cells at most.
         submit: how to run one.
         say: told a line when a cell starts and when it ends.
