@@ -95,6 +95,35 @@ def test_differences_are_of_the_same_pieces():
         table(rows, against="dense")
 
 
+def test_what_is_won_back_of_a_loss():
+    """Shares are of the same pieces, whether less is better or more, and only of what is lost beyond doubt."""
+    rng = np.random.default_rng(0)
+    nats = rng.normal(2.0, 0.5, 200)
+    lost = rng.uniform(0.1, 0.5, 200)
+    solved = np.array([1] * 100 + [0] * 100)
+    parts = {
+        ("perplexity", "perplexity"): (nats, nats + lost, nats + 0.4 * lost),
+        ("humaneval", "pass@1"): (solved, solved * (np.arange(200) >= 40), solved * (np.arange(200) >= 30)),
+        ("layer-error", "layer error"): (0 * lost, lost, 1.5 * lost),
+        ("gsm8k", "accuracy"): (solved, np.roll(solved, 1), solved),
+    }
+    rows = [
+        row(2, name, task=task, metric=metric, parts=one.tolist())
+        for (task, metric), each in parts.items()
+        for name, one in zip(("dense", "wanda", "swaps"), each, strict=True)
+    ]
+    found = {line[0]: line[1:] for line in cells(table([*rows, row(3, "old")], against="wanda", won_back=True))}
+    text, problems, error, none = found["swaps"]
+    assert text == "won 60.0% [60.0, 60.0]" and error == "won -50.0% [-50.0, -50.0]"
+    share, low, high = re.fullmatch(r"won (.*)% \[(.*), (.*)\]", problems).groups()  # type: ignore[union-attr]
+    assert float(share) == 25 and 9 < float(low) < 15 and 36 < float(high) < 42
+    assert none == "200.0% [100.0, 300.0]"  # a row of which wanda may have lost nothing is shown as it is
+    assert not any("won" in cell for name in ("dense", "wanda", "old") for cell in found[name])
+    assert found["won: of what wanda loses against dense on the same windows, problems or matrices"] == []
+    with pytest.raises(SubmodelError, match="--won-back 'ria': no row of it: there are dense, old, swaps, wanda"):
+        table([*rows, row(3, "old")], against="ria", won_back=True)
+
+
 def test_formats_are_lines_and_compared():
     """What packing costs is seen in one column, and by `against` on the same windows."""
     nats = np.random.default_rng(0).normal(2.0, 0.5, 50)

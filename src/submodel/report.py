@@ -13,6 +13,7 @@ from submodel.tasks.intervals import bootstrap, ratio
 from submodel.tasks.rows import Row
 
 EXTRACTION = "extract"  # the task of the rows that say what an extraction took
+_LOSSES = ("perplexity", "layer error")  # the lower the better, of tokens; others are rates and scores of problems
 _TOOK = {"seconds": "extraction", "peak_bytes": "peak memory"}
 
 
@@ -24,7 +25,13 @@ class Line(NamedTuple):
     format: str | None
 
 
-def table(rows: Iterable[Row], names: Mapping[str, str] | None = None, against: str | None = None) -> str:
+def table(
+    rows: Iterable[Row],
+    names: Mapping[str, str] | None = None,
+    against: str | None = None,
+    *,
+    won_back: bool = False,
+) -> str:
     """A table a model: a line a sub-model and format in memory, a column a metric, data set and other settings: value
     and 95% interval.
 
@@ -33,34 +40,44 @@ def table(rows: Iterable[Row], names: Mapping[str, str] | None = None, against: 
         names: data set -> how its column calls it, where that is not the end of its path.
         against: a line by its name, such as a sub-model's or "dense": the others then show how they differ from it,
             piece by piece.
+        won_back: of what the line `against` loses against dense, the share that each of the others wins back, instead.
 
     Raises:
         SubmodelError: no row of `against`, or two sub-models of one base that are called so.
     """
+    option = "--won-back" if won_back else "--against"
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.weights, []).append(row)
-    if against is not None and not any(_line_called(against, _lines(group)) for group in groups.values()):
+    if against is not None and not any(_line_called(against, _lines(group), option) for group in groups.values()):
         have = ", ".join(sorted({_called(line, _lines(group)) for group in groups.values() for line in _lines(group)}))
-        raise SubmodelError(f"--against {against!r}: no row of it: there are {have or 'none'}")
-    tables = [_table(group, names or {}, against) for group in groups.values()]
+        raise SubmodelError(f"{option} {against!r}: no row of it: there are {have or 'none'}")
+    tables = [_table(group, names or {}, against, option) for group in groups.values()]
     if len(tables) > 1:
         tables = [f"{_short(group[-1].model)}\n{text}" for group, text in zip(groups.values(), tables, strict=True)]
     return "\n\n".join(tables) or "no rows"
 
 
-def _table(rows: list[Row], names: Mapping[str, str], against: str | None) -> str:
+def _table(rows: list[Row], names: Mapping[str, str], against: str | None, option: str) -> str:
     columns: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row.task == EXTRACTION):
         columns.setdefault(_column(row), row)
     cells = {(_line(row), _column(row)): row for row in rows}
     lines = _lines(rows)
     text = [["sub-model", *_heads(list(columns.values()), names)]]
-    base = _line_called(against, lines)
+    base = _line_called(against, lines, option)
     bases = {_column(row): row for row in rows if _line(row) == base}
+    shares = option == "--won-back"
+    dense = {_column(row): row for row in rows if base and _line(row) == Line("dense", None, base.format)}
     for line in lines:
-        found = [(cells.get((line, column)), bases.get(column)) for column in columns]
-        text.append([_called(line, lines), *(_against(row, base) if row else "-" for row, base in found)])
+        shown = [_called(line, lines)]
+        for column in columns:
+            row, other = cells.get((line, column)), bases.get(column)
+            if row is None:
+                shown.append("-")
+            else:
+                shown.append(_won_back(row, other, dense.get(column)) if shares else _against(row, other))
+        text.append(shown)
     by_column = [cells[line, column] for column in columns for line in lines if (line, column) in cells]
     results = [row for row in by_column if row.task != EXTRACTION]
     notes = _once(f"{row.n:,} {_counted(row)} of {_name(row, names)}" for row in results)
@@ -70,7 +87,9 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None) -> st
     notes += _once(
         f"{_name(row, names)}: text of a stand-in: {note}" for row in results for note in stand_ins(row.data)
     )
-    if bases:
+    if bases and shares:
+        notes.append(f"won: of what {against} loses against dense on the same windows, problems or matrices")
+    elif bases:
         notes.append(f"with a sign: difference from {against} on the same windows, problems or matrices")
     if len(results) < len(by_column):
         notes.append("extraction, peak memory: of the process that made the sub-model and those of the other domains")
@@ -117,12 +136,12 @@ def _lines(rows: Iterable[Row]) -> list[Line]:
     return sorted(lines, key=lambda line: (models.index(line[:2]), line.format is not None))
 
 
-def _line_called(name: str | None, lines: list[Line]) -> Line | None:
-    """The line that is meant. Raises SubmodelError when there are several."""
+def _line_called(name: str | None, lines: list[Line], option: str) -> Line | None:
+    """The line that an option means. Raises SubmodelError when there are several."""
     found = [line for line in lines if name == _called(line, lines)] or [line for line in lines if name == line.name]
     if len(found) > 1:
         called = " or ".join(repr(_called(line, lines)) for line in found)
-        raise SubmodelError(f"--against {name}: there are {len(found)} of that name: give {called}")
+        raise SubmodelError(f"{option} {name}: there are {len(found)} of that name: give {called}")
     return found[0] if found else None
 
 
@@ -174,16 +193,34 @@ def _cell(row: Row) -> str:
     return f"{value}{'%' if scale == 100 else ''} [{low}, {high}]"
 
 
-def _against(row: Row, base: Row | None) -> str:
-    """A cell, as its difference from the same cell of another line where both have their parts."""
-    if base is None or row is base or row.parts is None or base.parts is None or len(row.parts) != len(base.parts):
+def _parts(*rows: Row | None) -> list[np.ndarray]:
+    """What the rows are means of, where all of them have that of the same pieces; else nothing."""
+    found = [np.array(row.parts) for row in rows if row is not None and row.parts is not None]
+    return found if len(found) == len(rows) and len({len(one) for one in found}) == 1 else []
+
+
+def _won_back(row: Row, base: Row | None, dense: Row | None) -> str:
+    """A cell, as the share that it wins back of what another line loses against dense, if that loses beyond doubt."""
+    parts = _parts(row, base, dense)
+    if not parts or row is base or row is dense:
         return _cell(row)
-    differences = np.array(row.parts) - np.array(base.parts)
+    own, other, best = parts if row.metric in _LOSSES else (-one for one in parts)
+    if bootstrap(other - best)[0] <= 0:
+        return _cell(row)
+    return "won {:.1f}% [{:.1f}, {:.1f}]".format(*(100 * x for x in ratio(other - own, other - best)))
+
+
+def _against(row: Row, base: Row | None) -> str:
+    """A cell, as its difference from the same cell of another line."""
+    parts = _parts(row, base)
+    if not parts or row is base:
+        return _cell(row)
+    own, other = parts
     if row.metric == "layer error":
-        if not any(base.parts):  # the base loses nothing
+        if not other.any():  # the base loses nothing
             return _cell(row)
-        found = ratio(np.array(row.parts), np.array(base.parts))
-        return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*(100 * (x - 1) for x in found))
+        return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*(100 * (x - 1) for x in ratio(own, other)))
+    differences = own - other
     nats = row.metric == "perplexity"
     value, (low, high) = differences.mean(), bootstrap(differences)
     shown = [100 * (np.expm1(x) if nats else x) for x in (value, low, high)]
@@ -191,7 +228,7 @@ def _against(row: Row, base: Row | None) -> str:
 
 
 def _counted(row: Row) -> str:
-    return "tokens" if row.metric in ("perplexity", "layer error") else "problems"
+    return "tokens" if row.metric in _LOSSES else "problems"
 
 
 def aligned(lines: list[list[str]]) -> str:

@@ -45,10 +45,16 @@ def add(verbs: arguments.Verbs) -> None:
 
     p = verbs.add("report", _report, "print the table of a file of rows")
     p.add_argument("rows", metavar="ROWS.jsonl")
-    p.add_argument(
+    compared = p.add_mutually_exclusive_group()
+    compared.add_argument(
         "--against",
         metavar="NAME",
         help="show how the others differ from this sub-model, or from dense, piece by piece",
+    )
+    compared.add_argument(
+        "--won-back",
+        metavar="NAME",
+        help="show how much of what this sub-model loses against dense each of the others wins back",
     )
 
     p = verbs.add("study", _study, "run a grid of extractions and evaluations from a file; goes on where it stopped")
@@ -124,12 +130,14 @@ def _report(args: argparse.Namespace) -> None:
     if not Path(args.rows).is_file():
         raise SubmodelError(f"{args.rows}: no such file: give the rows that submodel eval wrote")
     rows = read_rows(Path(args.rows))
-    if any(row.task == "bench" for row in rows) and args.against is None:
+    compared = args.against if args.won_back is None else args.won_back
+    if any(row.task == "bench" for row in rows) and compared is None:
         from submodel import bench
 
         text = bench.table(rows)
     else:
-        text = table([row for row in rows if row.task != "bench"], against=args.against)
+        results = [row for row in rows if row.task != "bench"]
+        text = table(results, against=compared, won_back=args.won_back is not None)
     show(args, {"rows": [row.__dict__ for row in rows]}, [text])
 
 
