@@ -81,17 +81,20 @@ def test_ria_is_the_published_score(family: str, tmp_path: Path):
     assert equal / sum(mask.numel() for mask in theirs.values()) >= 0.9995
 
 
-def test_gram_in_parts_is_the_product():
-    inputs = torch.randn(70, 13).bfloat16()
-    whole, first, second = (Gram(13, torch.device("cpu")) for _ in range(3))
+@pytest.mark.parametrize("cols", [1, 13, 192, 193, 401])
+def test_gram_in_parts_is_the_product(cols: int):
+    """Its panels, with what was read in between, against the whole product."""
+    inputs = torch.randn(70, cols).bfloat16()
+    whole, first, second = (Gram(cols, torch.device("cpu")) for _ in range(3))
     whole.update(inputs)
     first.update(inputs[:31])
+    assert torch.equal(first.products, first.products.T)
     second.update(inputs[31:])
     first.merge(second)
     expected = inputs.double().T @ inputs.double()
     np.testing.assert_allclose(first.products, expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(whole.products, expected, rtol=1e-5, atol=1e-4)
-    norms = SquaredNorm(13, torch.device("cpu"))
+    norms = SquaredNorm(cols, torch.device("cpu"))
     norms.update(inputs)
     np.testing.assert_allclose(whole.products.diagonal(), norms.sum_squares, rtol=1e-5)
     assert first.tokens == whole.tokens == 70

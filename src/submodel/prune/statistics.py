@@ -1,9 +1,12 @@
 """What pruning methods gather of the inputs of a matrix."""
 
+from collections.abc import Iterator
+
 import torch
 
 OPENINGS_SHARE = 0.1  # of the squared sum over text; no other value was tried (dev/LOG.md)
 _CLIP = 4.0  # times the median norm
+_PANEL = 192  # columns of a Gram matrix at once: fewer save more, down to where small products are slow (dev/LOG.md)
 _CHUNK_ROWS = 128  # the float32 copy of a chunk stays in the second-level cache
 
 
@@ -38,31 +41,49 @@ class SquaredNorm:
 class Gram:
     """The Gram matrix of the inputs: sum over tokens of x x^T; its diagonal is SquaredNorm's sum.
 
+    Only blocks on and below the diagonal are summed, a little over half of the arithmetic; `products` mirrors them.
+
     Attributes:
-        products: (cols, cols) float32.
         tokens: how many rows were seen.
     """
 
     def __init__(self, cols: int, device: torch.device):
-        self.products = torch.zeros(cols, cols, dtype=torch.float32, device=device)
+        self._sums = torch.zeros(cols, cols, dtype=torch.float32, device=device)
+        self._mirrored = True
         self.tokens = 0
+
+    @property
+    def products(self) -> torch.Tensor:
+        """(cols, cols) float32, symmetric."""
+        if not self._mirrored:
+            for start, stop in self._panels():
+                self._sums[:start, start:stop] = self._sums[start:stop, :start].T
+            self._mirrored = True
+        return self._sums
 
     @property
     def sum_squares(self) -> torch.Tensor:
         """(cols,) as SquaredNorm's, so that a Gram matrix serves wherever a squared norm does."""
-        return self.products.diagonal()
+        return self._sums.diagonal()
 
     def update(self, inputs: torch.Tensor) -> None:
         """Take in (tokens, cols) of any float dtype."""
         self._add(inputs.float())
 
     def _add(self, values: torch.Tensor) -> None:
-        self.products.addmm_(values.T, values)
+        for start, stop in self._panels():
+            self._sums[start:stop, :stop].addmm_(values[:, start:stop].T, values[:, :stop])
+        self._mirrored = False
         self.tokens += values.shape[0]
+
+    def _panels(self) -> Iterator[tuple[int, int]]:
+        cols = len(self._sums)
+        return ((start, min(start + _PANEL, cols)) for start in range(0, cols, _PANEL))
 
     def merge(self, other: "Gram") -> None:
         """Add what another one has seen."""
-        self.products += other.products
+        self._sums += other._sums
+        self._mirrored = False
         self.tokens += other.tokens
 
     def energy(self, rows: torch.Tensor) -> float:
@@ -71,7 +92,8 @@ class Gram:
 
     def add_openings(self, other: "Gram") -> None:
         """Let one-token samples have their share in the sum."""
-        self.products.add_(other.products, alpha=_scale(self, other))
+        self._sums.add_(other._sums, alpha=_scale(self, other))
+        self._mirrored = False
 
 
 class ClippedGram(Gram):
