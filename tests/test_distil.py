@@ -278,7 +278,12 @@ def test_a_moved_mask_that_is_there_is_fitted(
             to_float32(base, others, tmp_path / "store", **more)
 
 
-def test_gradients_read_what_the_fit_has_not(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("most", "samples"), [(10_000, 5), (40, 2)])
+def test_gradients_read_what_the_fit_has_not(
+    most: int, samples: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Half of the text, or so many of its tokens as a fit reads at most."""
+    monkeypatch.setattr(making, "_FITTED", most)
     seen: dict[str, list[torch.Tensor]] = {"walk": [], "distil": []}
 
     def noting(name: str, text: Any) -> Any:
@@ -289,8 +294,8 @@ def test_gradients_read_what_the_fit_has_not(llama: Path, tmp_path: Path, monkey
     monkeypatch.setattr(making, "distil", noting("distil", lambda text: text))
     to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+reconstruct+distil")
     (fit,), (rest,) = seen["walk"], seen["distil"]
-    assert torch.equal(torch.cat([fit, rest]), SAMPLES.ids) and len(fit) == 5
-    with pytest.raises(SubmodelError, match="one half is for the fit"):
+    assert torch.equal(torch.cat([fit, rest]), SAMPLES.ids) and len(fit) == samples
+    with pytest.raises(SubmodelError, match="a part is for the fit"):
         one = SAMPLES.take(slice(1))
         to_float32(open_base(str(llama)), [one], tmp_path / "other", method="wanda+reconstruct+distil")
     assert not (tmp_path / "other").exists()

@@ -3,8 +3,9 @@
 A mask that gradients moved is fitted on a walk of its own. Where the store has that mask already, made by the same
 recipe but for the fit, it is taken from there, and neither the first walk nor the gradients are run again.
 
-Where a fit comes before the gradients, it reads the first half of the text and they the other: a model that is fitted
-to a text says nearly what the dense model says there, and gradients would learn the rest of it by heart (dev/LOG.md).
+Where a fit comes before the gradients, it reads the first half of the text, or less of much, and they the rest: a model
+that is fitted to a text says nearly what the dense model says there, and gradients would learn the rest of it by heart;
+and more text wins more by gradients than by the fit (dev/LOG.md).
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from submodel.prune.work import Work
 from submodel.stream import Pruned, walk
 
 _WALKED = 32768  # tokens that the walk reads where a whole model's gradients come after it
+_FITTED = 16384  # and where it fits weights as well
 
 
 @dataclass(frozen=True)
@@ -118,11 +120,11 @@ def _shared_out(method: Method, domains: Sequence[Samples]) -> tuple[list[Sample
     for domain in domains:
         if len(domain.ids) < 2:
             raise SubmodelError(
-                f"{domain.name}: {len(domain.ids)} sample, of which one half is for the fit and one for gradients: "
+                f"{domain.name}: {len(domain.ids)} sample, of which a part is for the fit and another for gradients: "
                 "give more --samples, a lower --seq-len"
             )
-    halves = [(domain, len(domain.ids) // 2) for domain in domains]
-    return [d.take(slice(half)) for d, half in halves], [d.take(slice(half, None)) for d, half in halves]
+    fits = [domain.take(slice(len(domain.ids) // 2)).first(_FITTED) for domain in domains]
+    return fits, [domain.take(slice(len(fit.ids), None)) for domain, fit in zip(domains, fits, strict=True)]
 
 
 def _blocks(base: Base) -> int:

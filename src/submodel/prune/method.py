@@ -27,7 +27,7 @@ class Method:
         openings: one-token samples that it wants beside the text (see `calibration.with_openings`).
         distilled: the mask is moved afterwards, in the whole model (see `distil`).
         refitted: the kept weights are fitted (see `reconstruct`): in the same walk, or after `distilled` in another.
-        fitted_first: they are fitted before `distilled`, on the first half of the text.
+        fitted_first: they are fitted before `distilled`, on text of their own.
     """
 
     about: str
