@@ -120,8 +120,13 @@ def test_what_is_won_back_of_a_loss():
     assert none == "200.0% [100.0, 300.0]"  # a row of which wanda may have lost nothing is shown as it is
     assert not any("won" in cell for name in ("dense", "wanda", "old") for cell in found[name])
     assert found["won: of what wanda loses against dense on the same windows, problems or matrices"] == []
-    with pytest.raises(SubmodelError, match="--won-back 'ria': no row of it: there are dense, old, swaps, wanda"):
-        table([*rows, row(3, "old")], against="ria", won_back=True)
+    for name, given, said in (
+        ("ria", rows, "'ria': no row of it: there are dense, swaps, wanda"),
+        ("dense", rows, "'dense': nothing to win back"),
+        ("wanda", [one for one in rows if one.submodel != "dense"], "beside it rows of dense"),
+    ):
+        with pytest.raises(SubmodelError, match=said):
+            table(given, against=name, won_back=True)
 
 
 def test_formats_are_lines_and_compared():

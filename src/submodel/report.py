@@ -43,32 +43,32 @@ def table(
         won_back: of what the line `against` loses against dense, the share that each of the others wins back, instead.
 
     Raises:
-        SubmodelError: no row of `against`, or two sub-models of one base that are called so.
+        SubmodelError: no row of `against`, two sub-models of one base that are called so, or nothing to win back.
     """
-    option = "--won-back" if won_back else "--against"
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.weights, []).append(row)
-    if against is not None and not any(_line_called(against, _lines(group), option) for group in groups.values()):
+    if against is not None and not any(_line_called(against, _lines(group)) for group in groups.values()):
         have = ", ".join(sorted({_called(line, _lines(group)) for group in groups.values() for line in _lines(group)}))
-        raise SubmodelError(f"{option} {against!r}: no row of it: there are {have or 'none'}")
-    tables = [_table(group, names or {}, against, option) for group in groups.values()]
+        raise SubmodelError(f"{against!r}: no row of it: there are {have or 'none'}")
+    tables = [_table(group, names or {}, against, won_back) for group in groups.values()]
     if len(tables) > 1:
         tables = [f"{_short(group[-1].model)}\n{text}" for group, text in zip(groups.values(), tables, strict=True)]
     return "\n\n".join(tables) or "no rows"
 
 
-def _table(rows: list[Row], names: Mapping[str, str], against: str | None, option: str) -> str:
+def _table(rows: list[Row], names: Mapping[str, str], against: str | None, won_back: bool) -> str:
     columns: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row.task == EXTRACTION):
         columns.setdefault(_column(row), row)
     cells = {(_line(row), _column(row)): row for row in rows}
     lines = _lines(rows)
     text = [["sub-model", *_heads(list(columns.values()), names)]]
-    base = _line_called(against, lines, option)
+    base = _line_called(against, lines)
     bases = {_column(row): row for row in rows if _line(row) == base}
-    shares = option == "--won-back"
     dense = {_column(row): row for row in rows if base and _line(row) == Line("dense", None, base.format)}
+    if won_back and base and (not dense or base.name == "dense"):
+        raise SubmodelError(f"{against!r}: nothing to win back: give a sub-model, beside it rows of dense kept like it")
     for line in lines:
         shown = [_called(line, lines)]
         for column in columns:
@@ -76,7 +76,7 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None, optio
             if row is None:
                 shown.append("-")
             else:
-                shown.append(_won_back(row, other, dense.get(column)) if shares else _against(row, other))
+                shown.append(_won_back(row, other, dense.get(column)) if won_back else _against(row, other))
         text.append(shown)
     by_column = [cells[line, column] for column in columns for line in lines if (line, column) in cells]
     results = [row for row in by_column if row.task != EXTRACTION]
@@ -87,7 +87,7 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None, optio
     notes += _once(
         f"{_name(row, names)}: text of a stand-in: {note}" for row in results for note in stand_ins(row.data)
     )
-    if bases and shares:
+    if bases and won_back:
         notes.append(f"won: of what {against} loses against dense on the same windows, problems or matrices")
     elif bases:
         notes.append(f"with a sign: difference from {against} on the same windows, problems or matrices")
@@ -136,12 +136,12 @@ def _lines(rows: Iterable[Row]) -> list[Line]:
     return sorted(lines, key=lambda line: (models.index(line[:2]), line.format is not None))
 
 
-def _line_called(name: str | None, lines: list[Line], option: str) -> Line | None:
-    """The line that an option means. Raises SubmodelError when there are several."""
+def _line_called(name: str | None, lines: list[Line]) -> Line | None:
+    """The line that is meant. Raises SubmodelError when there are several."""
     found = [line for line in lines if name == _called(line, lines)] or [line for line in lines if name == line.name]
     if len(found) > 1:
         called = " or ".join(repr(_called(line, lines)) for line in found)
-        raise SubmodelError(f"{option} {name}: there are {len(found)} of that name: give {called}")
+        raise SubmodelError(f"{name}: there are {len(found)} of that name: give {called}")
     return found[0] if found else None
 
 

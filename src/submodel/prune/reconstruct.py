@@ -29,9 +29,7 @@ from submodel.prune.statistics import Gram
 
 _RIDGE = 3.0  # times inputs / tokens
 _STEPS = 20
-_NEAR = (
-    0.01  # a row is done when its residual has fallen to this part of the first, its sum by all but 0.1% (dev/LOG.md)
-)
+_NEAR = 0.01  # a row is done when its residual has fallen to this part of the first; 0.1% of the gain is left
 
 
 def refit(
