@@ -283,7 +283,7 @@ def test_gradients_read_what_the_fit_has_not(
     most: int, samples: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Half of the text, or so many of its tokens as a fit reads at most."""
-    monkeypatch.setattr(making, "_FITTED", most)
+    monkeypatch.setattr(making, "FIT_TOKENS", most)
     seen: dict[str, list[torch.Tensor]] = {"walk": [], "distil": []}
 
     def noting(name: str, text: Any) -> Any:
@@ -295,6 +295,7 @@ def test_gradients_read_what_the_fit_has_not(
     to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+reconstruct+distil")
     (fit,), (rest,) = seen["walk"], seen["distil"]
     assert torch.equal(torch.cat([fit, rest]), SAMPLES.ids) and len(fit) == samples
+    assert Store(tmp_path / "store").manifest("d")["fit_tokens"] == 16384
     with pytest.raises(SubmodelError, match="a part is for the fit"):
         one = SAMPLES.take(slice(1))
         to_float32(open_base(str(llama)), [one], tmp_path / "other", method="wanda+reconstruct+distil")

@@ -24,6 +24,7 @@ from submodel.prune.decide import decider, gridder, keeper, refitter
 from submodel.prune.distil import RATE, distil
 from submodel.prune.method import Method
 from submodel.prune.recipe import Settings, recipe
+from submodel.prune.reconstruct import FIT_TOKENS
 from submodel.prune.statistics import SquaredNorm
 from submodel.prune.toward import Toward
 from submodel.prune.watch import Watch
@@ -31,7 +32,6 @@ from submodel.prune.work import Work
 from submodel.stream import Pruned, walk
 
 _WALKED = 32768  # tokens that the walk reads where a whole model's gradients come after it
-_FITTED = 16384  # and where it fits weights as well
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _shared_out(method: Method, domains: Sequence[Samples]) -> tuple[list[Sample
                 f"{domain.name}: {len(domain.ids)} sample, of which a part is for the fit and another for gradients: "
                 "give more --samples, a lower --seq-len"
             )
-    fits = [domain.take(slice(len(domain.ids) // 2)).first(_FITTED) for domain in domains]
+    fits = [domain.take(slice(len(domain.ids) // 2)).first(FIT_TOKENS) for domain in domains]
     return fits, [domain.take(slice(len(fit.ids), None)) for domain, fit in zip(domains, fits, strict=True)]
 
 

@@ -15,6 +15,7 @@ from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS
 from submodel.prune.distil import HIDDEN, STEP_TOKENS
+from submodel.prune.reconstruct import FIT_TOKENS
 from submodel.prune.select import Pattern
 
 
@@ -47,6 +48,7 @@ def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
         **({"grid": settings.grid} if settings.grid else {}),
         **({"step_tokens": STEP_TOKENS, "hidden": HIDDEN} if METHODS[settings.method].distilled else {}),
         **({"fit": "dense"} if METHODS[settings.method].refitted else {}),  # the target; before, own inputs alone
+        **({"fit_tokens": FIT_TOKENS} if METHODS[settings.method].fitted_first else {}),  # before, half of the text
         "base_sha256": base.sha256,
         "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
         "dtype": str(settings.dtype).removeprefix("torch."),

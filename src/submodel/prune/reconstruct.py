@@ -27,6 +27,7 @@ import torch
 
 from submodel.prune.statistics import Gram
 
+FIT_TOKENS = 16384  # of the text, at most, where gradients read the rest: they gain more by it (dev/LOG.md)
 _RIDGE = 3.0  # times inputs / tokens
 _STEPS = 20
 _NEAR = 0.01  # a row is done when its residual has fallen to this part of the first; 0.1% of the gain is left
