@@ -344,8 +344,23 @@ def test_what_only_selects(file: Path):
     _, cells, _ = planned(file)
     for only, count in (("wanda-50", 5), ("prose-*/news", 4), ("*/eval/dense/*", 2), ("dense/new", 1), ("tiny", 18)):
         assert len(study.select(cells, only)) == count, only
-    with pytest.raises(SubmodelError, match="fits none"):
-        study.select(cells, "prose-*/new")
+    assert len(study.select(cells)) == 18
+    assert (
+        len(study.select(cells, "wanda-50", "prose-*/news")) == 7
+    )  # one of the four is under wanda-50; one extraction more
+    for only in (["prose-*/new"], ["tiny", "prose-*/new"]):
+        with pytest.raises(SubmodelError, match="fits none"):
+            study.select(cells, *only)
+
+
+def test_a_task_may_measure_some_domains_alone(file: Path, capsys):
+    _, every, _ = planned(file)
+    _, cells, _ = planned(file, 'tasks.news.domains=["python"]')
+    left_out = ["tiny/eval/prose-wanda-50/news", "tiny/eval/prose-wanda-2of4/news"]
+    assert [cell.name for cell in every if cell not in cells] == left_out
+    said = refused(capsys, file, "--set", 'tasks.news.domains=["pithon"]')
+    assert "[tasks.news]" in said and "did you mean 'python'?" in said
+    assert "a list with something in it" in refused(capsys, file, "--set", "tasks.news.domains=[]")
 
 
 def test_estimates():

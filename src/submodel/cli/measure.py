@@ -68,7 +68,13 @@ def add(verbs: arguments.Verbs) -> None:
         help="put a value into the file's place, such as data=DIR or models.smol=DIR",
     )
     p.add_argument("--dry-run", action="store_true", help="print the cells, what is done and what the rest will take")
-    p.add_argument("--only", metavar="TEXT", help="cells with this in their name or fitting a glob, and what they need")
+    p.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="cells with this in their name or fitting a glob, and what they need; again for more",
+    )
     p.add_argument("--limit", type=int, help="run so many cells at most")
     p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the models")
     p.add_argument("--unsafe-code", action="store_true", help="run model-written code even where nothing isolates it")
@@ -150,7 +156,7 @@ def _study(args: argparse.Namespace) -> int:
     out = Path(args.out or given.file.with_suffix("")).resolve()
     bases = study.open_bases(given, args.trust_remote_code)
     cells = study.plan(given, out, bases, trust_remote_code=args.trust_remote_code, unsafe_code=args.unsafe_code)
-    chosen = study.select(cells, args.only)
+    chosen = study.select(cells, *args.only)
     records = study.Records(out)
     records.refuse_other_bases(bases)
     records.refuse_others(cells)

@@ -93,6 +93,7 @@ _TOP: dict[str, Kind] = {
     "tasks": _TABLE,
 }
 _NO_GRID = "none"
+_DOMAINS = "domains"
 _PRUNE: dict[str, Kind] = {
     "methods": _LIST,
     "sparsities": _LIST,
@@ -163,6 +164,7 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
         minutes=minutes,
         rate=rate,
         tasks={name: _task(f"{where}, [tasks.{name}]", name, entry) for name, entry in document["tasks"].items()},
+        measured=_measured(where, document["tasks"], domains),
     )
     texts_read, data_read = read_data(study)
     return replace(study, texts_read=texts_read, data_read=data_read)
@@ -290,5 +292,17 @@ def _task(where: str, name: str, entry: Any) -> tuple[Task, Options]:
     _check_name(where, "tasks", name)
     if not _TABLE.fits(entry) or "task" not in entry:
         raise SubmodelError(f'{where}: give a table with task = "perplexity:PATH[:COLUMN]", "humaneval", ...')
-    _check(where, entry, {"task": _TEXT, **EVALUATION})
-    return parse_task(entry["task"]), {key: value for key, value in entry.items() if key != "task"}
+    _check(where, entry, {"task": _TEXT, _DOMAINS: _LIST, **EVALUATION})
+    return parse_task(entry["task"]), {key: value for key, value in entry.items() if key not in ("task", _DOMAINS)}
+
+
+def _measured(
+    where: str, tasks: Mapping[str, Mapping[str, Any]], domains: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """Task -> the domains that it names, each of them known."""
+    found = {name: tuple(map(str, entry[_DOMAINS])) for name, entry in tasks.items() if _DOMAINS in entry}
+    for name, asked in found.items():
+        for domain in asked:
+            if domain not in domains:
+                raise unknown_name(f"domain in {where}, [tasks.{name}]:", domain, domains)
+    return found

@@ -30,6 +30,7 @@ class Study:
         minutes: what method auto may take of each extraction; any time if None.
         rate: of methods that distil; their own if None.
         tasks: name -> what to measure, with its options.
+        measured: task -> the domains whose sub-models it measures, where that is not all of them.
         texts_read: domain -> SHA-256 of the text that lies on this machine; none for sets on the hub.
         data_read: task -> the same of what it is measured on.
     """
@@ -49,5 +50,6 @@ class Study:
     minutes: float | None
     rate: float | None
     tasks: dict[str, tuple[Task, Options]]
+    measured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     texts_read: Mapping[str, str] = field(default_factory=dict)
     data_read: Mapping[str, str] = field(default_factory=dict)

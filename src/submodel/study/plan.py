@@ -79,8 +79,15 @@ def plan(
                 _evaluation(study, out, model, submodel, made.name, task, size, allowed)
                 for submodel in made.makes
                 for task in study.tasks
+                if submodel not in _left_out(study, task, made)
             ]
     return cells
+
+
+def _left_out(study: Study, task: str, made: Cell) -> set[str]:
+    """The sub-models of domains that a task does not measure."""
+    name = made.name.rpartition("/")[2]
+    return {f"{d}-{name}" for d in study.domains if d not in study.measured.get(task, study.domains)}
 
 
 def _is_possible(method: str, pattern: Pattern, allocation: str) -> bool:
@@ -88,22 +95,25 @@ def _is_possible(method: str, pattern: Pattern, allocation: str) -> bool:
     return allocation == UNIFORM or (needs_text(method) and not pattern.m)
 
 
-def select(cells: Sequence[Cell], only: str | None) -> list[Cell]:
-    """The cells whose name has `only` in it, and the extractions that they need.
+def select(cells: Sequence[Cell], *only: str) -> list[Cell]:
+    """The cells whose name has one of `only` in it, and the extractions that they need; all without any.
 
     A glob has to fit the name, or its end after a slash.
 
-    Raises SubmodelError when there is none.
+    Raises SubmodelError for one that fits none.
     """
-    if only is None:
+    if not only:
         return list(cells)
-    globs = (only, f"*/{only}") if any(c in only for c in "*?[") else (f"*{only}*",)
-    chosen = {cell.name for cell in cells if any(fnmatchcase(cell.name, glob) for glob in globs)}
-    if not chosen:
-        raise SubmodelError(
-            f"--only {only!r}: fits none of the {len(cells)} cells: give a part of a name such as {cells[-1].name}, "
-            "or a glob; --dry-run lists them"
-        )
+    chosen: set[str] = set()
+    for text in only:
+        globs = (text, f"*/{text}") if any(c in text for c in "*?[") else (f"*{text}*",)
+        fitting = {cell.name for cell in cells if any(fnmatchcase(cell.name, glob) for glob in globs)}
+        if not fitting:
+            raise SubmodelError(
+                f"--only {text!r}: fits none of the {len(cells)} cells: give a part of a name, such as "
+                f"{cells[-1].name}, or a glob; --dry-run lists them"
+            )
+        chosen |= fitting
     needed = {cell.needs for cell in cells if cell.name in chosen}
     return [cell for cell in cells if cell.name in chosen | needed]
 
