@@ -256,4 +256,12 @@ void sm_exchange(const float* w, const float* gram, const float* diagonal, int64
   });
 }
 
+void sm_move_scores(const sm_move* m, int64_t threads) {
+  parallel(threads, m->rows, [&](int64_t row) {
+    static thread_local std::vector<float> room;
+    if (int64_t(room.size()) * 4 < 9 * m->cols + 3) room.resize(size_t(9 * m->cols + 3) / 4);
+    kernels.move(*m, row, room.data());
+  });
+}
+
 }

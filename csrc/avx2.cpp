@@ -4,6 +4,7 @@
 #include "kernels.h"
 #include "avx2.h"
 #include "exchange.h"
+#include "move.h"
 #include "expansion.h"
 #include "plain.h"
 #include "rows.h"
@@ -343,4 +344,5 @@ const Kernels avx2_kernels = {
     cap_all,
     round_all,
     exchange,
+    move,
 };

@@ -8,6 +8,7 @@
 
 #include "kernels.h"
 #include "exchange.h"
+#include "move.h"
 #include "plain.h"
 #include "rows.h"
 
@@ -363,4 +364,5 @@ const Kernels avx512_kernels = {
     cap_all,
     round_all,
     exchange,
+    move,
 };

@@ -40,6 +40,7 @@ struct Kernels {
   void (*round)(const float* x, const uint16_t* bias, int64_t count, uint16_t* y);
   void (*exchange)(const float* w, const float* gram, const float* diagonal, int64_t cols, int64_t group,
                    int64_t rounds, float least, float* pull, uint8_t* keep, float* room);
+  void (*move)(const sm_move& m, int64_t row, void* room);  // room [9 * cols]
 };
 
 extern const Kernels reference_kernels;

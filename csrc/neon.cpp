@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 #include "exchange.h"
+#include "move.h"
 #include "expansion.h"
 #include "plain.h"
 #include "rows.h"
@@ -186,4 +187,5 @@ const Kernels neon_kernels = {
     cap_all,
     round_all,
     exchange,
+    move,
 };

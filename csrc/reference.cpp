@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 #include "exchange.h"
+#include "move.h"
 #include "plain.h"
 
 namespace {
@@ -152,4 +153,5 @@ const Kernels reference_kernels = {
     cap_all,
     round_all,
     exchange,
+    move,
 };

@@ -46,6 +46,20 @@ void sm_dense(const uint16_t* weights, int64_t rows, int64_t cols, const uint16_
 void sm_exchange(const float* w, const float* gram, const float* diagonal, int64_t rows, int64_t cols, int64_t group,
                  int64_t rounds, float least, float* pull, uint8_t* keep, int64_t threads);
 
+// A matrix whose mask moves along a gradient. Gradient, weights and masked [rows][cols] are float32 if `wide`, else
+// bfloat16; scores [rows][cols]; square [rows].
+struct sm_move {
+  int64_t rows, cols, wide;
+  int64_t group, removed;   // weights that go of every so many columns, or, if those are 0, of a row
+  float rate, memory, seen; // square takes 1 - memory of the new mean square; 1 - memory^steps
+  const void *gradient, *weights;
+  float *scores, *square;   // overwritten
+  void* masked;             // written: the weights, 0 where dropped
+};
+
+// One step of it; see csrc/move.h.
+void sm_move_scores(const sm_move* m, int64_t threads);
+
 // One linear layer; no bias if null.
 struct sm_linear {
   const sm_matrix* matrix;

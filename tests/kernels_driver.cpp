@@ -1,5 +1,5 @@
 // Packs, unpacks and multiplies matrices of odd shapes in buffers of exactly the promised size, for the sanitizers,
-// exchanges weights of rows, and does the first from several threads at once.
+// exchanges weights of rows, moves masks along gradients, and does the first from several threads at once.
 // Prints the name of the kernels; exit status 1 if a product is wrong.
 #include <math.h>
 #include <stdio.h>
@@ -127,6 +127,33 @@ static int check_exchange(int64_t rows, int64_t cols, int64_t group, int64_t thr
   return 0;
 }
 
+// A moved mask drops as many of every row (and whole group), and what it keeps has its weight.
+template <class Number>
+static int check_move(int64_t rows, int64_t cols, int64_t group, int64_t removed, int64_t threads) {
+  std::normal_distribution<float> normal;
+  std::vector<Number> gradient(rows * cols), weights(rows * cols), masked(rows * cols);
+  std::vector<float> scores(rows * cols), square(rows);
+  auto number = [](float x) { return Number(sizeof(Number) == 4 ? x : to_bf16(x)); };
+  for (auto& v : gradient) v = number(normal(random_bits));
+  for (auto& v : weights) v = number(2.0f);
+  for (auto& v : scores) v = float(random_bits() % 9);  // many are equal
+  const sm_move m = {rows, cols, sizeof(Number) == 4, group, removed, 0.01f, 0.95f, 0.05f,
+                     gradient.data(), weights.data(), scores.data(), square.data(), masked.data()};
+  sm_move_scores(&m, threads);
+  for (int64_t row = 0; row < rows; row++) {
+    int64_t gone = 0;
+    for (int64_t c = 0; c < cols; c++) {
+      const Number found = masked[row * cols + c];
+      if (found != 0 && found != weights[row * cols + c]) return fprintf(stderr, "another weight\n"), 1;
+      gone += found == 0;
+      if (group && c % group == group - 1 && gone != (c + 1) / group * removed)
+        return fprintf(stderr, "a group lost another count\n"), 1;
+    }
+    if (!group && gone != removed) return fprintf(stderr, "a row lost another count\n"), 1;
+  }
+  return 0;
+}
+
 int main() {
   puts(sm_kernels());
   const int64_t shapes[][2] = {{1, 1}, {1, 64}, {3, 63}, {16, 65}, {17, 127}, {33, 129}, {50, 200}, {4, 896}, {130, 321}};
@@ -143,6 +170,14 @@ int main() {
       if (check_exchange(7, cols, 0, threads)) return 1;
       for (int64_t group : {2, 4, 8})
         if (cols % group == 0 && check_exchange(7, cols, group, threads)) return 1;
+    }
+  for (int64_t cols : {1, 2, 5, 16, 67, 900})
+    for (int64_t threads : {1, 3}) {
+      for (int64_t removed : {int64_t(0), cols / 3, cols / 2, cols - 1})
+        if (check_move<float>(7, cols, 0, removed, threads) || check_move<uint16_t>(7, cols, 0, removed, threads)) return 1;
+      for (int64_t group : {2, 4, 8})
+        if (check_move<float>(7, cols, group, group / 2, threads) || check_move<uint16_t>(7, cols, group, 1, threads))
+          return 1;
     }
   std::atomic<int> wrong{0};
   std::vector<std::thread> callers;

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from submodel import native
 from submodel.calibration import Samples
 from submodel.calibration.samples import Provenance
 from submodel.errors import SubmodelError
@@ -137,6 +139,47 @@ def test_as_the_literal_reference(
         if mask.values is not None:
             own = mask.apply_to(torch.empty(masks[name].shape, dtype=base.dtype))
             assert torch.equal(own, (weights[name] * masks[name]).to(base.dtype))
+
+
+PATTERNS = [HALF, Pattern(0), Pattern(0.31), Pattern(0.5, 2, 4), Pattern(0.5, 4, 8), Pattern(4 / 7, 3, 7)]
+
+
+def _matrix(shape: tuple[int, int], pattern: Pattern, dtype: torch.dtype) -> module._Matrix:
+    torch.manual_seed(sum(shape))
+    parameter = nn.Parameter(torch.randn(shape).to(dtype))
+    scores = torch.randint(-3, 4, shape).float()  # many are equal
+    twin = whole.Twin(parameter, parameter.data, parameter.data.clone())
+    return module._Matrix(twin, pattern, scores, torch.zeros(shape[0], 1), parameter.data)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (1, 64), (37, 130), (20, 900)])
+def test_moves_as_its_slow_twin(
+    shape: tuple[int, int], dtype: torch.dtype, kernels: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Scores within rounding, and exactly the mask that the scores say, ties too."""
+    for pattern in PATTERNS:
+        ours, twin = _matrix(shape, pattern, dtype), _matrix(shape, pattern, dtype)
+        for step in range(3):
+            gradient = torch.randn(shape).to(dtype) * (step > 0)  # none at first: nothing but ties
+            ours.twin.parameter.grad, twin.twin.parameter.grad = gradient.clone(), gradient
+            ours.move(0.02, step)
+            with monkeypatch.context() as plain:
+                plain.setattr(native, "library", lambda: None)
+                twin.move(0.02, step)
+            assert ours.twin.parameter.grad is None
+            assert torch.allclose(ours.scores, twin.scores, rtol=1e-5, atol=1e-6)
+            assert torch.allclose(ours.square, twin.square, rtol=1e-5, atol=1e-12)
+            assert torch.equal(ours.twin.masked != 0, ours.keep()), (pattern, step)
+            assert torch.equal(ours.twin.masked, ours.weights * ours.keep())
+            twin.scores.copy_(ours.scores)
+
+
+def test_a_gradient_that_is_no_number_is_refused(kernels: str):
+    matrix = _matrix((3, 16), HALF, torch.bfloat16)
+    matrix.twin.parameter.grad = torch.full((3, 16), float("nan"), dtype=torch.bfloat16)
+    with pytest.raises(SubmodelError, match="not a number"):
+        matrix.move(0.01, 0)
 
 
 @pytest.mark.parametrize("begun", ["wanda", "fitted"])

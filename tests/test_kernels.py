@@ -214,7 +214,7 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch):
     """One warning that says what to do, and everything still works."""
     monkeypatch.setattr(native, "LIBRARY", Path("nowhere.so"))
     monkeypatch.setattr(native, "library", native.library.__wrapped__)
-    with pytest.warns(UserWarning, match="the method swaps run slowly; install a C\\+\\+ compiler"):
+    with pytest.warns(UserWarning, match="the methods swaps and distil run slowly; install a C\\+\\+ compiler"):
         assert native.instruction_set() == "torch"
 
 

@@ -39,6 +39,16 @@ class Linear(ctypes.Structure):
     _fields_ = [("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p)]
 
 
+class Move(ctypes.Structure):
+    """`sm_move`."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("rows", "cols", "wide", "group", "removed")),
+        *((name, ctypes.c_float) for name in ("rate", "memory", "seen")),
+        *((name, ctypes.c_void_p) for name in ("gradient", "weights", "scores", "square", "masked")),
+    ]
+
+
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "attention_out_norm", "mlp_out_norm")
 
@@ -84,6 +94,7 @@ def open_library(file: Path) -> Any:
         ("sm_matmul", None, [matrix, pointer, number, pointer, pointer, number]),
         ("sm_dense", None, [pointer, number, number, pointer, number, pointer, pointer, number]),
         ("sm_exchange", None, [*[pointer] * 3, *[number] * 4, ctypes.c_float, pointer, pointer, number]),
+        ("sm_move_scores", None, [ctypes.POINTER(Move), number]),
         ("sm_step", None, [ctypes.POINTER(Model), number, *[pointer] * 5, number, pointer, number, pointer, number]),
     ]:
         function = getattr(found, name)
@@ -111,7 +122,7 @@ def library() -> Any:
         return found
     except OSError as error:
         warnings.warn(
-            f"the native kernels are not there ({error}): packed models and the method swaps run slowly; "
+            f"the native kernels are not there ({error}): packed models and the methods swaps and distil run slowly; "
             "install a C++ compiler and submodel again",
             stacklevel=2,
         )

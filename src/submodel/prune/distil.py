@@ -24,6 +24,7 @@ The whole model is in memory, with about 14 bytes a prunable weight, 16 where th
 a sample's activations.
 """
 
+import ctypes
 import json
 import os
 import time
@@ -36,7 +37,7 @@ import torch
 from safetensors import safe_open
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel import masks
+from submodel import masks, native
 from submodel.calibration import Samples
 from submodel.models import Base
 from submodel.prune.select import Pattern, keep_mask
@@ -49,6 +50,7 @@ RATE = 0.0025
 HIDDEN = 20.0  # what hidden states count for beside the divergence (dev/LOG.md)
 _MEMORY = 0.95  # of a row's mean square, from step to step
 _SAVED_EVERY = 300  # seconds
+_NATIVE = (torch.bfloat16, torch.float32)
 _SCORE_BYTES = 8  # a weight: its score, and room to choose by it
 
 
@@ -84,14 +86,29 @@ class _Matrix:
 
     def move(self, rate: float, step: int) -> None:
         """Lower the scores by the pull that the parameter's gradient shows; drop the gradient; take the mask anew."""
-        pull = self.twin.gradient()
-        if pull is None:  # an expert that no token reached
+        gradient = self.twin.gradient()
+        if gradient is None:  # an expert that no token reached
             return
-        pull.mul_(self.weights)
+        seen = 1 - _MEMORY ** (step + 1)
+        library = native.library() if gradient.device.type == "cpu" and gradient.dtype in _NATIVE else None
+        if library:
+            self._move(library, gradient.contiguous(), rate, seen)
+            if not self.square.isfinite().all():
+                self.keep()  # which refuses what is not a number
+            return
+        pull = gradient.float().mul_(self.weights)
         self.square.lerp_(pull.square().mean(1, keepdim=True), 1 - _MEMORY)
-        size = (self.square / (1 - _MEMORY ** (step + 1))).sqrt_().clamp_(min=1e-30)
+        size = (self.square / seen).sqrt_().clamp_(min=1e-30)
         self.scores.addcdiv_(pull, size, value=-rate)
         self.mask()
+
+    def _move(self, library: Any, gradient: torch.Tensor, rate: float, seen: float) -> None:
+        """All that in one pass over the rows: csrc/move.h."""
+        (rows, cols), n, m = gradient.shape, self.pattern.n, self.pattern.m
+        tensors = (gradient, self.weights, self.scores, self.square, self.twin.masked)
+        numbers = (rows, cols, gradient.dtype == torch.float32, m, m - n if m else self.pattern.removed(cols))
+        given = native.Move(*numbers, rate, _MEMORY, seen, *(tensor.data_ptr() for tensor in tensors))
+        library.sm_move_scores(ctypes.byref(given), torch.get_num_threads())
 
     def mask(self) -> None:
         """Make the sub-model's weights what the scores say."""

@@ -59,7 +59,7 @@ def costs(
         for name, twin in twins.items():
             gradient = twin.gradient()
             if gradient is not None:
-                pull = gradient.mul_(twin.dense).masked_fill_(twin.masked != 0, 0)
+                pull = gradient.float().mul_(twin.dense).masked_fill_(twin.masked != 0, 0)
                 found[name] -= float(pull.sum(dtype=torch.float64))
         progress(len(ids))
     return found

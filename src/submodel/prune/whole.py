@@ -32,13 +32,13 @@ class Twin:
     masked: torch.Tensor
 
     def gradient(self) -> torch.Tensor | None:
-        """The parameter's gradient, float32 (rows, cols), which is dropped; None if no token reached it.
+        """The parameter's gradient (rows, cols), which is dropped; None if no token reached it.
 
         Times a weight it is, to first order, what the loss grows by when that weight is there rather than not.
         """
         if self.parameter.grad is None:
             return None
-        gradient = self.parameter.grad.view_as(self.dense).float()
+        gradient = self.parameter.grad.view_as(self.dense)
         self.parameter.grad = None
         return gradient
 

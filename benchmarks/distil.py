@@ -1,0 +1,98 @@
+"""A step of `distil` on a real model: what its gradients take, and moving the scores in native code and as torch does.
+
+    python -m benchmarks.distil MODEL_DIR [--tokens 512] [--rounds 8] [--threads N] [--pattern 2:4]
+
+Steps whose scores move in native code (csrc/move.h) and by the torch twin take turns in one process, both from the same
+gradients' shapes and on the same matrices. Times are of the processor, so that what else the machine does counts for
+little. The floor of moving is that of its bytes: gradient, weight and score read, score and masked weight written, at
+the rate at which this machine sums a large array.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.measure import machine, machine_line, show, spread, table
+from submodel import native
+from submodel.models import all_matrices, open_base
+from submodel.prune import distil, whole
+from submodel.prune.select import Pattern, keep_mask, parse_pattern
+
+
+def _matrix(parameter: torch.nn.Parameter, pattern: Pattern) -> distil._Matrix:
+    """Magnitude's mask of a parameter: which one it is makes no difference to the time."""
+    parameter.requires_grad_()
+    dense = parameter.data.view(-1, parameter.shape[-1])
+    keep = keep_mask(dense.abs().float(), pattern)
+    scores = distil.first_scores(dense, keep, torch.ones(dense.shape[1]), pattern)
+    return distil._Matrix(
+        whole.Twin(parameter, dense, dense * keep), pattern, scores, torch.zeros(len(dense), 1), dense
+    )
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    p.add_argument("model")
+    p.add_argument("--tokens", type=int, default=distil.STEP_TOKENS)
+    p.add_argument("--rounds", type=int, default=8)
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--pattern", help="N:M; half of every row if not given")
+    args = p.parse_args()
+    torch.set_num_threads(args.threads)
+    before = os.getloadavg()[0]
+    library = native.library()
+    if library is None:
+        raise SystemExit("no native kernels: python csrc/build.py")
+    base, pattern = open_base(args.model), parse_pattern(None, args.pattern)
+    dtype = torch.bfloat16 if machine(1)["bf16"] else torch.float32  # as `extract` does
+    model = base.load(dtype).requires_grad_(False)
+    model.set_attn_implementation("eager")
+    matrices = [_matrix(model.get_parameter(matrix.name), pattern) for matrix in all_matrices(model)]
+    twins = [matrix.twin for matrix in matrices]
+    ids = torch.randint(base.config.get_text_config().vocab_size, (args.tokens,))
+
+    gradients: list[float] = []
+    moves: dict[str, list[float]] = {"native": [], "torch": []}
+    for step in range(args.rounds + 1):
+        for name, found in (("native", library), ("torch", None)):
+            native.library = lambda found=found: found
+            learn = _seconds(
+                lambda: whole.learn(model, twins, ids, torch.ones(len(ids)) / len(ids), hidden=distil.HIDDEN)
+            )
+            move = _seconds(lambda step=step: [matrix.move(0.001, step) for matrix in matrices])
+            if step:  # the first round is a warm-up
+                gradients.append(learn)
+                moves[name].append(move)
+    block = torch.ones(1 << 26)
+    rate = block.nbytes / min(_seconds(block.sum) for _ in range(7))
+    weights = sum(matrix.scores.numel() for matrix in matrices)
+    size = weights * (3 * dtype.itemsize + 2 * 4)
+    ratios = spread([slow / fast for fast, slow in zip(moves["native"], moves["torch"], strict=True)])
+    usual = statistics.median(gradients)  # the same work in both: its spread is the machine's
+    steps = [(usual + slow) / (usual + fast) for fast, slow in zip(moves["native"], moves["torch"], strict=True)]
+    print(f"{base.reference}, {pattern}, {args.tokens} tokens a step, {str(dtype)[6:]}, {weights:,} weights")
+    print(machine_line(machine(args.threads), before, os.getloadavg()[0]))
+    rows = [
+        ["processor seconds", "median (least..most)"],
+        ["gradients", show(spread(gradients))],
+        ["scores moved, native", show(spread(moves["native"]))],
+        ["scores moved, torch", show(spread(moves["torch"]))],
+        ["torch / native", show(ratios)],
+        ["whole step, torch / native", show(spread(steps))],
+        [f"floor: {size / 1e9:.1f} GB at {rate / 1e9:.1f} GB/s", f"{size / rate:.2f}"],
+    ]
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
