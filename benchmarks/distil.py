@@ -1,16 +1,16 @@
-"""A step of `distil` on a real model: what its gradients take, and moving the scores in native code and as torch does.
+"""A step of `distil` on a real model, its own loops in native code and as torch does them.
 
     python -m benchmarks.distil MODEL_DIR [--tokens 512] [--rounds 8] [--threads N] [--pattern 2:4]
 
-Steps whose scores move in native code (csrc/move.h) and by the torch twin take turns in one process, both from the same
-gradients' shapes and on the same matrices. Times are of the processor, so that what else the machine does counts for
-little. The floor of moving is that of its bytes: gradient, weight and score read, score and masked weight written, at
-the rate at which this machine sums a large array.
+Steps whose divergence and scores are native code (csrc/divergence.h, move.h) and those of the torch twins take turns in
+one process, on the same text and matrices; the products of the model are torch's in both. Times are of the processor,
+so that what else the machine does counts for little: medians, in brackets the least and the most. The floor of moving
+is that of its bytes: gradient, weight and score read, score and masked weight written, at the rate at which this
+machine sums a large array.
 """
 
 import argparse
 import os
-import statistics
 import time
 from collections.abc import Callable
 
@@ -61,8 +61,7 @@ def main() -> None:
     twins = [matrix.twin for matrix in matrices]
     ids = torch.randint(base.config.get_text_config().vocab_size, (args.tokens,))
 
-    gradients: list[float] = []
-    moves: dict[str, list[float]] = {"native": [], "torch": []}
+    took: dict[str, list[tuple[float, float]]] = {"native": [], "torch": []}
     for step in range(args.rounds + 1):
         for name, found in (("native", library), ("torch", None)):
             native.library = lambda found=found: found
@@ -71,26 +70,19 @@ def main() -> None:
             )
             move = _seconds(lambda step=step: [matrix.move(0.001, step) for matrix in matrices])
             if step:  # the first round is a warm-up
-                gradients.append(learn)
-                moves[name].append(move)
+                took[name].append((learn, move))
     block = torch.ones(1 << 26)
     rate = block.nbytes / min(_seconds(block.sum) for _ in range(7))
     weights = sum(matrix.scores.numel() for matrix in matrices)
     size = weights * (3 * dtype.itemsize + 2 * 4)
-    ratios = spread([slow / fast for fast, slow in zip(moves["native"], moves["torch"], strict=True)])
-    usual = statistics.median(gradients)  # the same work in both: its spread is the machine's
-    steps = [(usual + slow) / (usual + fast) for fast, slow in zip(moves["native"], moves["torch"], strict=True)]
     print(f"{base.reference}, {pattern}, {args.tokens} tokens a step, {str(dtype)[6:]}, {weights:,} weights")
     print(machine_line(machine(args.threads), before, os.getloadavg()[0]))
-    rows = [
-        ["processor seconds", "median (least..most)"],
-        ["gradients", show(spread(gradients))],
-        ["scores moved, native", show(spread(moves["native"]))],
-        ["scores moved, torch", show(spread(moves["torch"]))],
-        ["torch / native", show(ratios)],
-        ["whole step, torch / native", show(spread(steps))],
-        [f"floor: {size / 1e9:.1f} GB at {rate / 1e9:.1f} GB/s", f"{size / rate:.2f}"],
-    ]
+    rows = [["processor seconds", "native", "torch", "torch / native"]]
+    for label, part in (("gradients", slice(0, 1)), ("scores moved", slice(1, 2)), ("a step", slice(0, 2))):
+        fast, slow = ([sum(times[part]) for times in took[name]] for name in ("native", "torch"))
+        ratios = spread([b / a for a, b in zip(fast, slow, strict=True)])
+        rows.append([label, show(spread(fast)), show(spread(slow)), show(ratios)])
+    rows.append([f"floor of moving: {size / 1e9:.1f} GB at {rate / 1e9:.1f} GB/s", f"{size / rate:.2f}"])
     print(table(rows))
 
 

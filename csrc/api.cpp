@@ -264,4 +264,14 @@ void sm_move_scores(const sm_move* m, int64_t threads) {
   });
 }
 
+void sm_divergence(const void* dense, const void* pruned, int64_t wide, int64_t rows, int64_t cols,
+                   const float* weights, void* slopes, float* found, int64_t threads) {
+  const int64_t bytes = cols * (wide ? 4 : 2);
+  parallel(threads, rows, [&](int64_t row) {
+    const int64_t at = row * bytes;
+    found[row] = kernels.divergence(static_cast<const char*>(dense) + at, static_cast<const char*>(pruned) + at, wide,
+                                    cols, weights[row], static_cast<char*>(slopes) + at);
+  });
+}
+
 }

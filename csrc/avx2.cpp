@@ -3,6 +3,7 @@
 
 #include "kernels.h"
 #include "avx2.h"
+#include "divergence.h"
 #include "exchange.h"
 #include "move.h"
 #include "expansion.h"
@@ -345,4 +346,5 @@ const Kernels avx2_kernels = {
     round_all,
     exchange,
     move,
+    divergence,
 };

@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include "kernels.h"
+#include "divergence.h"
 #include "exchange.h"
 #include "move.h"
 #include "plain.h"
@@ -365,4 +366,5 @@ const Kernels avx512_kernels = {
     round_all,
     exchange,
     move,
+    divergence,
 };

@@ -41,6 +41,7 @@ struct Kernels {
   void (*exchange)(const float* w, const float* gram, const float* diagonal, int64_t cols, int64_t group,
                    int64_t rounds, float least, float* pull, uint8_t* keep, float* room);
   void (*move)(const sm_move& m, int64_t row, void* room);  // room [9 * cols]
+  float (*divergence)(const void* dense, const void* pruned, int64_t wide, int64_t count, float weight, void* slope);
 };
 
 extern const Kernels reference_kernels;

@@ -2,6 +2,7 @@
 #include <arm_neon.h>
 
 #include "kernels.h"
+#include "divergence.h"
 #include "exchange.h"
 #include "move.h"
 #include "expansion.h"
@@ -188,4 +189,5 @@ const Kernels neon_kernels = {
     round_all,
     exchange,
     move,
+    divergence,
 };

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "kernels.h"
+#include "divergence.h"
 #include "exchange.h"
 #include "move.h"
 #include "plain.h"
@@ -154,4 +155,5 @@ const Kernels reference_kernels = {
     round_all,
     exchange,
     move,
+    divergence,
 };

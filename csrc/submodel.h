@@ -60,6 +60,11 @@ struct sm_move {
 // One step of it; see csrc/move.h.
 void sm_move_scores(const sm_move* m, int64_t threads);
 
+// KL(dense || pruned) of logits, in nats, and weights [rows] times its gradient by the second: found [rows] and slopes
+// are written. Logits and slopes [rows][cols] are float32 if `wide`, else bfloat16; see csrc/divergence.h.
+void sm_divergence(const void* dense, const void* pruned, int64_t wide, int64_t rows, int64_t cols,
+                   const float* weights, void* slopes, float* found, int64_t threads);
+
 // One linear layer; no bias if null.
 struct sm_linear {
   const sm_matrix* matrix;

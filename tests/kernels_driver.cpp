@@ -154,6 +154,25 @@ static int check_move(int64_t rows, int64_t cols, int64_t group, int64_t removed
   return 0;
 }
 
+// The loss is not negative, and a gradient sums to nothing.
+static int check_divergence(int64_t rows, int64_t cols, int64_t threads) {
+  std::normal_distribution<float> normal;
+  std::vector<float> dense(rows * cols), pruned(rows * cols), slopes(rows * cols), weights(rows, 2.0f), found(rows);
+  std::vector<uint16_t> narrow(rows * cols), other(rows * cols), narrow_slopes(rows * cols);
+  for (int64_t k = 0; k < rows * cols; k++) {
+    dense[k] = normal(random_bits), pruned[k] = normal(random_bits);
+    narrow[k] = to_bf16(dense[k]), other[k] = to_bf16(pruned[k]);
+  }
+  sm_divergence(narrow.data(), other.data(), 0, rows, cols, weights.data(), narrow_slopes.data(), found.data(), threads);
+  sm_divergence(dense.data(), pruned.data(), 1, rows, cols, weights.data(), slopes.data(), found.data(), threads);
+  for (int64_t row = 0; row < rows; row++) {
+    double sum = 0;
+    for (int64_t c = 0; c < cols; c++) sum += slopes[row * cols + c];
+    if (found[row] < -1e-5 || fabs(sum) > 1e-4) return fprintf(stderr, "no divergence\n"), 1;
+  }
+  return 0;
+}
+
 int main() {
   puts(sm_kernels());
   const int64_t shapes[][2] = {{1, 1}, {1, 64}, {3, 63}, {16, 65}, {17, 127}, {33, 129}, {50, 200}, {4, 896}, {130, 321}};
@@ -173,6 +192,7 @@ int main() {
     }
   for (int64_t cols : {1, 2, 5, 16, 67, 900})
     for (int64_t threads : {1, 3}) {
+      if (check_divergence(7, cols, threads)) return 1;
       for (int64_t removed : {int64_t(0), cols / 3, cols / 2, cols - 1})
         if (check_move<float>(7, cols, 0, removed, threads) || check_move<uint16_t>(7, cols, 0, removed, threads)) return 1;
       for (int64_t group : {2, 4, 8})

@@ -175,6 +175,24 @@ def test_moves_as_its_slow_twin(
             twin.scores.copy_(ours.scores)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 130), (2, 9001)])
+def test_a_divergence_and_its_gradient(
+    shape: tuple[int, int], dtype: torch.dtype, kernels: str, monkeypatch: pytest.MonkeyPatch
+):
+    torch.manual_seed(sum(shape))
+    dense, pruned = (3 * torch.randn(shape)).to(dtype), (3 * torch.randn(shape) + 40).to(dtype)
+    dense[0, -1] = pruned[0, 0] = -1000.0  # no chance at all
+    weights = torch.rand(shape[0])
+    slopes, loss = whole._divergence(dense, pruned, weights)
+    with monkeypatch.context() as plain:
+        plain.setattr(native, "library", lambda: None)
+        wanted, expected = whole._divergence(dense, pruned, weights)
+    assert loss == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    assert slopes.dtype == dtype
+    assert torch.allclose(slopes.float(), wanted.float(), rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-6)
+
+
 def test_a_gradient_that_is_no_number_is_refused(kernels: str):
     matrix = _matrix((3, 16), HALF, torch.bfloat16)
     matrix.twin.parameter.grad = torch.full((3, 16), float("nan"), dtype=torch.bfloat16)

@@ -95,6 +95,7 @@ def open_library(file: Path) -> Any:
         ("sm_dense", None, [pointer, number, number, pointer, number, pointer, pointer, number]),
         ("sm_exchange", None, [*[pointer] * 3, *[number] * 4, ctypes.c_float, pointer, pointer, number]),
         ("sm_move_scores", None, [ctypes.POINTER(Move), number]),
+        ("sm_divergence", None, [pointer, pointer, *[number] * 3, *[pointer] * 3, number]),
         ("sm_step", None, [ctypes.POINTER(Model), number, *[pointer] * 5, number, pointer, number, pointer, number]),
     ]:
         function = getattr(found, name)

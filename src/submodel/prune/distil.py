@@ -41,7 +41,7 @@ from submodel import masks, native
 from submodel.calibration import Samples
 from submodel.models import Base
 from submodel.prune.select import Pattern, keep_mask
-from submodel.prune.whole import Twin, check_fits, input_norms, learn, open_whole, sample
+from submodel.prune.whole import Twin, check_fits, input_norms, kernels_for, learn, open_whole, sample
 from submodel.store import Mask, Masks
 from submodel.weights import write_tensors
 
@@ -50,7 +50,6 @@ RATE = 0.0025
 HIDDEN = 20.0  # what hidden states count for beside the divergence (dev/LOG.md)
 _MEMORY = 0.95  # of a row's mean square, from step to step
 _SAVED_EVERY = 300  # seconds
-_NATIVE = (torch.bfloat16, torch.float32)
 _SCORE_BYTES = 8  # a weight: its score, and room to choose by it
 
 
@@ -90,8 +89,7 @@ class _Matrix:
         if gradient is None:  # an expert that no token reached
             return
         seen = 1 - _MEMORY ** (step + 1)
-        library = native.library() if gradient.device.type == "cpu" and gradient.dtype in _NATIVE else None
-        if library:
+        if library := kernels_for(gradient):
             self._move(library, gradient.contiguous(), rate, seen)
             if not self.square.isfinite().all():
                 self.keep()  # which refuses what is not a number

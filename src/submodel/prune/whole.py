@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
+from submodel import native
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base, all_matrices
@@ -41,6 +42,12 @@ class Twin:
         gradient = self.parameter.grad.view_as(self.dense)
         self.parameter.grad = None
         return gradient
+
+
+def kernels_for(tensor: torch.Tensor) -> Any:
+    """The native library, if there is one and this lies where and in numbers that it reads; else None."""
+    reads = tensor.device.type == "cpu" and tensor.dtype in (torch.bfloat16, torch.float32)
+    return native.library() if reads else None
 
 
 def open_whole(base: Base, text: Samples, dtype: torch.dtype, device: str) -> PreTrainedModel:
@@ -151,7 +158,16 @@ def _drift(wanted: torch.Tensor, said: torch.Tensor, weights: torch.Tensor) -> t
 
 def _divergence(dense: torch.Tensor, pruned: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, float]:
     """KL(dense || pruned) of logits (tokens, vocabulary), weighted and summed, and its gradient by `pruned`."""
-    slopes, loss = torch.empty_like(pruned), 0.0
+    slopes, loss = torch.empty_like(pruned, memory_format=torch.contiguous_format), 0.0
+    if library := kernels_for(pruned):
+        found, weights = torch.empty(len(pruned)), weights.float().contiguous()
+        dense, pruned = dense.contiguous(), pruned.contiguous()
+        wide = pruned.dtype == torch.float32
+        outputs = (t.data_ptr() for t in (weights, slopes, found))
+        library.sm_divergence(
+            dense.data_ptr(), pruned.data_ptr(), wide, *pruned.shape, *outputs, torch.get_num_threads()
+        )
+        return slopes, float(found @ weights)
     for at in range(0, len(pruned), _AT_ONCE):
         rows = slice(at, at + _AT_ONCE)
         wanted, said = (logits[rows].float().log_softmax(-1) for logits in (dense, pruned))
