@@ -72,6 +72,7 @@ Kernels choose() {
   if (best == &avx512_kernels && (!wanted || strcmp(wanted, "avx512") != 0) && has_amx()) {
     chosen.name = "amx";
     chosen.several = amx_product;
+    chosen.gram = amx_gram;
   }
 #endif
   if (!chosen.dense) chosen.arrange = reference_kernels.arrange, chosen.dense = reference_kernels.dense;
@@ -244,6 +245,32 @@ void sm_dense(const uint16_t* weights, int64_t rows, int64_t cols, const uint16_
         kernels.round(sums + b * piece, bias ? bias + first : nullptr, height, y + (at + b) * rows + first);
     });
   }
+}
+
+int64_t sm_gram(const uint16_t* x, int64_t tokens, int64_t cols, int64_t panel, float* sums, int64_t threads) {
+  if (!kernels.gram) return 0;
+  const int64_t steps = (tokens + 31) / 32, blocks = (cols + 31) / 32 * 2;
+  // of 16 columns and 32 tokens: a column a row; and a pair of tokens a row, the two of a column together
+  static thread_local std::vector<uint16_t> room;
+  if (int64_t(room.size()) < 2 * blocks * steps * 512) room.resize(size_t(2 * blocks * steps * 512));
+  uint16_t *across = room.data(), *pairs = across + blocks * steps * 512;
+  parallel(threads, blocks, [&](int64_t block) {
+    for (int64_t step = 0; step < steps; step++) {
+      uint16_t *a = across + (block * steps + step) * 512, *b = pairs + (block * steps + step) * 512;
+      for (int64_t t = 0; t < 32; t++)
+        for (int64_t c = 0; c < 16; c++) {
+          const int64_t token = step * 32 + t, col = block * 16 + c;
+          const uint16_t value = token < tokens && col < cols ? x[token * cols + col] : 0;
+          a[c * 32 + t] = value;
+          b[t / 2 * 32 + c * 2 + t % 2] = value;
+        }
+    }
+  });
+  parallel(threads, pieces(cols, panel), [&](int64_t at) {
+    const int64_t first = at * panel, last = first + panel < cols ? first + panel : cols;
+    kernels.gram(across, pairs, steps, cols, first, last, sums);
+  });
+  return 1;
 }
 
 void sm_exchange(const float* w, const float* gram, const float* diagonal, int64_t rows, int64_t cols, int64_t group,

@@ -42,6 +42,9 @@ struct Kernels {
                    int64_t rounds, float least, float* pull, uint8_t* keep, float* room);
   void (*move)(const sm_move& m, int64_t row, void* room);  // room [9 * cols]
   float (*divergence)(const void* dense, const void* pruned, int64_t wide, int64_t count, float weight, void* slope);
+  // Of inputs as tiles (see sm_gram), sums [cols][cols] of the columns [first, last) with those up to `last`; or null.
+  void (*gram)(const uint16_t* across, const uint16_t* pairs, int64_t steps, int64_t cols, int64_t first, int64_t last,
+               float* sums);
 };
 
 extern const Kernels reference_kernels;
@@ -55,6 +58,8 @@ extern const Kernels avx2_kernels, avx512_kernels;
 void fma_arrange(const uint16_t* x, int64_t count, int64_t cols, float* out);
 void fma_dense(const uint16_t* weights, int64_t rows, int64_t cols, const float* x, int64_t count, float* y,
                int64_t stride);
+void amx_gram(const uint16_t* across, const uint16_t* pairs, int64_t steps, int64_t cols, int64_t first, int64_t last,
+              float* sums);
 void amx_product(const Kernels& kernels, const sm_matrix& m, const Activations& x, int64_t first, int64_t last,
                  float* y, int64_t stride, uint16_t* scratch);
 #endif

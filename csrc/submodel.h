@@ -41,6 +41,11 @@ void sm_matmul(const sm_matrix* m, const uint16_t* x, int64_t count, const uint1
 void sm_dense(const uint16_t* weights, int64_t rows, int64_t cols, const uint16_t* x, int64_t count,
               const uint16_t* bias, uint16_t* y, int64_t threads);
 
+// Adds sum over tokens of x x^T to sums [cols][cols], of every `panel` columns (a multiple of 32) with those up to their
+// end alone: on and below the diagonal, and what is above it inside a panel. x [tokens][cols] is bfloat16, sums and
+// products in them are float32. Returns 0 and does nothing where there are no tiles (AMX).
+int64_t sm_gram(const uint16_t* x, int64_t tokens, int64_t cols, int64_t panel, float* sums, int64_t threads);
+
 // Exchanges kept and dropped weights of each row while that lowers its error; see csrc/exchange.h.
 //   w, pull, keep [rows][cols]; gram [cols][cols]; diagonal [cols]. `pull` and `keep` are overwritten.
 void sm_exchange(const float* w, const float* gram, const float* diagonal, int64_t rows, int64_t cols, int64_t group,

@@ -173,6 +173,23 @@ static int check_divergence(int64_t rows, int64_t cols, int64_t threads) {
   return 0;
 }
 
+// Sums on and below the diagonal, and nothing beyond their panels.
+static int check_gram(int64_t tokens, int64_t cols, int64_t panel, int64_t threads) {
+  std::normal_distribution<float> normal;
+  std::vector<uint16_t> x(tokens * cols);
+  std::vector<float> sums(cols * cols, 1.0f);
+  for (auto& v : x) v = to_bf16(normal(random_bits));
+  if (!sm_gram(x.data(), tokens, cols, panel, sums.data(), threads)) return 0;
+  for (int64_t i = 0; i < cols; i++)
+    for (int64_t j = 0; j < cols; j++) {
+      double sum = 1;
+      for (int64_t t = 0; t < tokens && j / panel <= i / panel; t++)
+        sum += double(from_bf16(x[t * cols + i])) * from_bf16(x[t * cols + j]);
+      if (fabs(sums[i * cols + j] - sum) > 1e-3) return fprintf(stderr, "a product is wrong\n"), 1;
+    }
+  return 0;
+}
+
 int main() {
   puts(sm_kernels());
   const int64_t shapes[][2] = {{1, 1}, {1, 64}, {3, 63}, {16, 65}, {17, 127}, {33, 129}, {50, 200}, {4, 896}, {130, 321}};
@@ -193,6 +210,8 @@ int main() {
   for (int64_t cols : {1, 2, 5, 16, 67, 900})
     for (int64_t threads : {1, 3}) {
       if (check_divergence(7, cols, threads)) return 1;
+      for (int64_t tokens : {1, 33})
+        if (check_gram(tokens, cols, 96, threads)) return 1;
       for (int64_t removed : {int64_t(0), cols / 3, cols / 2, cols - 1})
         if (check_move<float>(7, cols, 0, removed, threads) || check_move<uint16_t>(7, cols, 0, removed, threads)) return 1;
       for (int64_t group : {2, 4, 8})

@@ -44,16 +44,19 @@ def test_openings_get_their_share(make):
         torch.testing.assert_close(whole.products, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_massive_token_is_clipped():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_massive_token_is_clipped(dtype: torch.dtype, kernels: str):
     generator = torch.Generator().manual_seed(0)
-    text = torch.randn(61, 9, generator=generator)
+    text = torch.randn(61, 9, generator=generator).to(dtype)
     text[7] *= 1000
-    clipped, plain = ClippedGram(9, torch.device("cpu")), text.clone()
+    clipped, plain = ClippedGram(9, torch.device("cpu")), text.float().clone()
     given = text.clone()
     clipped.update(given)
     assert torch.equal(given, text)  # not changed in place: the block goes on with it
-    plain[7] *= 4 * text.norm(dim=1).median() / text[7].norm()
+    plain[7] *= 4 * text.float().norm(dim=1).median() / text[7].float().norm()
     torch.testing.assert_close(clipped.products, plain.T @ plain, rtol=1e-4, atol=1e-3)
+    clipped.update(text[:7])  # none to clip, and with what is there already
+    torch.testing.assert_close(clipped.products, plain.T @ plain + plain[:7].T @ plain[:7], rtol=1e-4, atol=1e-3)
 
 
 @torch.no_grad()

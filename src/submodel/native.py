@@ -93,6 +93,7 @@ def open_library(file: Path) -> Any:
         ("sm_unpack", None, [matrix, number, number, pointer, number]),
         ("sm_matmul", None, [matrix, pointer, number, pointer, pointer, number]),
         ("sm_dense", None, [pointer, number, number, pointer, number, pointer, pointer, number]),
+        ("sm_gram", number, [pointer, *[number] * 3, pointer, number]),
         ("sm_exchange", None, [*[pointer] * 3, *[number] * 4, ctypes.c_float, pointer, pointer, number]),
         ("sm_move_scores", None, [ctypes.POINTER(Move), number]),
         ("sm_divergence", None, [pointer, pointer, *[number] * 3, *[pointer] * 3, number]),

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
+from submodel import native
+
 OPENINGS_SHARE = 0.1  # of the squared sum over text; no other value was tried (dev/LOG.md)
 _CLIP = 4.0  # times the median norm
 _PANEL = 192  # columns of a Gram matrix at once: fewer save more, down to where small products are slow (dev/LOG.md)
@@ -68,13 +70,26 @@ class Gram:
 
     def update(self, inputs: torch.Tensor) -> None:
         """Take in (tokens, cols) of any float dtype."""
-        self._add(inputs.float())
+        self._add(inputs)
 
-    def _add(self, values: torch.Tensor) -> None:
-        for start, stop in self._panels():
-            self._sums[start:stop, :stop].addmm_(values[:, start:stop].T, values[:, :stop])
+    def _add(self, inputs: torch.Tensor, scale: torch.Tensor | None = None) -> None:
+        """Add the products of inputs (tokens, cols) times a scale (tokens, 1)."""
         self._mirrored = False
-        self.tokens += values.shape[0]
+        self.tokens += inputs.shape[0]
+        if inputs.device.type == "cpu" and inputs.dtype == torch.bfloat16 and native.instruction_set() == "amx":
+            scaled = torch.zeros(len(inputs), dtype=torch.bool) if scale is None else scale.squeeze(1) != 1
+            self._add_tiles(inputs.masked_fill(scaled[:, None], 0) if scaled.any() else inputs)
+            inputs, scale = inputs[scaled], None if scale is None else scale[scaled]  # few: no bfloat16 any more
+        if len(inputs):
+            values = inputs.float() if scale is None else inputs.float() * scale
+            for start, stop in self._panels():
+                self._sums[start:stop, :stop].addmm_(values[:, start:stop].T, values[:, :stop])
+
+    def _add_tiles(self, inputs: torch.Tensor) -> None:
+        """The same of bfloat16 inputs: exact products, summed in float32."""
+        inputs = inputs.contiguous()
+        pointers = inputs.data_ptr(), *inputs.shape, _PANEL, self._sums.data_ptr()
+        native.library().sm_gram(*pointers, torch.get_num_threads())
 
     def _panels(self) -> Iterator[tuple[int, int]]:
         cols = len(self._sums)
@@ -104,22 +119,18 @@ class ClippedGram(Gram):
 
     def update(self, inputs: torch.Tensor) -> None:
         """Take in one batch, (tokens, cols) of any float dtype."""
-        values = inputs.to(torch.float32, copy=True)
-        clip(values)
-        self._add(values)
+        self._add(inputs, clipping(inputs))
 
 
-def clip(values: torch.Tensor) -> torch.Tensor:
-    """Scale the rows (tokens, cols) of a batch, in place, so that none has more than 4 times the median norm.
+def clipping(inputs: torch.Tensor) -> torch.Tensor:
+    """What to multiply each row (tokens, cols) of a batch by so that none has more than 4 times the median norm.
 
     Returns:
-        What each was multiplied by, (tokens, 1).
+        float32 (tokens, 1), none above 1.
     """
-    norms = values.norm(dim=1, keepdim=True)
+    norms = torch.linalg.vector_norm(inputs, dim=1, keepdim=True, dtype=torch.float32)
     limit = _CLIP * norms.median()
-    scale = torch.where(norms > limit, limit / norms, 1)
-    values *= scale
-    return scale
+    return torch.where(norms > limit, limit / norms, 1)
 
 
 def _scale(text: SquaredNorm | Gram, openings: SquaredNorm | Gram) -> float:

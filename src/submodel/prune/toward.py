@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from submodel.prune.statistics import ClippedGram, Gram, clip
+from submodel.prune.statistics import ClippedGram, Gram, clipping
 
 
 class Toward(ClippedGram):
@@ -37,8 +37,9 @@ class Toward(ClippedGram):
         """Take in one batch of a stage (see `stream.paired`), (tokens, cols) of both models."""
         values = inputs.to(torch.float32, copy=True)
         behind = dense.float() - values
-        scale = clip(values)
-        self._add(values)
+        scale = clipping(inputs)
+        self._add(inputs, scale)
+        values *= scale
         behind *= scale
         if weight is None or (lack is None and weight.shape[0] > weight.shape[1]):
             self.cross = _plus(self.cross, behind.T @ values)
