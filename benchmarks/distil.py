@@ -11,12 +11,10 @@ machine sums a large array.
 
 import argparse
 import os
-import time
-from collections.abc import Callable
 
 import torch
 
-from benchmarks.measure import machine, machine_line, show, spread, table
+from benchmarks.measure import machine, machine_line, processor_seconds, show, spread, table
 from submodel import native
 from submodel.models import all_matrices, open_base
 from submodel.prune import distil, whole
@@ -32,12 +30,6 @@ def _matrix(parameter: torch.nn.Parameter, pattern: Pattern) -> distil._Matrix:
     return distil._Matrix(
         whole.Twin(parameter, dense, dense * keep), pattern, scores, torch.zeros(len(dense), 1), dense
     )
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def main() -> None:
@@ -65,14 +57,14 @@ def main() -> None:
     for step in range(args.rounds + 1):
         for name, found in (("native", library), ("torch", None)):
             native.library = lambda found=found: found
-            learn = _seconds(
+            learn = processor_seconds(
                 lambda: whole.learn(model, twins, ids, torch.ones(len(ids)) / len(ids), hidden=distil.HIDDEN)
             )
-            move = _seconds(lambda step=step: [matrix.move(0.001, step) for matrix in matrices])
+            move = processor_seconds(lambda step=step: [matrix.move(0.001, step) for matrix in matrices])
             if step:  # the first round is a warm-up
                 took[name].append((learn, move))
     block = torch.ones(1 << 26)
-    rate = block.nbytes / min(_seconds(block.sum) for _ in range(7))
+    rate = block.nbytes / min(processor_seconds(block.sum) for _ in range(7))
     weights = sum(matrix.scores.numel() for matrix in matrices)
     size = weights * (3 * dtype.itemsize + 2 * 4)
     print(f"{base.reference}, {pattern}, {args.tokens} tokens a step, {str(dtype)[6:]}, {weights:,} weights")

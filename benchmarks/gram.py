@@ -10,21 +10,14 @@ brackets the least and the most.
 
 import argparse
 import os
-import time
 from collections.abc import Callable
 
 import torch
 from torch.nn import functional
 
-from benchmarks.measure import machine, machine_line, show, spread, table
+from benchmarks.measure import machine, machine_line, processor_seconds, show, spread, table
 from submodel import native
 from submodel.prune.statistics import Gram
-
-
-def _milliseconds(work: Callable[[], object]) -> float:
-    start = time.process_time()
-    work()
-    return 1e3 * (time.process_time() - start)
 
 
 def main() -> None:
@@ -45,7 +38,7 @@ def main() -> None:
             lambda sums=sums, inputs=inputs: sums.addmm_(inputs.float().T, inputs.float()),
             lambda inputs=inputs, weight=weight: functional.linear(inputs, weight),
         ]
-        times = [[_milliseconds(work) for work in contenders] for _ in range(args.rounds + 1)][1:]
+        times = [[1e3 * processor_seconds(work) for work in contenders] for _ in range(args.rounds + 1)][1:]
         ratios = spread([torch_time / own for own, torch_time, _ in times])
         own, other, product = (show(spread(list(found))) for found in zip(*times, strict=True))
         rows.append([f"{cols:,}", own, other, show(ratios), product])

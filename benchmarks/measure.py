@@ -12,7 +12,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,13 @@ def linear_seconds(rows: int, shape: tuple[int, ...], repeats: int = 7) -> float
             F.linear(inputs, weight)
             seconds.append(time.perf_counter() - start)
     return min(seconds)
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    """What some work takes of this process's processor time, whatever else the machine does."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def machine(threads: int) -> dict[str, Any]:

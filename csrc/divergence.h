@@ -5,8 +5,6 @@
 
 namespace {
 
-inline float to_float(float x) { return x; }
-inline float to_float(uint16_t x) { return from_bf16(x); }
 inline void from_float(float x, float& y) { y = x; }
 inline void from_float(float x, uint16_t& y) { y = to_bf16(x); }
 

@@ -97,6 +97,10 @@ inline uint32_t float_bits(float value) {
 
 inline float from_bf16(uint16_t x) { return bits_float(uint32_t(x) << 16); }
 
+// of either kind of number
+inline float to_float(float x) { return x; }
+inline float to_float(uint16_t x) { return from_bf16(x); }
+
 // to nearest, ties to even; numbers only
 inline uint16_t to_bf16(float x) {
   uint32_t bits = float_bits(x);

@@ -52,28 +52,20 @@ void drop_lowest_of_groups(const int32_t* key, int64_t count, int64_t group, int
   }
 }
 
-// pull = gradient * weight
-inline void pull_of(const float* gradient, const float* weight, int64_t count, float* pull) {
-#pragma omp simd
-  for (int64_t k = 0; k < count; k++) pull[k] = gradient[k] * weight[k];
-}
-
-inline void pull_of(const uint16_t* gradient, const uint16_t* weight, int64_t count, float* pull) {
-#pragma omp simd
-  for (int64_t k = 0; k < count; k++) pull[k] = from_bf16(gradient[k]) * from_bf16(weight[k]);
-}
-
 template <class Number>
 void move_as(const sm_move& m, int64_t row, void* room) {
+  const Number* gradient = static_cast<const Number*>(m.gradient) + row * m.cols;
   const Number* weight = static_cast<const Number*>(m.weights) + row * m.cols;
   Number* masked = static_cast<Number*>(m.masked) + row * m.cols;
   float *pull = static_cast<float*>(room), *score = m.scores + row * m.cols;
   int32_t* key = reinterpret_cast<int32_t*>(pull + m.cols);
   uint8_t* keep = reinterpret_cast<uint8_t*>(key + m.cols);
-  pull_of(static_cast<const Number*>(m.gradient) + row * m.cols, weight, m.cols, pull);
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t k = 0; k < m.cols; k++) sum += pull[k] * pull[k];
+  for (int64_t k = 0; k < m.cols; k++) {
+    pull[k] = to_float(gradient[k]) * to_float(weight[k]);
+    sum += pull[k] * pull[k];
+  }
   m.square[row] += (1 - m.memory) * (sum / float(m.cols) - m.square[row]);
   const float mean = m.square[row] / m.seen, size = __builtin_sqrtf(mean);
   const float rate = m.rate / (size > 1e-30f ? size : 1e-30f);
