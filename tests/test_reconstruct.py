@@ -61,6 +61,23 @@ def test_the_error_is_never_above_the_masks(tokens: int, given, options: dict):
         assert after.sum() < 0.6 * before.sum()
 
 
+@pytest.mark.parametrize("tokens", [30, 300])
+@pytest.mark.parametrize("ridge", [0.1, 1.0])
+def test_products_in_fewer_bits_lose_little_of_the_gain(tokens: int, ridge: float):
+    weight, inputs, gram = (t.float() for t in _case(25, 64, tokens))
+    keep = keep_mask(weight.abs() * gram.diagonal().sqrt(), parse_pattern(0.5, None))
+    asked = torch.randn(25, tokens, generator=torch.Generator().manual_seed(1)) @ inputs
+
+    def cost(new: torch.Tensor) -> torch.Tensor:
+        off, moved = weight - new, (new - weight * keep).square() @ gram.diagonal()
+        return ((off @ gram + 2 * asked) * off).sum(1) + ridge * moved
+
+    before, least = cost(weight * keep), cost(refit(weight, keep, gram, ridge=ridge, asked=asked, steps=200, near=1e-5))
+    found = refit(weight, keep, gram, ridge=ridge, asked=asked, rough=gram.bfloat16())
+    assert (found[~keep] == 0).all()
+    assert (cost(found) - least < 0.01 * (before - least)).all()
+
+
 def test_a_feature_that_no_token_has_keeps_its_weight():
     weight, inputs, _ = _case(4, 10, tokens=50)
     inputs[:, 3] = 0

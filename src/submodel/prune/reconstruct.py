@@ -25,6 +25,7 @@ from collections.abc import Callable
 
 import torch
 
+from submodel.arithmetic import multiplies
 from submodel.prune.statistics import Gram
 
 FIT_TOKENS = 16384  # of the text, at most, where gradients read the rest: they gain more by it (dev/LOG.md)
@@ -40,6 +41,7 @@ def refit(
     *,
     ridge: float,
     asked: torch.Tensor | None = None,
+    rough: torch.Tensor | None = None,
     steps: int = _STEPS,
     near: float = _NEAR,
 ) -> torch.Tensor:
@@ -51,19 +53,20 @@ def refit(
         gram: (cols, cols) of the inputs, in the dtype of `weight`.
         ridge: what a change costs, see above; 0 is plain least squares.
         asked: (rows, cols) sum over tokens of what is asked for beyond W x, times x^T; nothing if None.
+        rough: `gram` in fewer bits, for all products but the first.
         steps: of conjugate gradients at most.
         near: the part of its first residual at which a row is done.
 
     Returns:
         New weights (rows, cols), 0 where dropped.
     """
-    diagonal = (1 + ridge) * gram.diagonal()
-    inverse = torch.where(diagonal > 0, 1 / diagonal, 0)  # a feature that no token has keeps its weight
+    diagonal, dropped = gram.diagonal().contiguous(), ~keep  # read in place a diagonal costs as much as a product
+    inverse = torch.where(diagonal > 0, 1 / ((1 + ridge) * diagonal), 0)  # a feature that no token has keeps its weight
     change = torch.zeros_like(weight)
     residual = weight.masked_fill(keep, 0) @ gram
     if asked is not None:
         residual += asked
-    residual.masked_fill_(~keep, 0)
+    residual.masked_fill_(dropped, 0)
     scaled = residual * inverse
     direction = scaled.clone()
     size = (residual * scaled).sum(1)
@@ -71,7 +74,8 @@ def refit(
     for _ in range(steps):
         if (size <= target).all():
             break
-        image = torch.addcmul(direction @ gram, direction, gram.diagonal(), value=ridge).masked_fill_(~keep, 0)
+        image = direction @ gram if rough is None else (direction.to(rough.dtype) @ rough).to(direction.dtype)
+        image.addcmul_(direction, diagonal, value=ridge).masked_fill_(dropped, 0)
         along = (direction * image).sum(1)
         length = torch.where((size > target) & (along > 0), size / along, 0)[:, None]
         change.addcmul_(length, direction)
@@ -79,7 +83,7 @@ def refit(
         scaled = residual * inverse
         before, size = size, (residual * scaled).sum(1)
         direction = scaled.addcmul_(torch.where(before > 0, size / before, 0)[:, None], direction)
-    return (weight + change).masked_fill_(~keep, 0)
+    return (weight + change).masked_fill_(dropped, 0)
 
 
 def fitter(
@@ -91,7 +95,8 @@ def fitter(
         Rows, their mask, what is asked of them beyond W x (`toward.asking`) -> new rows.
     """
     gram, ridge = inputs.products.to(weight.device), ridge_of(weight, inputs)
-    return lambda rows, keep, asked: refit(rows, keep, gram, ridge=ridge, asked=asked)
+    rough = gram.bfloat16() if weight.dtype == torch.bfloat16 and multiplies(torch.bfloat16) else None
+    return lambda rows, keep, asked: refit(rows, keep, gram, ridge=ridge, asked=asked, rough=rough)
 
 
 def ridge_of(weight: torch.Tensor, inputs: Gram) -> float:

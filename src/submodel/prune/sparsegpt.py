@@ -60,6 +60,7 @@ def solve(weight: torch.Tensor, factor: torch.Tensor, pattern: Pattern, block: i
     weight = weight.clone()
     keep = torch.ones_like(weight, dtype=torch.bool)
     rows, cols = weight.shape
+    diagonal = factor.diagonal().contiguous()
     left = torch.full((rows,), pattern.removed(cols), device=weight.device)  # to remove of every row
     step = max(1, block // pattern.m) * pattern.m if pattern.m else block
     for start in range(0, cols, step):
@@ -67,7 +68,7 @@ def solve(weight: torch.Tensor, factor: torch.Tensor, pattern: Pattern, block: i
         part, u = weight[:, start:stop], factor[start:stop, start:stop]
         kept = keep[:, start:stop]
         if not pattern.m:
-            cheapest = lowest(_costs(weight[:, start:], factor.diagonal()[start:]), left)
+            cheapest = lowest(_costs(weight[:, start:], diagonal[start:]), left)
             kept.copy_(~cheapest[:, : stop - start])
             left -= (~kept).sum(1)
         change = torch.zeros_like(part)  # of column j: what its removal takes away, over U_jj

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from submodel.arithmetic import linear
 from submodel.prune.statistics import ClippedGram, Gram, clipping
 
 
@@ -35,16 +36,13 @@ class Toward(ClippedGram):
         self, inputs: torch.Tensor, dense: torch.Tensor, weight: torch.Tensor | None, lack: torch.Tensor | None
     ) -> None:
         """Take in one batch of a stage (see `stream.paired`), (tokens, cols) of both models."""
-        values = inputs.to(torch.float32, copy=True)
-        behind = dense.float() - values
         scale = clipping(inputs)
         self._add(inputs, scale)
-        values *= scale
-        behind *= scale
+        values, behind = inputs * scale, (dense.float() - inputs).mul_(scale)  # float32
         if weight is None or (lack is None and weight.shape[0] > weight.shape[1]):
             self.cross = _plus(self.cross, behind.T @ values)
         else:
-            asked = behind @ weight.float().T
+            asked = linear(behind.to(weight.dtype), weight).float()
             if lack is not None:
                 asked.addcmul_(lack, scale)
             self.asked = _plus(self.asked, asked.T @ values)

@@ -220,9 +220,7 @@ class _Pair:
                 hidden = part.read(index, start, stop).to(self.here.device)
                 seen, out = tap.run(part.calls[batch][index], hidden)
                 seen[""] = hidden
-                rows.append(
-                    [seen[key].flatten(0, 1).float() for key in (stage.module, stage.stream) if key is not None]
-                )
+                rows.append([seen[key].flatten(0, 1) for key in (stage.module, stage.stream) if key is not None])
                 if out is not None:
                     part.write(index + 1, start, out)
             inputs = rows[0][0]
@@ -230,7 +228,7 @@ class _Pair:
             if self.dense is None:
                 statistic.update(inputs)
                 return {(matrix, 0): statistic for matrix in stage.matrices}
-            own, lack = rows[1][0], rows[1][1] - rows[0][1] if stage.stream is not None else None
+            own, lack = rows[1][0], rows[1][1].float() - rows[0][1] if stage.stream is not None else None
             if (scale := self.plan.weights(start, stop)) is not None:
                 scale = scale.to(inputs.device).sqrt()[:, None]
                 inputs, own, lack = inputs * scale, own * scale, None if lack is None else lack * scale
