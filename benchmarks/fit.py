@@ -1,23 +1,23 @@
-"""A fit of kept weights: ours with products in bfloat16, in float32, and each row's normal equations solved.
+"""A fit of kept weights: ours, the same in float32, and each row's normal equations solved.
 
     python -m benchmarks.fit [--cols 896 --cols 4864] [--rows 128] [--rounds 4] [--threads N]
 
 All take turns in one process, on half of the weights of random rows and on inputs of which a tenth of the columns'
-number is directions that columns share. Every row has a support of its own, so exact solutions ask for a factor a row;
-two rows are solved. Times are of the processor, a row: medians, in brackets the least and the most. `of the gain` is
-how far the sum that a fit lowers has fallen, 100% being the exact solution.
+number is directions that columns share. `ours` is what a model in bfloat16 gets: products in it where the processor has
+them. Every row has a support of its own, so exact solutions ask for a factor a row; two rows are solved. Times are of
+the processor, a row: medians, in brackets the least and the most. `of the gain` is how far the sum that a fit lowers
+has fallen, 100% being the exact solution.
 """
 
 import argparse
 import os
-from collections.abc import Callable
 
 import torch
 
 from benchmarks.measure import machine, machine_line, processor_seconds, show, spread, table
-from submodel.prune.reconstruct import refit
+from submodel.prune.reconstruct import fitter, ridge_of
+from submodel.prune.statistics import Gram
 
-_RIDGE = 1.0
 _SOLVED = 2  # rows
 
 
@@ -41,43 +41,38 @@ def _line(cols: int, rows: int, rounds: int) -> list[str]:
     generator = torch.Generator().manual_seed(0)
     shared = torch.randn(cols, cols // 10, generator=generator) @ torch.randn(cols // 10, cols, generator=generator)
     inputs = torch.randn(2 * cols, cols, generator=generator) @ (torch.eye(cols) + shared / cols**0.5)
-    gram = inputs.T @ inputs
-    weight = torch.randn(rows, cols, generator=generator)
-    keep = torch.rand(rows, cols, generator=generator) > 0.5
-    rough = gram.bfloat16()
-    found: list[torch.Tensor] = [weight, weight, weight]
-
-    def fit(at: int, given: torch.Tensor | None) -> Callable[[], None]:
-        def work() -> None:
-            found[at] = refit(weight, keep, gram, ridge=_RIDGE, rough=given)
-
-        return work
-
-    def solve() -> None:
-        found[2] = torch.stack([_solved(*row, gram) for row in zip(weight[:_SOLVED], keep[:_SOLVED], strict=True)])
-
-    contenders = [(fit(0, rough), rows), (fit(1, None), rows), (solve, _SOLVED)]
-    times = [[1e3 * processor_seconds(work) / count for work, count in contenders] for _ in range(rounds + 1)][1:]
-    ours, plain, solved = (spread(list(column)) for column in zip(*times, strict=True))
+    seen = Gram(cols, torch.device("cpu"))
+    seen.update(inputs)
+    weight = torch.randn(rows, cols, generator=generator).bfloat16()
+    dense, keep = weight.float(), torch.rand(rows, cols, generator=generator) > 0.5
+    gram, ridge = seen.products, ridge_of(weight, seen)
+    ours, plain, some = fitter(weight, seen), fitter(dense, seen), slice(_SOLVED)
+    contenders = [
+        (rows, lambda: ours(dense, keep, None)),
+        (rows, lambda: plain(dense, keep, None)),
+        (_SOLVED, lambda: torch.stack([_solved(dense[row], keep[row], gram, ridge) for row in range(_SOLVED)])),
+    ]
+    found = [work()[some] for _, work in contenders]  # a warm-up as well
+    times = [[1e3 * processor_seconds(work) / count for count, work in contenders] for _ in range(rounds)]
+    taken = [show(spread(list(column))) for column in zip(*times, strict=True)]
     ratio = spread([other / own for own, other, _ in times])
-    start, *ends = (_cost(new[:_SOLVED], weight, keep, gram) for new in (weight * keep, *found))
+    start, *ends = (_cost(dense[some], keep[some], new, gram, ridge) for new in (dense[some] * keep[some], *found))
     gains = [f"{100 * (start - end) / (start - ends[2]):.2f}%" for end in ends[:2]]
-    return [f"{cols:,}", show(ours), show(plain), show(solved), show(ratio), *gains]
+    return [f"{cols:,}", *taken, show(ratio), *gains]
 
 
-def _solved(weight: torch.Tensor, keep: torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+def _solved(weight: torch.Tensor, keep: torch.Tensor, gram: torch.Tensor, ridge: float) -> torch.Tensor:
     """One row's fit, by a Cholesky factor of its own."""
     inside = gram[keep][:, keep]
     right = (gram[keep] @ weight.masked_fill(keep, 0))[:, None]
-    change = torch.cholesky_solve(right, torch.linalg.cholesky(inside + torch.diag(_RIDGE * inside.diagonal())))
+    change = torch.cholesky_solve(right, torch.linalg.cholesky(inside + torch.diag(ridge * inside.diagonal())))
     return (weight * keep).masked_scatter_(keep, weight[keep] + change[:, 0])
 
 
-def _cost(new: torch.Tensor, weight: torch.Tensor, keep: torch.Tensor, gram: torch.Tensor) -> float:
-    """The sum that a fit lowers, of some rows."""
-    of = len(new)
-    off, moved = (weight[:of] - new).double(), (new - weight[:of] * keep[:of]).double()
-    return float(((off @ gram.double()) * off).sum() + _RIDGE * (moved.square() * gram.diagonal()).sum())
+def _cost(weight: torch.Tensor, keep: torch.Tensor, new: torch.Tensor, gram: torch.Tensor, ridge: float) -> float:
+    """The sum that a fit lowers."""
+    off, moved = (weight - new).double(), (new - weight * keep).double()
+    return float(((off @ gram.double()) * off).sum() + ridge * (moved.square() * gram.diagonal()).sum())
 
 
 if __name__ == "__main__":
