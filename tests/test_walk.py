@@ -20,8 +20,11 @@ from submodel.export import export_directory
 from submodel.models import Base, blocks_of, open_base
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.statistics import ClippedGram, Gram, SquaredNorm
+from submodel.prune.toward import Toward
 from submodel.runtime.load import apply_masks
 from submodel.store import Store
+from submodel.stream.observe import Found, Merged
 from tests import tiny
 
 
@@ -300,3 +303,44 @@ print(int(line.split()[1]) // 1024)
         peaks.append(min(int(out.split()[-1]) for out in outs))  # what is left between blocks varies
     whole = 28 * 3.2 * default_dtype("cpu").itemsize  # MB that the further blocks weigh
     assert peaks[1] - peaks[0] < whole / 2, peaks  # 0.23 to 0.30 of it were seen: the heap's holes
+
+
+@pytest.mark.parametrize("statistic", [SquaredNorm, Gram, ClippedGram, Toward])
+def test_statistics_that_were_added_serve_again(statistic: Any):
+    """Two inputs of one width, one of another, in six batches: what all are worth, in the memory of two batches."""
+    cpu, made, batches = torch.device("cpu"), [], [[torch.randn(7, cols) for cols in (5, 5, 3)] for _ in range(6)]
+
+    def make(cols: int, device: torch.device) -> Any:
+        made.append(statistic(cols, device))
+        return made[-1]
+
+    def see(one: Any, inputs: torch.Tensor) -> None:
+        if statistic is Toward:
+            one.update_paired(inputs, inputs + 1, None, None)
+        else:
+            one.update(inputs)
+
+    def gather(batch: int) -> Found:
+        found = {}
+        for name, inputs in zip("abc", batches[batch], strict=True):
+            found[name, 0] = merged.make(inputs.shape[1], cpu)
+            see(found[name, 0], inputs)
+        return {**found, ("c", 1): found["c", 0]}
+
+    merged = Merged(make)
+    for batch in range(len(batches)):
+        merged.add(batch, lambda batch=batch: gather(batch))
+    assert len(made) == 6
+    assert merged.whole["c", 0] is merged.whole["c", 1]
+    for position, name in enumerate("abc"):
+        whole: Any = statistic(batches[0][position].shape[1], cpu)
+        for inputs in batches:
+            one = statistic(inputs[position].shape[1], cpu)
+            see(one, inputs[position])
+            whole.merge(one)
+        found: Any = merged.whole[name, 0]
+        assert found.tokens == whole.tokens == 42
+        assert torch.equal(found.sum_squares, whole.sum_squares)
+        if statistic is Toward:
+            assert found.cross is not None
+            assert torch.equal(found.cross, whole.cross)

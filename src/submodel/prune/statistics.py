@@ -35,6 +35,11 @@ class SquaredNorm:
         self.sum_squares += other.sum_squares
         self.tokens += other.tokens
 
+    def clear(self) -> None:
+        """Forget all that was seen."""
+        self.sum_squares.zero_()
+        self.tokens = 0
+
     def add_openings(self, other: "SquaredNorm") -> None:
         """Let one-token samples have their share in the sum."""
         self.sum_squares += _scale(self, other) * other.sum_squares
@@ -100,6 +105,12 @@ class Gram:
         self._sums += other._sums
         self._mirrored = False
         self.tokens += other.tokens
+
+    def clear(self) -> None:
+        """Forget all that was seen."""
+        self._sums.zero_()
+        self._mirrored = True
+        self.tokens = 0
 
     def energy(self, rows: torch.Tensor) -> float:
         """||W X||_F^2 of some rows of a matrix, float32 (rows, cols)."""

@@ -53,6 +53,11 @@ class Toward(ClippedGram):
         assert isinstance(other, Toward)
         self.cross, self.asked = _plus(self.cross, other.cross), _plus(self.asked, other.asked)
 
+    def clear(self) -> None:
+        """Forget all that was seen."""
+        super().clear()
+        self.cross = self.asked = None
+
 
 @dataclass(frozen=True)
 class Aimed:

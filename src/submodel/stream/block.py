@@ -74,8 +74,8 @@ class Block:
             self.tell.tokens(hidden.shape[0] * hidden.shape[1])
             return found
 
-        merged = Merged()
-        with Observer(self.matrices, make) as observer:
+        merged = Merged(make)
+        with Observer(self.matrices, merged.make) as observer:
             self.workers.map(lambda batch: merged.add(batch, lambda: run(batch)), range(len(plan.batches)))
         return merged.whole
 
@@ -126,10 +126,10 @@ class Block:
             self.tell.tokens(hidden.shape[0] * hidden.shape[1])
             return found
 
-        merged = Merged()
         if make is None:
             self.workers.map(run, range(len(plan.batches)))
-        else:
-            with Observer(self.matrices, make) as observer:
-                self.workers.map(lambda at: merged.add(at, lambda: run(at, observer)), range(len(plan.batches)))
+            return {}
+        merged = Merged(make)
+        with Observer(self.matrices, merged.make) as observer:
+            self.workers.map(lambda at: merged.add(at, lambda: run(at, observer)), range(len(plan.batches)))
         return merged.whole

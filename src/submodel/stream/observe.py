@@ -25,12 +25,15 @@ from submodel.stream.record import Call, _Stop
 class Statistic(Protocol):
     """What a pruning method gathers of one input: `update` gets (tokens, cols), never a padding token.
 
-    `add_openings` takes in what was gathered of one-token samples, for the methods that ask for them.
+    `add_openings` takes in what was gathered of one-token samples, for the methods that ask for them. `clear` makes it
+    empty again, in the memory that it has.
     """
 
     def update(self, inputs: torch.Tensor) -> None: ...
 
     def merge(self, other: Self) -> None: ...
+
+    def clear(self) -> None: ...
 
     def add_openings(self, other: Self) -> None: ...
 
@@ -133,14 +136,33 @@ def _scaled(name: str, rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 class Merged:
     """The statistics of all batches, added up in the order of the batches, each as soon as its turn has come.
 
-    A worker that is early waits, so no more statistics are held than there are workers, and the sum.
+    A worker that is early waits, so no more statistics are held than there are workers, and the sum. One that has been
+    added is emptied for a later batch: new memory would cost as much as what is put into it (dev/LOG.md).
+
+    Args:
+        make: an empty statistic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, make: Make) -> None:
         self.whole: Found = {}
+        self._make = make
+        self._sizes: dict[int, tuple[int, torch.device]] = {}  # by the identity of what was made
+        self._spare: dict[tuple[int, torch.device], list[Statistic]] = {}
         self._next = 0
         self._failed = False
         self._turn = threading.Condition()
+
+    def make(self, cols: int, device: torch.device) -> Statistic:
+        """An empty statistic for `gather`."""
+        with self._turn:
+            spare = self._spare.get((cols, device))
+            statistic = spare.pop() if spare else None
+        if statistic:
+            statistic.clear()
+            return statistic
+        statistic = self._make(cols, device)
+        self._sizes[id(statistic)] = cols, device
+        return statistic
 
     def add(self, batch: int, gather: Callable[[], Found]) -> None:
         """Take in what `gather` finds of a batch; batches are counted from 0 and come from any thread."""
@@ -167,6 +189,9 @@ class Merged:
             elif id(self.whole[key]) not in merged and self.whole[key] is not statistic:
                 merged.add(id(self.whole[key]))
                 self.whole[key].merge(statistic)
+        held = {id(statistic) for statistic in self.whole.values()}
+        for statistic in {id(one): one for one in found.values() if id(one) not in held}.values():
+            self._spare.setdefault(self._sizes[id(statistic)], []).append(statistic)
 
 
 class _Experts(TorchFunctionMode):

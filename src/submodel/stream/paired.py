@@ -224,7 +224,7 @@ class _Pair:
                 if out is not None:
                     part.write(index + 1, start, out)
             inputs = rows[0][0]
-            statistic: Any = make(inputs.shape[1], inputs.device)
+            statistic: Any = merged.make(inputs.shape[1], inputs.device)
             if self.dense is None:
                 statistic.update(inputs)
                 return {(matrix, 0): statistic for matrix in stage.matrices}
@@ -235,7 +235,7 @@ class _Pair:
             statistic.update_paired(inputs, own, weight, lack)
             return {(matrix, 0): statistic for matrix in stage.matrices}
 
-        merged = Merged()
+        merged = Merged(make)
         with _Tap(self.fitted, wanted) as ours, _Tap(self.here.module, wanted, whole=last) as theirs:
             self.here.workers.map(lambda at: merged.add(at, lambda: run(at)), range(len(self.plan.batches)))
         return merged.whole
