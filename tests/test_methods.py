@@ -94,6 +94,8 @@ def test_gram_in_parts_is_the_product(cols: int, kernels: str):
     expected = inputs.double().T @ inputs.double()
     np.testing.assert_allclose(first.products, expected, rtol=1e-5, atol=1e-4)
     np.testing.assert_allclose(whole.products, expected, rtol=1e-5, atol=1e-4)
+    rows = torch.randn(5, cols)
+    assert first.energy(rows) == pytest.approx(float((rows.double() @ inputs.double().T).square().sum()), rel=1e-5)
     norms = SquaredNorm(cols, torch.device("cpu"))
     norms.update(inputs)
     np.testing.assert_allclose(whole.products.diagonal(), norms.sum_squares, rtol=1e-5)

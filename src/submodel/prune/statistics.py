@@ -113,8 +113,14 @@ class Gram:
         self.tokens = 0
 
     def energy(self, rows: torch.Tensor) -> float:
-        """||W X||_F^2 of some rows of a matrix, float32 (rows, cols)."""
-        return float(((rows @ self.products.to(rows.device)) * rows).sum(dtype=torch.float64))
+        """||W X||_F^2 of some rows of a matrix, float32 (rows, cols): what is above the diagonal counts twice below."""
+        sums, found = self._sums.to(rows.device), 0.0
+        for start, stop in self._panels():
+            here = rows[:, start:stop]
+            products = here @ sums[start:stop, start:stop]
+            products.addmm_(rows[:, :start], sums[start:stop, :start].T, alpha=2)
+            found += float(products.mul_(here).sum(dtype=torch.float64))
+        return found
 
     def add_openings(self, other: "Gram") -> None:
         """Let one-token samples have their share in the sum."""
