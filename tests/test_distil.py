@@ -312,30 +312,41 @@ def test_the_fit_of_a_moved_mask_goes_on_after_an_interrupt(
     assert cut.manifests["d"]["weights"] == whole["weights"] and not (tmp_path / "cut/work").exists()
 
 
-@pytest.mark.parametrize("more", [{"method": "wanda+distil+reconstruct"}, {"method": "wanda+distil", "grid": "int8"}])
-def test_a_moved_mask_that_is_there_is_fitted(
-    more: dict[str, Any], llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("begun", "more", "step"),
+    [
+        ("wanda+distil", {"method": "wanda+distil+reconstruct"}, "distil"),
+        ("wanda+distil", {"method": "wanda+distil", "grid": "int8"}, "distil"),
+        ("swaps", {"method": "swaps+distil", "rate": 0.02}, "walk"),
+        ("wanda", {"method": "wanda+distil", "allocation": "loss"}, "_decided"),
+        ("wanda", {"method": "wanda+distil+reconstruct"}, "_decided"),
+    ],
+)
+def test_what_is_there_is_not_made_again(
+    begun: str, more: dict[str, Any], step: str, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     base, domains = open_base(str(llama)), [_from("a", 0), _from("b", 1)]
     whole = to_float32(base, domains, tmp_path / "whole", **more).manifests
-    named = [replace(domain, name=f"{domain.name}-moved") for domain in domains]
-    to_float32(base, named, tmp_path / "store", method="wanda+distil")
+    named = [replace(domain, name=f"{domain.name}-begun") for domain in domains]
+    less = {key: value for key, value in more.items() if key not in ("rate", "grid")}
+    to_float32(base, named, tmp_path / "store", **(less | {"method": begun}))
 
     def refused(*_: Any, **__: Any):
-        raise AssertionError("gradients are taken")
+        raise AssertionError("made again")
 
-    monkeypatch.setattr(making, "distil", refused)
+    monkeypatch.setattr(making, step, refused)
     done: list[tuple[int, int]] = []
     found = to_float32(base, domains, tmp_path / "store", progress=lambda a, b: done.append((a, b)), **more).manifests
     assert done[-1][0] == done[-1][1] and done == sorted(done)
     for name, manifest in found.items():
-        assert all(manifest[key] == whole[name][key] for key in ("key", "weights", "distil", "unseen_experts"))
+        same = ("key", "weights", "distil", "unseen_experts", "matrix_sparsity")
+        assert all(manifest.get(key) == whole[name].get(key) for key in same)
         assert manifest["masks"]["sha256"] == whole[name]["masks"]["sha256"]
-        assert manifest["mask_of"]["name"] == f"{name}-moved" and "mask_of" not in whole[name]
+        assert manifest["mask_of"]["name"] == f"{name}-begun" and "mask_of" not in whole[name]
     assert not (tmp_path / "store/work").exists() and verify(tmp_path / "store")
     other, untold = _from("c", 2), replace(domains[0], name="c", provenance=None)
     for others in ([other], [replace(domains[0], name="a2"), other], [untold]):
-        with pytest.raises(AssertionError, match="gradients are taken"):
+        with pytest.raises(AssertionError, match="made again"):
             to_float32(base, others, tmp_path / "store", **more)
 
 
@@ -395,6 +406,10 @@ def test_the_walk_reads_a_part(
     )
     to_float32(open_base(str(llama)), [SAMPLES], tmp_path / "store", method="wanda+distil")
     assert seen == [3]
+    text = _from("a", 0)
+    to_float32(open_base(str(llama)), [text], tmp_path / "other", method="wanda")
+    to_float32(open_base(str(llama)), [replace(text, name="b")], tmp_path / "other", method="wanda+distil")
+    assert seen[1:] == [11, 3], "a mask of more text is not where gradients begin"
     status, said, _ = run(capsys, "info", f"{tmp_path / 'store'}@d")
     losses = Store(tmp_path / "store").manifest("d")["distil"]["losses"]
     assert status == 0 and f"{losses[0]:.3f} nats a token before the first of 5 steps" in said

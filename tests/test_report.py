@@ -191,8 +191,8 @@ def test_what_extractions_took():
         ["java", "-", ">3.0 s", "500 MiB"],
     ]
     assert "interrupted" in text.splitlines()[-1] and "interrupted" not in table(took("python", 1))
-    fitted = table([*took("python", 1), *took("fitted", 2, mask_of="python")]).splitlines()[-1]
-    assert fitted == "fitted: python's mask, fitted; its seconds are counted, its peak memory is not"
+    begun = table([*took("python", 1), *took("fitted", 2, mask_of="python")]).splitlines()[-1]
+    assert begun == "fitted: begun with python's mask, whose seconds are counted; its peak memory is not"
 
 
 def test_a_row_that_a_kill_cut_short(tmp_path: Path):

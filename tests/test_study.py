@@ -230,7 +230,7 @@ def test_a_fit_takes_the_mask_that_is_there(file: Path):
         assert row.settings["mask_of"] == before and "mask_of" not in moved[before].settings
         taken = Store(records.out / "tiny.store").manifest(before)["seconds"]
         assert row.value == 2.0 + taken and moved[before].value == 2.0
-    assert "python-wanda+distil-50's mask, fitted" in study.study_table(read, cells, records)
+    assert "begun with python-wanda+distil-50's mask" in study.study_table(read, cells, records)
 
 
 def test_a_domain_that_comes_later(file: Path):

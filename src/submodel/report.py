@@ -95,10 +95,10 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None, won_b
         notes.append("extraction, peak memory: of the process that made the sub-model and those of the other domains")
     if any(row.settings.get("resumed_blocks") for row in rows if row.task == EXTRACTION):
         notes.append(">: an earlier process, which was interrupted, had done a part of it")
-    fitted = {row.submodel: row.settings["mask_of"] for row in by_line if row.settings.get("mask_of")}
+    begun = {row.submodel: row.settings["mask_of"] for row in by_line if row.settings.get("mask_of")}
     notes += [
-        f"{name}: {mask}'s mask, fitted; its seconds are counted, its peak memory is not"
-        for name, mask in fitted.items()
+        f"{name}: begun with {mask}'s mask, whose seconds are counted; its peak memory is not"
+        for name, mask in begun.items()
     ]
     kinds = [
         _kinds([row for row in results if _column(row) == column], head, lines)

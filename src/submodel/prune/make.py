@@ -1,7 +1,7 @@
 """Make sub-models: walk the base, move the masks by gradients and fit the weights where the method says so.
 
-A mask that gradients moved is fitted on a walk of its own. Where the store has that mask already, made by the same
-recipe but for the fit, it is taken from there, and neither the first walk nor the gradients are run again.
+A mask that gradients moved is fitted on a walk of its own. What the store has already, made by the same recipe but for
+what comes after it, is taken from there and not made again: the mask that is fitted, or the one that gradients move.
 
 Where a fit comes before the gradients, it reads the first half of the text, or less of much, and they the rest: a model
 that is fitted to a text says nearly what the dense model says there, and gradients would learn the rest of it by heart;
@@ -80,11 +80,18 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
         last = _opened(base, domains, settings)  # a fit is the better the more it reads
     elif method.distilled and settings.grid:
         last = _opened(base, looked, settings)
-    found = _before_last(base, domains, settings, target) if last else None
+    moved = replace(settings, method=settings.method.removesuffix("+reconstruct"), grid=None)
+    found = _there(base, domains, moved, target) if last else None
     if found:
         watch.begin(work.folder, _blocks(base), [], [], [], last, method)
     else:
-        found = _decided(base, looked, later, last, settings, work, watch)
+        walked = replace(moved, method=moved.method.removesuffix("+distil"), rate=None)
+        whole = all(len(part.ids) == len(domain.ids) for part, domain in zip(looked, domains, strict=True))
+        found = _there(base, domains, walked, target) if later and whole else None
+        if found:
+            watch.begin(work.folder, _blocks(base), [], [], later, last, method)
+        else:
+            found = _decided(base, looked, later, last, settings, work, watch)
         if later:
             found = _moved(base, later, found, settings, work, watch)
     made = found.masks
@@ -212,13 +219,11 @@ def _moved(base: Base, texts: Sequence[Samples], start: _Found, settings: Settin
     return _Found(masks, said, start.resumed)
 
 
-def _before_last(base: Base, domains: Sequence[Samples], settings: Settings, target: store.Store) -> _Found | None:
-    """What a last walk begins with, taken from the store; None unless that has it of all domains.
+def _there(base: Base, domains: Sequence[Samples], settings: Settings, target: store.Store) -> _Found | None:
+    """What these settings make, taken from the store; None unless that has it of all domains.
 
     Only a recipe that says where the text came from tells one text from another.
     """
-    moved = settings.method.removesuffix("+reconstruct")
-    settings = replace(settings, method=moved, grid=None)
     manifests = {name: target.manifest(name) for name in target.names}
     masks: dict[str, store.Masks] = {}
     said: dict[str, dict[str, Any]] = {}
@@ -226,9 +231,10 @@ def _before_last(base: Base, domains: Sequence[Samples], settings: Settings, tar
         for name, manifest in manifests.items() if domain.provenance else ():
             if manifest["key"] == recipe(base, replace(domain, name=manifest["domain"]), settings)["key"]:
                 kept = ("unseen_experts", "matrix_sparsity", "distil")
+                seconds = manifest["seconds"] + manifest.get("mask_of", {}).get("seconds", 0)
                 masks[domain.name] = target.masks(name)
                 said[domain.name] = {key: manifest[key] for key in kept if key in manifest}
-                said[domain.name]["mask_of"] = {"name": name, "seconds": manifest["seconds"]}
+                said[domain.name]["mask_of"] = {"name": name, "seconds": seconds}
     return _Found(masks, said) if len(masks) == len(domains) else None
 
 
