@@ -328,8 +328,8 @@ def test_what_is_there_is_not_made_again(
     base, domains = open_base(str(llama)), [_from("a", 0), _from("b", 1)]
     whole = to_float32(base, domains, tmp_path / "whole", **more).manifests
     named = [replace(domain, name=f"{domain.name}-begun") for domain in domains]
-    less = {key: value for key, value in more.items() if key not in ("rate", "grid")}
-    to_float32(base, named, tmp_path / "store", **(less | {"method": begun}))
+    less = {key: value for key, value in more.items() if key not in ("method", "rate", "grid")}
+    to_float32(base, named, tmp_path / "store", method=begun, **less)
 
     def refused(*_: Any, **__: Any):
         raise AssertionError("made again")
