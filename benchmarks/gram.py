@@ -2,10 +2,10 @@
 
     python -m benchmarks.gram [--cols 896 --cols 4864] [--tokens 512] [--rounds 8] [--threads N]
 
-All take turns in one process. `ours` sums what is on and below the diagonal: by tiles (csrc/amx.cpp) where the
-processor has them, else by torch a panel at a time. The last column is a limit: as many tokens times a weight of
-cols x cols in bfloat16, half of whose operations a symmetric matrix needs. Times are of the processor: medians, in
-brackets the least and the most.
+All take turns in one process. `ours` sums what is on and below the diagonal: by native code (csrc/amx.cpp, avx512.cpp)
+where the processor multiplies bfloat16, else by torch a panel at a time. The last column is a limit: as many tokens
+times a weight of cols x cols in bfloat16, half of whose operations a symmetric matrix needs. Times are of the
+processor: medians, in brackets the least and the most.
 """
 
 import argparse

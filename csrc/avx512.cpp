@@ -348,6 +348,40 @@ void unpack(const sm_matrix& m, int64_t first, int64_t last, uint16_t* out) {
   }
 }
 
+constexpr int GRAM_ROWS = 8;  // times 32 columns: 16 sums, so that the loads of 10 vectors keep up
+
+// `pairs` has a pair of tokens of 16 columns in a vector, `across` the pairs of one column behind each other.
+void gram(const uint16_t* across, const uint16_t* pairs, int64_t steps, int64_t cols, int64_t first, int64_t last,
+          float* sums) {
+  const int64_t tile = steps * 512;  // of 16 columns
+  for (int64_t j = 0; j < last; j += 32) {
+    const uint16_t* b = pairs + j / 16 * tile;
+    const __mmask16 left = __mmask16(kept(last - j)), right = __mmask16(last - j > 16 ? kept(last - j - 16) : 0);
+    for (int64_t i = first; i < last; i += GRAM_ROWS) {
+      const uint16_t* a = across + i / 16 * tile + i % 16 * 32;
+      __m512 sum[GRAM_ROWS][2] = {};
+      for (int64_t k = 0; k < steps; k++)
+        for (int64_t t = 0; t < 16; t++) {
+          const __m512bh one = reinterpret_cast<__m512bh>(load512(b + k * 512 + t * 32));
+          const __m512bh two = reinterpret_cast<__m512bh>(load512(b + tile + k * 512 + t * 32));
+#pragma GCC unroll 8
+          for (int r = 0; r < GRAM_ROWS; r++) {
+            int pair;
+            __builtin_memcpy(&pair, a + k * 512 + r * 32 + 2 * t, 4);
+            const __m512bh own = reinterpret_cast<__m512bh>(_mm512_set1_epi32(pair));
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], own, one);
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], own, two);
+          }
+        }
+      for (int64_t r = 0; r < GRAM_ROWS && i + r < last; r++) {
+        float* to = sums + (i + r) * cols + j;
+        _mm512_mask_storeu_ps(to, left, _mm512_add_ps(_mm512_maskz_loadu_ps(left, to), sum[r][0]));
+        _mm512_mask_storeu_ps(to + 16, right, _mm512_add_ps(_mm512_maskz_loadu_ps(right, to + 16), sum[r][1]));
+      }
+    }
+  }
+}
+
 }  // namespace
 
 const Kernels avx512_kernels = {
@@ -367,4 +401,5 @@ const Kernels avx512_kernels = {
     exchange,
     move,
     divergence,
+    gram,
 };

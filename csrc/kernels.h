@@ -42,7 +42,7 @@ struct Kernels {
                    int64_t rounds, float least, float* pull, uint8_t* keep, float* room);
   void (*move)(const sm_move& m, int64_t row, void* room);  // room [9 * cols]
   float (*divergence)(const void* dense, const void* pruned, int64_t wide, int64_t count, float weight, void* slope);
-  // Of inputs as tiles (see sm_gram), sums [cols][cols] of the columns [first, last) with those up to `last`; or null.
+  // Of inputs in tiles (see sm_gram), sums [cols][cols] of the columns [first, last) with those up to `last`; or null.
   void (*gram)(const uint16_t* across, const uint16_t* pairs, int64_t steps, int64_t cols, int64_t first, int64_t last,
                float* sums);
 };

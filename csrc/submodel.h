@@ -43,7 +43,7 @@ void sm_dense(const uint16_t* weights, int64_t rows, int64_t cols, const uint16_
 
 // Adds sum over tokens of x x^T to sums [cols][cols], of every `panel` columns (a multiple of 32) with those up to their
 // end alone: on and below the diagonal, and what is above it inside a panel. x [tokens][cols] is bfloat16, sums and
-// products in them are float32. Returns 0 and does nothing where there are no tiles (AMX).
+// products in them are float32. Returns 0 and does nothing on what has no such products (all but AVX-512 and AMX).
 int64_t sm_gram(const uint16_t* x, int64_t tokens, int64_t cols, int64_t panel, float* sums, int64_t threads);
 
 // Exchanges kept and dropped weights of each row while that lowers its error; see csrc/exchange.h.

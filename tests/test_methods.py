@@ -83,7 +83,7 @@ def test_ria_is_the_published_score(family: str, tmp_path: Path):
 
 @pytest.mark.parametrize("cols", [1, 13, 192, 193, 401])
 def test_gram_in_parts_is_the_product(cols: int, kernels: str):
-    """Its panels, with what was read in between, against the whole product; by tiles where there are some."""
+    """Its panels, with what was read in between, against the whole product; natively where bfloat16 is multiplied."""
     inputs = torch.randn(70, cols).bfloat16()
     whole, first, second = (Gram(cols, torch.device("cpu")) for _ in range(3))
     whole.update(inputs)

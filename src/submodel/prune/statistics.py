@@ -9,6 +9,7 @@ from submodel import native
 OPENINGS_SHARE = 0.1  # of the squared sum over text; no other value was tried (dev/LOG.md)
 _CLIP = 4.0  # times the median norm
 _PANEL = 192  # columns of a Gram matrix at once: fewer save more, down to where small products are slow (dev/LOG.md)
+_SUMMING = ("avx512", "amx")  # what sums products of bfloat16 natively (see sm_gram)
 _CHUNK_ROWS = 128  # the float32 copy of a chunk stays in the second-level cache
 
 
@@ -81,16 +82,16 @@ class Gram:
         """Add the products of inputs (tokens, cols) times a scale (tokens, 1)."""
         self._mirrored = False
         self.tokens += inputs.shape[0]
-        if inputs.device.type == "cpu" and inputs.dtype == torch.bfloat16 and native.instruction_set() == "amx":
+        if inputs.device.type == "cpu" and inputs.dtype == torch.bfloat16 and native.instruction_set() in _SUMMING:
             scaled = torch.zeros(len(inputs), dtype=torch.bool) if scale is None else scale.squeeze(1) != 1
-            self._add_tiles(inputs.masked_fill(scaled[:, None], 0) if scaled.any() else inputs)
+            self._add_natively(inputs.masked_fill(scaled[:, None], 0) if scaled.any() else inputs)
             inputs, scale = inputs[scaled], None if scale is None else scale[scaled]  # few: no bfloat16 any more
         if len(inputs):
             values = inputs.float() if scale is None else inputs.float() * scale
             for start, stop in self._panels():
                 self._sums[start:stop, :stop].addmm_(values[:, start:stop].T, values[:, :stop])
 
-    def _add_tiles(self, inputs: torch.Tensor) -> None:
+    def _add_natively(self, inputs: torch.Tensor) -> None:
         """The same of bfloat16 inputs: exact products, summed in float32."""
         inputs = inputs.contiguous()
         pointers = inputs.data_ptr(), *inputs.shape, _PANEL, self._sums.data_ptr()
