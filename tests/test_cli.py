@@ -64,6 +64,11 @@ def test_a_session(store: Path, llama: Path, texts: dict[str, Path], tmp_path: P
     assert all(row["low"] <= row["value"] <= row["high"] and row["n"] == 5 * 31 for row in rows)
     status, table, _ = run(capsys, "report", tmp_path / "rows.jsonl")
     assert status == 0 and "magnitude" in table
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    for part, name in ((lines[:2], "one.jsonl"), (lines[2:], "two.jsonl")):
+        (tmp_path / name).write_text("".join(part))
+    assert run(capsys, "report", tmp_path / "one.jsonl", tmp_path / "two.jsonl")[1] == table
+    assert run(capsys, "report", "--markdown", tmp_path / "two.jsonl")[1].startswith("| sub-model |")
 
     status, out, _ = run(capsys, "generate", f"{store}@python", "--prompt", "def f", "--max-tokens", 5)
     assert status == 0

@@ -195,6 +195,22 @@ def test_what_extractions_took():
     assert begun == "fitted: begun with python's mask, whose seconds are counted; its peak memory is not"
 
 
+def test_markdown():
+    kinds = {"q_proj": 0.01, "k|v": 0.02}
+    rows = [row(5), row(0.1, "python", metric="layer error", kinds=kinds), row(9, "other", weights="w2")]
+    assert table(rows, markdown=True).split("\n\n") == [
+        "models/one",
+        "| sub-model | perplexity python/test.jsonl:code | layer error python/test.jsonl:code |\n"
+        "| --- | ---: | ---: |\n"
+        "| dense | 5.00 [4.00, 6.00] | - |\n| python | - | 10.0% [-90.0, 110.0] |",
+        "95% intervals in brackets; 1,000 tokens of python/test.jsonl:code",
+        "| layer error python/test.jsonl:code | q_proj | k\\|v |\n| --- | ---: | ---: |\n| python | 1.0% | 2.0% |",
+        "models/one",
+        "| sub-model | perplexity python/test.jsonl:code |\n| --- | ---: |\n| other | 9.00 [8.00, 10.00] |",
+        "95% intervals in brackets; 1,000 tokens of python/test.jsonl:code",
+    ]
+
+
 def test_a_row_that_a_kill_cut_short(tmp_path: Path):
     file, whole = tmp_path / "rows.jsonl", [row(1.0, "a"), row(2.0, "b")]
     append_rows(file, whole)

@@ -1,7 +1,7 @@
 """Rows of results -> tables of text."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ def table(
     against: str | None = None,
     *,
     won_back: bool = False,
+    markdown: bool = False,
 ) -> str:
     """A table a model: a line a sub-model and format in memory, a column a metric, data set and other settings: value
     and 95% interval.
@@ -41,6 +42,7 @@ def table(
         against: a line by its name, such as a sub-model's or "dense": the others then show how they differ from it,
             piece by piece.
         won_back: of what the line `against` loses against dense, the share that each of the others wins back, instead.
+        markdown: tables of Markdown.
 
     Raises:
         SubmodelError: no row of `against`, two sub-models of one base that are called so, or nothing to win back.
@@ -51,13 +53,14 @@ def table(
     if against is not None and not any(_line_called(against, _lines(group)) for group in groups.values()):
         have = ", ".join(sorted({_called(line, _lines(group)) for group in groups.values() for line in _lines(group)}))
         raise SubmodelError(f"{against!r}: no row of it: there are {have or 'none'}")
-    tables = [_table(group, names or {}, against, won_back) for group in groups.values()]
+    tables = [_table(group, names or {}, against, won_back, markdown) for group in groups.values()]
     if len(tables) > 1:
-        tables = [f"{_short(group[-1].model)}\n{text}" for group, text in zip(groups.values(), tables, strict=True)]
+        gap = "\n\n" if markdown else "\n"
+        tables = [f"{_short(group[-1].model)}{gap}{text}" for group, text in zip(groups.values(), tables, strict=True)]
     return "\n\n".join(tables) or "no rows"
 
 
-def _table(rows: list[Row], names: Mapping[str, str], against: str | None, won_back: bool) -> str:
+def _table(rows: list[Row], names: Mapping[str, str], against: str | None, won_back: bool, markdown: bool) -> str:
     columns: dict[str, Row] = {}
     for row in sorted(rows, key=lambda row: row.task == EXTRACTION):
         columns.setdefault(_column(row), row)
@@ -104,25 +107,32 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None, won_b
         _kinds([row for row in results if _column(row) == column], head, lines)
         for column, head in zip(columns, text[0][1:], strict=True)
     ]
-    return "\n".join([aligned(text), *notes, *(f"\n{part}" for part in kinds if part)])
+    return drawn([text, *(part for part in kinds if part)], notes, markdown)
+
+
+def drawn(tables: Sequence[list[list[str]]], notes: Sequence[str], markdown: bool) -> str:
+    """The first table with its notes, then the others."""
+    first, *others = (piped(table) if markdown else aligned(table) for table in tables)
+    whole = ("\n\n" if markdown else "\n").join([first, *notes])
+    return "\n\n".join([whole, *others])
 
 
 def _once(lines: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-def _kinds(rows: list[Row], head: str, lines: list[Line]) -> str:
+def _kinds(rows: list[Row], head: str, lines: list[Line]) -> list[list[str]]:
     """Of a layer error: a line a sub-model, a column a kind of matrix."""
     kinds = _once(kind for row in rows for kind in row.kinds or ())
     if not kinds:
-        return ""
+        return []
     text = [[head, *kinds]]
     text += [
         [_called(_line(row), lines), *(f"{100 * row.kinds[kind]:.1f}%" if kind in row.kinds else "-" for kind in kinds)]
         for row in rows
         if row.kinds
     ]
-    return aligned(text)
+    return text
 
 
 def _line(row: Row) -> Line:
@@ -239,6 +249,12 @@ def aligned(lines: list[list[str]]) -> str:
         cells = [c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
         text.append("  ".join(cells).rstrip())
     return "\n".join(text)
+
+
+def piped(lines: list[list[str]]) -> str:
+    """Cells as a table of Markdown, aligned alike."""
+    ruled = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in ruled)
 
 
 def _name(row: Row, names: Mapping[str, str]) -> str:

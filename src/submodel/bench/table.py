@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from submodel.report import aligned, told_apart, without
+from submodel.report import drawn, told_apart, without
 from submodel.tasks.rows import Row
 
 _HEADS = {
@@ -23,7 +23,7 @@ def line_of(row: Row) -> tuple[str, str, str]:
     return row.submodel, "llama.cpp" if foreign else "submodel", form.removeprefix("llama.cpp ")
 
 
-def table(rows: Iterable[Row]) -> str:
+def table(rows: Iterable[Row], *, markdown: bool = False) -> str:
     """A line a contender, a column a figure with its 95% interval; of two rows of the same thing the last counts."""
     rows = list(rows)
     lines = list(dict.fromkeys(line_of(row) for row in rows))
@@ -36,7 +36,7 @@ def table(rows: Iterable[Row]) -> str:
     for line in lines:
         text.append([*line, *(_cell(cells.get((line, column))) for column in columns)])
     speed = [row for row in rows if row.task == "bench"]
-    return "\n".join([aligned(text), *_notes(speed)])
+    return drawn([text], _notes(speed), markdown)
 
 
 def _shared(row: Row) -> Row:

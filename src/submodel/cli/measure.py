@@ -43,8 +43,9 @@ def add(verbs: arguments.Verbs) -> None:
     arguments.packs(p)
     arguments.runs_model(p)
 
-    p = verbs.add("report", _report, "print the table of a file of rows")
-    p.add_argument("rows", metavar="ROWS.jsonl")
+    p = verbs.add("report", _report, "print the table of files of rows")
+    p.add_argument("rows", metavar="ROWS.jsonl", nargs="+")
+    p.add_argument("--markdown", action="store_true", help="print it as Markdown")
     compared = p.add_mutually_exclusive_group()
     compared.add_argument(
         "--against",
@@ -133,17 +134,18 @@ def _report(args: argparse.Namespace) -> None:
     from submodel.report import table
     from submodel.tasks.rows import read_rows
 
-    if not Path(args.rows).is_file():
-        raise SubmodelError(f"{args.rows}: no such file: give the rows that submodel eval wrote")
-    rows = read_rows(Path(args.rows))
+    for file in args.rows:
+        if not Path(file).is_file():
+            raise SubmodelError(f"{file}: no such file: give the rows that submodel eval wrote")
+    rows = [row for file in args.rows for row in read_rows(Path(file))]
     compared = args.against if args.won_back is None else args.won_back
     if any(row.task == "bench" for row in rows) and compared is None:
         from submodel import bench
 
-        text = bench.table(rows)
+        text = bench.table(rows, markdown=args.markdown)
     else:
         results = [row for row in rows if row.task != "bench"]
-        text = table(results, against=compared, won_back=args.won_back is not None)
+        text = table(results, against=compared, won_back=args.won_back is not None, markdown=args.markdown)
     show(args, {"rows": [row.__dict__ for row in rows]}, [text])
 
 
