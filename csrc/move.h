@@ -78,7 +78,7 @@ void move_as(const sm_move& m, int64_t row, void* room) {
 #pragma omp simd
   for (int64_t k = 0; k < m.cols; k++) key[k] = int32_t(float_bits(score[k] - lowest));  // not negative: in order
   if (m.group) drop_lowest_of_groups(key, m.cols, m.group, m.removed, keep);
-  else drop_lowest(key, m.cols, m.removed, keep);
+  else drop_lowest(key, m.cols, m.counts[row], keep);
 #pragma omp simd
   for (int64_t k = 0; k < m.cols; k++) masked[k] = keep[k] ? weight[k] : Number(0);
 }

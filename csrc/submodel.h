@@ -55,8 +55,9 @@ void sm_exchange(const float* w, const float* gram, const float* diagonal, int64
 // bfloat16; scores [rows][cols]; square [rows].
 struct sm_move {
   int64_t rows, cols, wide;
-  int64_t group, removed;   // weights that go of every so many columns, or, if those are 0, of a row
+  int64_t group, removed;   // weights that go of every so many columns; 0 if of a row
   float rate, memory, seen; // square takes 1 - memory of the new mean square; 1 - memory^steps
+  const int64_t* counts;    // of a row, [rows]
   const void *gradient, *weights;
   float *scores, *square;   // overwritten
   void* masked;             // written: the weights, 0 where dropped

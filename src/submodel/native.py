@@ -45,7 +45,7 @@ class Move(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("rows", "cols", "wide", "group", "removed")),
         *((name, ctypes.c_float) for name in ("rate", "memory", "seen")),
-        *((name, ctypes.c_void_p) for name in ("gradient", "weights", "scores", "square", "masked")),
+        *((name, ctypes.c_void_p) for name in ("counts", "gradient", "weights", "scores", "square", "masked")),
     ]
 
 

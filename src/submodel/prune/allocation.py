@@ -1,9 +1,11 @@
-"""How much of every block goes, or of its attention and its MLP: the same of each, or by a look at the dense model.
+"""How much goes of every block, of its attention and its MLP, or of every row: the same of each, or by a look at the
+dense model.
 
 `owl` and `error` walk it and give a block one sparsity; `loss` takes gradients of the whole model and tells a block's
-attention from its MLP. None goes down to single projections: OWL's rule collapsed there on models with grouped queries,
-and ours won on one model and lost on the other (docs/methods.md, dev/LOG.md). The total stays that of uniform pruning
-up to one step of one part.
+attention from its MLP. None of them goes down to single projections: OWL's rule collapsed there on models with grouped
+queries, and ours won on one model and lost on the other (docs/methods.md, dev/LOG.md). `rows` does, and to the rows in
+them, by what one more weight of a row costs the model. The total stays that of uniform pruning up to one step of one
+part, and exactly with `rows`.
 """
 
 import json
@@ -23,7 +25,7 @@ from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, all_matrices
 from submodel.prune import sensitivity, wanda
 from submodel.prune.select import Pattern, keep_mask
-from submodel.prune.spread import linear, logarithmic
+from submodel.prune.spread import by_rows, linear, logarithmic
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.store import write_json
 from submodel.stream import Make, Pruned, Statistic
@@ -43,6 +45,7 @@ class Look:
         work: a folder for what is done, thrown away when the allocation is there.
         walk: `stream.walk` over the domains but for make, decide, keep and work.
         gradients: `sensitivity.costs` of a text and a pattern.
+        by_row: `sensitivity.row_costs` of them.
     """
 
     shapes: Mapping[str, tuple[int, int]]
@@ -51,6 +54,7 @@ class Look:
     work: Path
     walk: Callable[..., int]
     gradients: Callable[[Samples, Pattern], dict[str, float]]
+    by_row: Callable[[Samples, Pattern], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,13 @@ class Allocation:
 
     Attributes:
         about: one line with the source.
-        find: domain -> matrix -> sparsity.
+        find: domain -> matrix -> sparsity, or how many weights each of its rows loses.
         walks: how many passes of the walk it takes.
         whole: it takes the whole model with its gradients in memory.
     """
 
     about: str
-    find: Callable[[Look], dict[str, dict[str, float]]]
+    find: Callable[[Look], Mapping[str, Mapping[str, float | list[int]]]]
     walks: int = 0
     whole: bool = False
 
@@ -129,6 +133,21 @@ def _by_loss(look: Look) -> dict[str, dict[str, float]]:
     return {domain: _spread(logarithmic, found, parts, look) for domain, found in each.items()}
 
 
+def _by_rows(look: Look) -> dict[str, dict[str, list[int]]]:
+    look.work.mkdir(exist_ok=True)
+    even = {name: [look.pattern.removed(cols)] * rows for name, (rows, cols) in look.shapes.items()}
+    found: dict[str, dict[str, list[int]]] = {}
+    for domain in look.domains:
+        file = look.work / f"{domain.name}.json"
+        if not file.exists():
+            costs = look.by_row(domain.first(sensitivity.TOKENS), look.pattern)
+            cols = [look.shapes[name][1] for name in costs]
+            counts = by_rows([cost.numpy() for cost in costs.values()], cols, look.pattern.sparsity)
+            write_json(file, {name: own.tolist() for name, own in zip(costs, counts, strict=True)})
+        found[domain.name] = even | json.loads(file.read_text())
+    return found
+
+
 def attention_or_mlp(name: str) -> tuple[int, str]:
     """The part of a block that a matrix belongs to: `model.layers.3.mlp.down_proj.weight` -> (3, "mlp").
 
@@ -154,7 +173,7 @@ def _spread(
     return {name: sparsity for part, sparsity in sparsities for name in part}
 
 
-UNIFORM = "uniform"
+UNIFORM, BY_ROWS = "uniform", "rows"
 ALLOCATIONS: dict[str, Allocation | None] = {
     UNIFORM: None,
     "owl": Allocation(
@@ -168,6 +187,7 @@ ALLOCATIONS: dict[str, Allocation | None] = {
         walks=1,
     ),
     "loss": Allocation("more is kept of the attention or MLP that costs the model's loss more", _by_loss, whole=True),
+    BY_ROWS: Allocation("more is kept of rows whose outputs the model's loss feels more", _by_rows, whole=True),
 }
 
 
@@ -191,6 +211,7 @@ def allocate(
     work: Path,
     walk: Callable[..., int],
     gradients: Callable[[Samples, Pattern], dict[str, float]],
+    by_row: Callable[[Samples, Pattern], dict[str, torch.Tensor]],
 ) -> dict[str, dict[str, Pattern]]:
     """What to remove of every matrix for every domain.
 
@@ -200,7 +221,7 @@ def allocate(
         domains: token samples.
         pattern: what to remove of the whole.
         work: the extraction's folder; the result is kept in it, and a walk that was killed goes on.
-        walk, gradients: as `Look` has them.
+        walk, gradients, by_row: as `Look` has them.
 
     Returns:
         Domain -> matrix -> its pattern.
@@ -212,13 +233,22 @@ def allocate(
     kept = work / "allocation.json"
     if not kept.exists():
         shapes = {matrix.name: _rows_and_cols(matrix.weight.shape) for matrix in matrices}
-        look = Look(shapes, domains, pattern, work / "dense", walk, gradients)
+        look = Look(shapes, domains, pattern, work / "dense", walk, gradients, by_row)
         write_json(kept, rule.find(look))
         shutil.rmtree(work / "dense", ignore_errors=True)
+    cols = {matrix.name: matrix.weight.shape[-1] for matrix in matrices}
     return {
-        domain: {matrix: Pattern(sparsity) for matrix, sparsity in found.items()}
+        domain: {matrix: _pattern(given, cols[matrix]) for matrix, given in found.items()}
         for domain, found in json.loads(kept.read_text()).items()
     }
+
+
+def _pattern(given: float | list[int], cols: int) -> Pattern:
+    """Of a matrix, from its sparsity or from how many of the columns each of its rows loses."""
+    if not isinstance(given, list):
+        return Pattern(given)
+    counts = torch.tensor(given)
+    return Pattern(int(counts.sum()) / (len(given) * cols), counts=counts)
 
 
 def _rows_and_cols(shape: torch.Size) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """What the walk asks of a method: one matrix, or the experts of one, in parts that fit in memory."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,18 +41,21 @@ def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work:
         by = METHODS["magnitude"] if unseen else method
         prepared = by.prepare(weight, seen)
         pattern = patterns[domain][name]
+        if expert is not None:
+            pattern = pattern.part(slice(expert * len(weight), (expert + 1) * len(weight)))
+        removed = pattern.removed_of(*weight.shape)
         if seen is None or not method.paired:
-            return _in_parts(lambda part: by.prune(part.float(), prepared, pattern), weight)
+            return _in_parts(lambda part, own: by.prune(part.float(), prepared, _of(pattern, own)), weight, removed)
         ask, shares = asking(seen, weight.device)
         fit = fitter(weight, seen) if method.fits else None
 
-        def toward(part: torch.Tensor, *share: torch.Tensor) -> Pruned:
+        def toward(part: torch.Tensor, own: torch.Tensor, *share: torch.Tensor) -> Pruned:
             rows = part.float()
             asked = ask(rows, *share)
-            keep = by.prune(rows, Aimed(prepared, asked) if by.toward else prepared, pattern).keep
+            keep = by.prune(rows, Aimed(prepared, asked) if by.toward else prepared, _of(pattern, own)).keep
             return Pruned(keep, fit(rows, keep, asked) if fit else None)
 
-        return _in_parts(toward, weight, *shares)
+        return _in_parts(toward, weight, removed, *shares)
 
     return _asked(one)
 
@@ -131,6 +135,11 @@ def _asked(one: _One) -> Decide:
         return _joined(torch.stack, experts)
 
     return decide
+
+
+def _of(pattern: Pattern, removed: torch.Tensor) -> Pattern:
+    """The pattern of some rows, which lose so many each."""
+    return pattern if pattern.counts is None else replace(pattern, counts=removed)
 
 
 def _in_parts(answer: Callable[..., Pruned], weight: torch.Tensor, *others: torch.Tensor) -> Pruned:

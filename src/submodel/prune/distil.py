@@ -103,8 +103,9 @@ class _Matrix:
     def _move(self, library: Any, gradient: torch.Tensor, rate: float, seen: float) -> None:
         """All that in one pass over the rows: csrc/move.h."""
         (rows, cols), n, m = gradient.shape, self.pattern.n, self.pattern.m
-        tensors = (gradient, self.weights, self.scores, self.square, self.twin.masked)
-        numbers = (rows, cols, gradient.dtype == torch.float32, m, m - n if m else self.pattern.removed(cols))
+        counts = torch.empty(0) if m else self.pattern.removed_of(rows, cols)
+        tensors = (counts, gradient, self.weights, self.scores, self.square, self.twin.masked)
+        numbers = (rows, cols, gradient.dtype == torch.float32, m, m - n)
         given = native.Move(*numbers, rate, _MEMORY, seen, *(tensor.data_ptr() for tensor in tensors))
         library.sm_move_scores(ctypes.byref(given), torch.get_num_threads())
 
@@ -185,8 +186,12 @@ def first_scores(weight: torch.Tensor, keep: torch.Tensor, norms: torch.Tensor, 
     """
     squares = weight.float().square().mul_(norms)
     squares /= squares.mean(1, keepdim=True).clamp_(min=1e-30)
-    removed = max(1, pattern.removed(weight.shape[1]))
-    distance = squares.sub_(squares.kthvalue(removed, dim=1, keepdim=True).values).abs_()
+    if pattern.counts is None:
+        threshold = squares.kthvalue(max(1, pattern.removed(weight.shape[1])), dim=1, keepdim=True).values
+    else:
+        last = (pattern.counts.to(squares.device) - 1).clamp_(min=0)[:, None]
+        threshold = squares.sort(1).values.gather(1, last)
+    distance = squares.sub_(threshold).abs_()
     return torch.where(keep, distance, -distance)
 
 

@@ -14,17 +14,21 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import torch
+
 from submodel import store
 from submodel.calibration import Samples, with_openings
 from submodel.errors import SubmodelError
+from submodel.masks import row_popcounts
 from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
-from submodel.prune.allocation import ALLOCATIONS, allocate
+from submodel.prune.allocation import ALLOCATIONS, BY_ROWS, allocate
 from submodel.prune.decide import decider, gridder, keeper, refitter
 from submodel.prune.distil import RATE, distil
 from submodel.prune.method import Method
 from submodel.prune.recipe import Settings, recipe
 from submodel.prune.reconstruct import FIT_TOKENS
+from submodel.prune.select import Pattern
 from submodel.prune.statistics import SquaredNorm
 from submodel.prune.toward import Toward
 from submodel.prune.watch import Watch
@@ -170,6 +174,7 @@ def _decided(
         work.folder,
         walk=partial(run, looked, progress=watch.walk(0)),
         gradients=partial(sensitivity.costs, base, progress=watch.gradients, **arithmetic),
+        by_row=partial(sensitivity.row_costs, base, progress=watch.gradients, **arithmetic),
     )
 
     def keep(block: int, found: dict[str, dict[str, Pruned]]) -> None:
@@ -202,12 +207,11 @@ def _moved(base: Base, texts: Sequence[Samples], start: _Found, settings: Settin
     said: dict[str, dict[str, Any]] = {}
     for text in texts:
         name = text.name
-        own = start.said[name].get("matrix_sparsity", {})
         found = distil(
             base,
             text,
             start.masks[name],
-            {m: replace(settings.pattern, sparsity=own[m]) if own else settings.pattern for m in start.masks[name]},
+            _patterns(start.masks[name], start.said[name].get("matrix_sparsity"), settings),
             dtype=settings.dtype,
             device=settings.device,
             rate=settings.rate or RATE,
@@ -217,6 +221,18 @@ def _moved(base: Base, texts: Sequence[Samples], start: _Found, settings: Settin
         masks[name] = found.masks
         said[name] = {**start.said[name], "distil": {"losses": [round(loss, 4) for loss in found.losses]}}
     return _Found(masks, said, start.resumed)
+
+
+def _patterns(start: store.Masks, own: dict[str, float] | None, settings: Settings) -> dict[str, Pattern]:
+    """Of each matrix of a mask, whose sparsities are its own where there are any."""
+    if own is None:
+        return dict.fromkeys(start, settings.pattern)
+    patterns = {name: Pattern(own[name]) for name in start}
+    if settings.allocation == BY_ROWS:
+        for name, mask in start.items():
+            counts = torch.from_numpy(mask.cols - row_popcounts(mask.packed)).view(-1)
+            patterns[name] = replace(patterns[name], counts=counts)
+    return patterns
 
 
 def _there(base: Base, domains: Sequence[Samples], settings: Settings, target: store.Store) -> _Found | None:

@@ -14,6 +14,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS
+from submodel.prune.allocation import BY_ROWS
 from submodel.prune.distil import HIDDEN, STEP_TOKENS
 from submodel.prune.reconstruct import FIT_TOKENS
 from submodel.prune.select import Pattern
@@ -41,7 +42,7 @@ def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
         "method": settings.method,
         "sparsity": settings.pattern.sparsity,
         "pattern": str(settings.pattern),
-        "group": "row",
+        "group": "matrix" if settings.allocation == BY_ROWS else "row",  # whose sparsity is given
         **({} if settings.allocation == "uniform" else {"allocation": settings.allocation}),
         **({"openings": settings.openings} if settings.openings else {}),
         **({"rate": settings.rate} if settings.rate else {}),

@@ -1,10 +1,10 @@
-"""Which weights stay: exactly so many a row (unstructured), or N of every M consecutive ones (N:M).
+"""Which weights stay: exactly so many a row (unstructured), as many in each or not, or N of every M consecutive (N:M).
 
 Ties are broken as a stable ascending sort does: of equal scores the one further left is removed first.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,17 +21,27 @@ class Pattern:
     Attributes:
         sparsity: the fraction removed; int(cols * sparsity) of a row, or 1 - n/m.
         n, m: keep n of every m consecutive weights; 0, 0 for unstructured.
+        counts: int (rows,) of a matrix whose rows do not lose as many each: how many; then the sparsity is their mean.
     """
 
     sparsity: float
     n: int = 0
     m: int = 0
+    counts: torch.Tensor | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}" if self.m else "unstructured"
 
+    def part(self, rows: slice) -> "Pattern":
+        """Of some rows of the matrix."""
+        return self if self.counts is None else replace(self, counts=self.counts[rows])
+
+    def removed_of(self, rows: int, cols: int) -> torch.Tensor:
+        """How many weights each row of a matrix loses, int (rows,)."""
+        return torch.full((rows,), self.removed(cols)) if self.counts is None else self.counts
+
     def removed(self, cols: int) -> int:
-        """How many of `cols` weights of a row are removed."""
+        """How many of `cols` weights of a row are removed, where rows lose as many each."""
         if not self.m:
             return int(cols * self.sparsity)
         return cols // self.m * (self.m - self.n) + cols % self.m * (self.m - self.n) // self.m
@@ -75,7 +85,10 @@ def keep_mask(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     step = max(1, _CHUNK // max(1, values.shape[1]))
     for at in range(0, len(values), step):
         rows = values[at : at + step]
-        keep[at : at + step] = _keep_groups(rows, pattern) if pattern.m else _keep_rows(rows, pattern)
+        if pattern.counts is not None:
+            keep[at : at + step] = ~_lowest(rows, pattern.counts[at : at + step].numpy())
+        else:
+            keep[at : at + step] = _keep_groups(rows, pattern) if pattern.m else _keep_rows(rows, pattern)
     return torch.from_numpy(keep).to(scores.device)
 
 
@@ -89,12 +102,15 @@ def lowest(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     Returns:
         bool (rows, cols).
     """
-    keys, wanted = scores.contiguous().cpu().numpy().view(np.int32), counts.cpu().numpy()[:, None]
+    return torch.from_numpy(_lowest(scores.contiguous().cpu().numpy(), counts.cpu().numpy())).to(scores.device)
+
+
+def _lowest(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    keys, wanted = scores.view(np.int32), counts[:, None]  # not negative, so the bit patterns sort as integers
     threshold = np.take_along_axis(np.sort(keys, axis=1), np.maximum(wanted - 1, 0), axis=1)
     found = keys < threshold
     tied = keys == threshold
-    found |= tied & (np.cumsum(tied, axis=1) <= wanted - found.sum(axis=1, keepdims=True))
-    return torch.from_numpy(found).to(scores.device)
+    return found | tied & (np.cumsum(tied, axis=1) <= wanted - found.sum(axis=1, keepdims=True))
 
 
 def _keep_rows(scores: np.ndarray, pattern: Pattern) -> np.ndarray:

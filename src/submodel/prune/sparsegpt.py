@@ -61,7 +61,7 @@ def solve(weight: torch.Tensor, factor: torch.Tensor, pattern: Pattern, block: i
     keep = torch.ones_like(weight, dtype=torch.bool)
     rows, cols = weight.shape
     diagonal = factor.diagonal().contiguous()
-    left = torch.full((rows,), pattern.removed(cols), device=weight.device)  # to remove of every row
+    left = pattern.removed_of(rows, cols).to(weight.device, copy=True)  # to remove of every row
     step = max(1, block // pattern.m) * pattern.m if pattern.m else block
     for start in range(0, cols, step):
         stop = min(start + step, cols)

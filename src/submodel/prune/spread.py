@@ -11,6 +11,8 @@ Shapes = Sequence[tuple[int, int]]
 
 _WIDTH = 0.08  # OWL's lambda
 _SLOPE = 0.1  # sparsity less for e times the cost a weight (docs/methods.md)
+_ROW_SLOPE = 0.06  # sparsity of a row less for e times the cost of one more weight (dev/LOG.md)
+_LEAST_KEPT = 0.05  # of what a row would keep if all kept as many
 _REACH = 0.6  # of the way to 0 and to 1, the nearer of them
 
 
@@ -52,6 +54,36 @@ def logarithmic(costs: Sequence[float], shapes: Sequence[Shapes], sparsity: floa
     reach = _REACH * min(sparsity, 1 - sparsity)
     less = np.clip(_SLOPE * np.log(np.maximum(each / middle, 1e-9)), -reach, reach)
     return exact(sparsity - less, shapes, sparsity)
+
+
+def by_rows(costs: Sequence[np.ndarray], cols: Sequence[int], sparsity: float) -> list[np.ndarray]:
+    """Fewer weights go of the rows in which one more costs more.
+
+    Args:
+        costs: of each matrix, (rows,): what one more weight costs.
+        cols: of each matrix.
+        sparsity: of the whole.
+
+    Returns:
+        How many weights each row of each matrix loses, int64; together as many as int(cols * sparsity) of every row.
+    """
+    wide = np.concatenate([np.full(len(own), width) for own, width in zip(costs, cols, strict=True)])
+    each = np.concatenate(costs)
+    level = np.log(np.maximum(each, each.max(initial=0) * 1e-12 or 1.0))
+    level -= np.average(level, weights=wide)
+    asked = int((wide * sparsity).astype(np.int64).sum())
+    most = (wide * (1 - (1 - sparsity) * _LEAST_KEPT)).astype(np.int64)
+
+    def removed(shift: float) -> np.ndarray:
+        return np.clip((wide * (shift - _ROW_SLOPE * level)).astype(np.int64), 0, most)
+
+    low, high = -10.0, 10.0
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if removed(middle).sum() <= asked else (low, middle)
+    found, more = removed(low), np.flatnonzero(removed(high) > removed(low))
+    found[more[: asked - found.sum()]] += 1
+    return np.split(found, np.cumsum([len(own) for own in costs])[:-1])
 
 
 def exact(wanted: np.ndarray, shapes: Sequence[Shapes], sparsity: float) -> list[float]:

@@ -38,9 +38,14 @@ def verify(path: Path, base: str | None = None, trust_remote_code: bool = False)
         rows = 0
         for matrix, mask in found.items():
             pattern = asked if own_sparsity is None else Pattern(own_sparsity[matrix])
-            rows += _check_rows(f"{path}@{name}", matrix, mask, pattern)
+            _check_values(f"{path}@{name}", matrix, mask)
+            if manifest["group"] == "matrix":
+                _check_whole(f"{path}@{name}", matrix, mask, pattern)
+            else:
+                rows += _check_rows(f"{path}@{name}", matrix, mask, pattern)
         own = ", own weights whole" if "weights" in manifest else ""
-        lines.append((name, f"{len(found)} masks whole, {rows:,} rows of exact sparsity, {manifest['pattern']}{own}"))
+        exact = f"{rows:,} rows of exact sparsity" if rows else "of exact sparsity each"
+        lines.append((name, f"{len(found)} masks whole, {exact}, {manifest['pattern']}{own}"))
     return lines
 
 
@@ -82,11 +87,21 @@ def verify_calibration(
     return lines
 
 
-def _check_rows(model: str, matrix: str, mask: Mask, pattern: Pattern) -> int:
+def _check_values(model: str, matrix: str, mask: Mask) -> None:
     if mask.values is not None:
         values = mask.values()
         if values.numel() != masks.popcount(mask.packed) or not values.isfinite().all():
             raise SubmodelError(f"{model}: {matrix}: its own weights are not one finite number for every kept weight")
+
+
+def _check_whole(model: str, matrix: str, mask: Mask, pattern: Pattern) -> None:
+    """Of a matrix whose rows do not lose as many each."""
+    kept, expected = masks.popcount(mask.packed), mask.weights - round(mask.weights * pattern.sparsity)
+    if kept != expected:
+        raise SubmodelError(f"{model}: {matrix}: keeps {kept:,} of {mask.weights:,} weights, not {expected:,}")
+
+
+def _check_rows(model: str, matrix: str, mask: Mask, pattern: Pattern) -> int:
     kept = masks.row_popcounts(mask.packed)
     expected = mask.cols - pattern.removed(mask.cols)
     wrong = np.argwhere(kept != expected)

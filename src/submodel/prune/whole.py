@@ -88,6 +88,12 @@ def sample(text: Samples, index: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, torch.ones(len(ids)) if text.weights is None else text.weights[index][: len(ids)]
 
 
+def linears_of(model: PreTrainedModel, names: Iterable[str]) -> dict[str, nn.Linear]:
+    """The linears among matrices, by the matrices' names; stacked experts are none."""
+    modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
+    return {name: module for name, module in modules.items() if isinstance(module, nn.Linear)}
+
+
 @torch.no_grad()
 def input_norms(model: PreTrainedModel, names: Sequence[str], text: Samples) -> dict[str, torch.Tensor]:
     """Squared norms (cols,) of the inputs of linears in the dense model, over the first 8,192 tokens or all.
@@ -96,11 +102,9 @@ def input_norms(model: PreTrainedModel, names: Sequence[str], text: Samples) -> 
     """
     seen: dict[str, SquaredNorm] = {}
     hooks: list[Any] = []
-    for name in names:
-        module = model.get_submodule(name.rpartition(".")[0])
-        if isinstance(module, nn.Linear):
-            norm = seen[name] = SquaredNorm(module.in_features, module.weight.device)
-            hooks.append(module.register_forward_pre_hook(lambda _, x, norm=norm: norm.update(x[0].flatten(0, -2))))
+    for name, linear in linears_of(model, names).items():
+        norm = seen[name] = SquaredNorm(linear.in_features, linear.weight.device)
+        hooks.append(linear.register_forward_pre_hook(lambda _, x, norm=norm: norm.update(x[0].flatten(0, -2))))
     tokens = 0
     for index in range(len(text.ids)):
         ids, _ = sample(text, index)
