@@ -77,8 +77,8 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument(
         "--allocation",
         default="uniform",
-        help="how the sparsity is spread: uniform; over each block's attention and MLP by the model's loss, with the "
-        "whole model in memory: loss; over blocks by a walk: owl or error (default: uniform)",
+        help="how the sparsity is spread: uniform; by the model's loss, with the whole model in memory, over its rows: "
+        "rows, or over each block's attention and MLP: loss; over blocks by a walk: owl or error (default: uniform)",
     )
     p.add_argument(
         "--openings",

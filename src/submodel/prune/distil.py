@@ -169,7 +169,7 @@ def check_memory(base: Base, dtype: torch.dtype, device: str, *, own: bool = Fal
 
     `own`: and with weights that are not the base's.
     """
-    beside = _SCORE_BYTES + (dtype.itemsize if own else 0)
+    beside = _SCORE_BYTES + (3 if own else 2) * dtype.itemsize  # the sub-model's weights, their gradient, the own
     check_fits(base, dtype, device, beside=beside, instead="--method swaps or wanda, which hold one block")
 
 

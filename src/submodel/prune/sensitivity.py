@@ -31,9 +31,10 @@ TOKENS = 8192  # of a domain's text that are looked at
 _AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
 
 
-def check_memory(base: Base, dtype: torch.dtype, device: str) -> None:
-    """Raises SubmodelError for a model that this machine's memory cannot hold with its gradients."""
-    check_fits(base, dtype, device, beside=0, instead="another --allocation")
+def check_memory(base: Base, dtype: torch.dtype, device: str, *, by_row: bool) -> None:
+    """Raises SubmodelError where this machine's memory cannot hold the model with what `costs` or `row_costs` needs."""
+    twins = 0 if by_row else 2 * dtype.itemsize  # the sub-model's weights and their gradient
+    check_fits(base, dtype, device, beside=twins, instead="another --allocation")
 
 
 def costs(

@@ -64,7 +64,7 @@ def check_fits(base: Base, dtype: torch.dtype, device: str, *, beside: int, inst
     Args:
         base: the base model.
         dtype, device: of the arithmetic.
-        beside: bytes a prunable weight that are needed beside dense weight, sub-model's weight and gradient.
+        beside: bytes a prunable weight that are needed beside the model.
         instead: what to give instead, for the message.
 
     Raises:
@@ -73,7 +73,7 @@ def check_fits(base: Base, dtype: torch.dtype, device: str, *, beside: int, inst
     model = base.skeleton(dtype)
     prunable = sum(matrix.weight.numel() for matrix in all_matrices(model))
     whole = sum(parameter.numel() for parameter in model.parameters())
-    needed = dtype.itemsize * (whole + 2 * prunable) + beside * prunable
+    needed = dtype.itemsize * whole + beside * prunable
     have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if device == "cpu" and needed > have:
         raise SubmodelError(
