@@ -62,8 +62,10 @@ def build(
             target = f"{folder}/{Path(name).stem}.o"
             command = [cxx, *COMMON, *own, *extra, "-c", str(HERE / name), "-o", target]
             running.append((command, subprocess.Popen(command)))
+        for _, process in running:  # all of them: none is left behind when one fails
+            process.wait()
         for command, process in running:
-            if process.wait():
+            if process.returncode:
                 raise subprocess.CalledProcessError(process.returncode, command)
         partial = out.with_name(f".{out.name}.partial")
         objects = [f"{folder}/{Path(name).stem}.o" for name in flags]
