@@ -239,10 +239,13 @@ def test_interrupted_in_either_pass_and_started_again(files: int, llama: Path, t
 
 
 @pytest.mark.parametrize("samples", [2, 5, 7])
-def test_interrupted_between_gradients_and_started_again(samples: int, llama: Path, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize(("rule", "step"), [("loss", "learn"), (BY_ROWS, "own_slopes")])
+def test_interrupted_between_gradients_and_started_again(
+    rule: str, step: str, samples: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """After so many samples' gradients, 5 of the first domain and 4 of the second: a domain that is done stays done."""
-    base, learn, learnt = open_base(str(llama)), sensitivity.learn, 0
-    run = partial(extract, base, DOMAINS, allocation="loss", dtype=torch.float32, batch_tokens=48)
+    base, learn, learnt = open_base(str(llama)), getattr(sensitivity, step), 0
+    run = partial(extract, base, DOMAINS, allocation=rule, dtype=torch.float32, batch_tokens=48)
     run(out=tmp_path / "whole")
 
     def interrupted(*given):
@@ -252,7 +255,7 @@ def test_interrupted_between_gradients_and_started_again(samples: int, llama: Pa
             raise KeyboardInterrupt
         return learn(*given)
 
-    monkeypatch.setattr(sensitivity, "learn", interrupted)
+    monkeypatch.setattr(sensitivity, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(out=tmp_path / "store")
     left, learnt, samples = 9 if samples < 5 else 4, 0, 9

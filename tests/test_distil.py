@@ -56,9 +56,7 @@ def fitted(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _moved(base: Base, start_of: Path, text: Samples, state: Path, **options: Any) -> Distilled:
     start = Store(start_of).masks("d")
-    return distil(
-        base, text, start, dict.fromkeys(start, HALF), dtype=torch.float32, device="cpu", state=state, **options
-    )
+    return distil(base, text, start, HALF, dtype=torch.float32, device="cpu", state=state, **options)
 
 
 def _distilled(base: Base, wanda: Path, text: Samples, state: Path, **options: Any) -> dict[str, np.ndarray]:

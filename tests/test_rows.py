@@ -13,7 +13,6 @@ from submodel import masks
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import all_matrices, open_base
-from submodel.prune import sensitivity
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask, lowest
 from submodel.prune.sensitivity import row_costs
@@ -81,7 +80,7 @@ def test_a_mask_of_uneven_rows():
     keep = keep_mask(scores, Pattern(0.5, counts=counts))
     order = scores.argsort(dim=1, stable=True).argsort(1)
     assert torch.equal(keep, order >= counts[:, None]) and torch.equal(~keep, lowest(scores, counts))
-    part = Pattern(0.5, counts=counts).part(slice(7, 100))
+    part = Pattern(0.5, counts=counts)[7:100]
     assert torch.equal(keep_mask(scores[7:100], part), keep[7:100])
 
 
@@ -119,32 +118,6 @@ def test_every_method_keeps_to_the_rows(method: str, llama: Path, tmp_path: Path
         rows = [masks.row_popcounts(mask.packed) for mask in Store(tmp_path / by).masks("d").values()]
         plain = [masks.row_popcounts(mask.packed) for mask in Store(tmp_path / "wanda").masks("d").values()]
         assert all((own == other).all() for own, other in zip(rows, plain, strict=True)), by
-
-
-@pytest.mark.parametrize("samples", [2, 7])
-def test_interrupted_and_started_again(samples: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """After so many samples' gradients, 5 of the first domain and 4 of the second: a domain that is done stays done."""
-    base, own, seen = open_base(str(llama)), sensitivity._own_slopes, 0
-    run = partial(extract, base, DOMAINS, allocation="rows", dtype=torch.float32, batch_tokens=48)
-    run(out=tmp_path / "whole")
-
-    def interrupted(*given: Any):
-        nonlocal seen
-        seen += 1
-        if seen > samples:
-            raise KeyboardInterrupt
-        return own(*given)
-
-    monkeypatch.setattr(sensitivity, "_own_slopes", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(out=tmp_path / "store")
-    left, seen, samples = 9 if samples < 5 else 4, 0, 9
-    run(out=tmp_path / "store")
-    assert seen == left
-    for name in "de":
-        found, whole = (Store(tmp_path / out).manifest(name) for out in ("store", "whole"))
-        assert found["masks"]["sha256"] == whole["masks"]["sha256"]
-    assert not (tmp_path / "store/work").exists()
 
 
 def test_a_total_that_is_not_the_recipes_is_found(llama: Path, tmp_path: Path):

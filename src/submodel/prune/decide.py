@@ -1,7 +1,6 @@
 """What the walk asks of a method: one matrix, or the experts of one, in parts that fit in memory."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,20 +41,19 @@ def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work:
         prepared = by.prepare(weight, seen)
         pattern = patterns[domain][name]
         if expert is not None:
-            pattern = pattern.part(slice(expert * len(weight), (expert + 1) * len(weight)))
-        removed = pattern.removed_of(*weight.shape)
+            pattern = pattern[expert * len(weight) : (expert + 1) * len(weight)]
         if seen is None or not method.paired:
-            return _in_parts(lambda part, own: by.prune(part.float(), prepared, _of(pattern, own)), weight, removed)
+            return _in_parts(lambda part, own: by.prune(part.float(), prepared, own), weight, pattern)
         ask, shares = asking(seen, weight.device)
         fit = fitter(weight, seen) if method.fits else None
 
-        def toward(part: torch.Tensor, own: torch.Tensor, *share: torch.Tensor) -> Pruned:
+        def toward(part: torch.Tensor, own: Pattern, *share: torch.Tensor) -> Pruned:
             rows = part.float()
             asked = ask(rows, *share)
-            keep = by.prune(rows, Aimed(prepared, asked) if by.toward else prepared, _of(pattern, own)).keep
+            keep = by.prune(rows, Aimed(prepared, asked) if by.toward else prepared, own).keep
             return Pruned(keep, fit(rows, keep, asked) if fit else None)
 
-        return _in_parts(toward, weight, removed, *shares)
+        return _in_parts(toward, weight, pattern, *shares)
 
     return _asked(one)
 
@@ -137,17 +135,13 @@ def _asked(one: _One) -> Decide:
     return decide
 
 
-def _of(pattern: Pattern, removed: torch.Tensor) -> Pattern:
-    """The pattern of some rows, which lose so many each."""
-    return pattern if pattern.counts is None else replace(pattern, counts=removed)
-
-
-def _in_parts(answer: Callable[..., Pruned], weight: torch.Tensor, *others: torch.Tensor) -> Pruned:
+def _in_parts(answer: Callable[..., Pruned], weight: torch.Tensor, *others: torch.Tensor | Pattern) -> Pruned:
     """The answers for some rows at a time: they are decided on their own, and float32 copies of all would be large."""
     rows = max(1, _AT_ONCE // weight.shape[1])
-    parts = zip(weight.split(rows), *(other.split(rows) for other in others), strict=True)
+    parts = [slice(at, at + rows) for at in range(0, len(weight), rows)]
     # new weights are rounded as they are stored, so that the walk goes on with what will be loaded
-    return _joined(torch.cat, [_rounded(answer(*part), weight.dtype) for part in parts])
+    left = [_rounded(answer(weight[part], *(other[part] for other in others)), weight.dtype) for part in parts]
+    return _joined(torch.cat, left)
 
 
 def _rounded(left: Pruned, dtype: torch.dtype) -> Pruned:

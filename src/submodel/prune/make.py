@@ -14,21 +14,17 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import torch
-
 from submodel import store
 from submodel.calibration import Samples, with_openings
 from submodel.errors import SubmodelError
-from submodel.masks import row_popcounts
 from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
-from submodel.prune.allocation import ALLOCATIONS, BY_ROWS, allocate
+from submodel.prune.allocation import ALLOCATIONS, allocate
 from submodel.prune.decide import decider, gridder, keeper, refitter
 from submodel.prune.distil import RATE, distil
 from submodel.prune.method import Method
 from submodel.prune.recipe import Settings, recipe
 from submodel.prune.reconstruct import FIT_TOKENS
-from submodel.prune.select import Pattern
 from submodel.prune.statistics import SquaredNorm
 from submodel.prune.toward import Toward
 from submodel.prune.watch import Watch
@@ -211,7 +207,7 @@ def _moved(base: Base, texts: Sequence[Samples], start: _Found, settings: Settin
             base,
             text,
             start.masks[name],
-            _patterns(start.masks[name], start.said[name].get("matrix_sparsity"), settings),
+            settings.pattern,
             dtype=settings.dtype,
             device=settings.device,
             rate=settings.rate or RATE,
@@ -221,18 +217,6 @@ def _moved(base: Base, texts: Sequence[Samples], start: _Found, settings: Settin
         masks[name] = found.masks
         said[name] = {**start.said[name], "distil": {"losses": [round(loss, 4) for loss in found.losses]}}
     return _Found(masks, said, start.resumed)
-
-
-def _patterns(start: store.Masks, own: dict[str, float] | None, settings: Settings) -> dict[str, Pattern]:
-    """Of each matrix of a mask, whose sparsities are its own where there are any."""
-    if own is None:
-        return dict.fromkeys(start, settings.pattern)
-    patterns = {name: Pattern(own[name]) for name in start}
-    if settings.allocation == BY_ROWS:
-        for name, mask in start.items():
-            counts = torch.from_numpy(mask.cols - row_popcounts(mask.packed)).view(-1)
-            patterns[name] = replace(patterns[name], counts=counts)
-    return patterns
 
 
 def _there(base: Base, domains: Sequence[Samples], settings: Settings, target: store.Store) -> _Found | None:

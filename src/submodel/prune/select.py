@@ -32,7 +32,7 @@ class Pattern:
     def __str__(self) -> str:
         return f"{self.n}:{self.m}" if self.m else "unstructured"
 
-    def part(self, rows: slice) -> "Pattern":
+    def __getitem__(self, rows: slice) -> "Pattern":
         """Of some rows of the matrix."""
         return self if self.counts is None else replace(self, counts=self.counts[rows])
 
@@ -84,11 +84,11 @@ def keep_mask(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     keep = np.empty(values.shape, dtype=bool)
     step = max(1, _CHUNK // max(1, values.shape[1]))
     for at in range(0, len(values), step):
-        rows = values[at : at + step]
+        part = slice(at, at + step)
         if pattern.counts is not None:
-            keep[at : at + step] = ~_lowest(rows, pattern.counts[at : at + step].numpy())
+            keep[part] = ~_lowest(values[part], pattern.counts[part].numpy())
         else:
-            keep[at : at + step] = _keep_groups(rows, pattern) if pattern.m else _keep_rows(rows, pattern)
+            keep[part] = _keep_groups(values[part], pattern) if pattern.m else _keep_rows(values[part], pattern)
     return torch.from_numpy(keep).to(scores.device)
 
 

@@ -25,10 +25,9 @@ from submodel.calibration import Samples
 from submodel.models import Base, all_matrices
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.statistics import SquaredNorm
-from submodel.prune.whole import Twin, check_fits, input_norms, learn, linears_of, open_whole, sample
+from submodel.prune.whole import Twin, check_fits, input_norms, learn, linears_of, open_whole, own_slopes, sample
 
 TOKENS = 8192  # of a domain's text that are looked at
-_AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
 
 
 def check_memory(base: Base, dtype: torch.dtype, device: str, *, by_row: bool) -> None:
@@ -123,7 +122,7 @@ def row_costs(
         ids, weights = sample(text, index)
         with torch.enable_grad():
             said = model(input_ids=ids[None].to(model.device), use_cache=False).logits[0]
-        torch.autograd.backward([said], [_own_slopes(said.detach(), weights.to(said.device), chance)])
+        torch.autograd.backward([said], [own_slopes(said.detach(), weights.to(said.device), chance)])
         progress(len(ids))
     found: dict[str, torch.Tensor] = {}
     for name, linear in linears.items():
@@ -132,17 +131,6 @@ def row_costs(
             last = max(1, pattern.removed(linear.in_features))
             found[name] = scores.kthvalue(last, dim=1).values.double().cpu() * slopes[name] / (2 * seen**2)
     return found
-
-
-def _own_slopes(said: torch.Tensor, weights: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
-    """The gradient by logits (tokens, vocabulary) of -log p(label), labels drawn from them; weights are of squares."""
-    slopes = torch.empty_like(said)
-    for at in range(0, len(said), _AT_ONCE):
-        rows = slice(at, at + _AT_ONCE)
-        p = said[rows].float().softmax(-1)
-        labels = p.multinomial(1, generator=chance)
-        slopes[rows] = p.scatter_add_(1, labels, torch.full_like(p[:, :1], -1)).mul_(weights[rows, None].sqrt())
-    return slopes
 
 
 def _pruned(parameter: torch.nn.Parameter, norms: torch.Tensor | None, pattern: Pattern) -> Twin:

@@ -1,6 +1,6 @@
 """Sparsities of parts of a model from what was found of each; together they remove what was asked."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -77,10 +77,7 @@ def by_rows(costs: Sequence[np.ndarray], cols: Sequence[int], sparsity: float) -
     def removed(shift: float) -> np.ndarray:
         return np.clip((wide * (shift - _ROW_SLOPE * level)).astype(np.int64), 0, most)
 
-    low, high = -10.0, 10.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if removed(middle).sum() <= asked else (low, middle)
+    low, high = _bracket(lambda shift: removed(shift).sum(), asked, 10.0)
     found, more = removed(low), np.flatnonzero(removed(high) > removed(low))
     found[more[: asked - found.sum()]] += 1
     return np.split(found, np.cumsum([len(own) for own in costs])[:-1])
@@ -99,10 +96,7 @@ def exact(wanted: np.ndarray, shapes: Sequence[Shapes], sparsity: float) -> list
         return np.array([sum(rows * Pattern(float(s)).removed(cols) for rows, cols in part) for s, part in each])
 
     asked = removed(np.full(len(wanted), sparsity)).sum()
-    low, high = -1.0, 1.0  # a shift of all that removes too little or enough, and one that removes too much
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if removed(np.clip(wanted + middle, 0, 1)).sum() <= asked else (low, middle)
+    low, high = _bracket(lambda shift: removed(np.clip(wanted + shift, 0, 1)).sum(), asked, 1.0)
     found, next_ = np.clip(wanted + low, 0, 1), np.clip(wanted + high, 0, 1)
     left = asked - removed(found).sum()
     for part, more in enumerate(removed(next_) - removed(found)):  # those that take their next step at once
@@ -110,6 +104,15 @@ def exact(wanted: np.ndarray, shapes: Sequence[Shapes], sparsity: float) -> list
             found[part] = next_[part]
             left -= more
     return [float(s) for s in found]
+
+
+def _bracket(removed: Callable[[float], int], asked: int, reach: float) -> tuple[float, float]:
+    """A shift of all, at most `reach` either way, that removes too little or enough, and one next to it, too much."""
+    low, high = -reach, reach
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if removed(middle) <= asked else (low, middle)
+    return low, high
 
 
 def _sizes(shapes: Sequence[Shapes]) -> np.ndarray:
