@@ -16,7 +16,7 @@ from submodel.compare import split_name
 from submodel.errors import SubmodelError
 from submodel.models import Base, blocks_of, matrices_of, open_base
 from submodel.prune import sensitivity, wanda, whole
-from submodel.prune.allocation import ALLOCATIONS, BY_ROWS, attention_or_mlp, outliers, relative_error
+from submodel.prune.allocation import ALLOCATIONS, attention_or_mlp, outliers, relative_error
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.sensitivity import costs
@@ -26,7 +26,7 @@ from submodel.prune.verify import verify
 from submodel.store import Store, write_json
 from tests import published, tiny
 
-RULES = [name for name, rule in ALLOCATIONS.items() if rule is not None and name != BY_ROWS]  # see test_rows.py
+RULES = [name for name, rule in ALLOCATIONS.items() if rule is not None and not rule.by_row]  # see test_rows.py
 DOMAINS = [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(4, 24, seed=1))]
 
 
@@ -239,7 +239,7 @@ def test_interrupted_in_either_pass_and_started_again(files: int, llama: Path, t
 
 
 @pytest.mark.parametrize("samples", [2, 5, 7])
-@pytest.mark.parametrize(("rule", "step"), [("loss", "learn"), (BY_ROWS, "own_slopes")])
+@pytest.mark.parametrize(("rule", "step"), [("loss", "learn"), ("rows", "own_slopes")])
 def test_interrupted_between_gradients_and_started_again(
     rule: str, step: str, samples: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -13,6 +13,7 @@ from submodel import masks
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import all_matrices, open_base
+from submodel.prune.allocation import ALLOCATIONS
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern, keep_mask, lowest
 from submodel.prune.sensitivity import row_costs
@@ -21,6 +22,7 @@ from submodel.prune.verify import verify
 from submodel.store import Store, write_json
 from tests import tiny
 
+RULES = [name for name, rule in ALLOCATIONS.items() if rule is not None and rule.by_row]
 DOMAINS = [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(4, 24, seed=1))]
 
 
@@ -85,10 +87,11 @@ def test_a_mask_of_uneven_rows():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2", "opt", *tiny.MIXTURES])
-def test_every_family(family: str, tmp_path: Path):
+@pytest.mark.parametrize("rule", RULES)
+def test_every_family(rule: str, family: str, tmp_path: Path):
     base = open_base(str(tiny.save(family, tmp_path / "model")))
     told: list[tuple[int, int]] = []
-    run = partial(extract, base, DOMAINS, pattern=Pattern(0.6), allocation="rows", dtype=torch.float32)
+    run = partial(extract, base, DOMAINS, pattern=Pattern(0.6), allocation=rule, dtype=torch.float32)
     run(tmp_path / "one", progress=lambda done, total: told.append((done, total)))
     run(tmp_path / "two")
     assert told[-1][0] == told[-1][1] and len({total for _, total in told}) == 1
@@ -110,8 +113,9 @@ def test_every_family(family: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("method", ["magnitude", "ria", "swaps", "pursuit", "sparsegpt", "ria+reconstruct"])
-def test_every_method_keeps_to_the_rows(method: str, llama: Path, tmp_path: Path):
-    run: Any = partial(extract, open_base(str(llama)), DOMAINS[:1], allocation="rows", dtype=torch.float32)
+@pytest.mark.parametrize("rule", RULES)
+def test_every_method_keeps_to_the_rows(rule: str, method: str, llama: Path, tmp_path: Path):
+    run: Any = partial(extract, open_base(str(llama)), DOMAINS[:1], allocation=rule, dtype=torch.float32)
     for by in ("wanda", method, f"{method.partition('+')[0]}+distil" if method in ("ria", "swaps") else "wanda+distil"):
         run(tmp_path / by, method=by, **({"rate": 0.02} if "distil" in by else {}))
         verify(tmp_path / by)

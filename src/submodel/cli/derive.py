@@ -78,7 +78,8 @@ def add(verbs: arguments.Verbs) -> None:
         "--allocation",
         default="uniform",
         help="how the sparsity is spread: uniform; by the model's loss, with the whole model in memory, over its rows: "
-        "rows, or over each block's attention and MLP: loss; over blocks by a walk: owl or error (default: uniform)",
+        "rows, over rows and matrices as the sub-model itself shows: marginal, or over each block's attention and MLP: "
+        "loss; over blocks by a walk: owl or error (default: uniform)",
     )
     p.add_argument(
         "--openings",

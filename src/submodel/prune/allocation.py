@@ -4,8 +4,8 @@ dense model.
 `owl` and `error` walk it and give a block one sparsity; `loss` takes gradients of the whole model and tells a block's
 attention from its MLP. None of them goes down to single projections: OWL's rule collapsed there on models with grouped
 queries, and ours won on one model and lost on the other (docs/methods.md, dev/LOG.md). `rows` does, and to the rows in
-them, by what one more weight of a row costs the model. The total stays that of uniform pruning up to one step of one
-part, and exactly with `rows`.
+them, by what one more weight of a row costs the model, and `marginal` by what it wins in the sub-model. The total stays
+that of uniform pruning up to one step of one part, and exactly with the last two.
 """
 
 import json
@@ -18,17 +18,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 
 from submodel.calibration import Samples
 from submodel.compare import split_name
 from submodel.errors import SubmodelError, unknown_name
 from submodel.models import Base, all_matrices
-from submodel.prune import sensitivity, wanda
+from submodel.prune import marginal, sensitivity, wanda
 from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.spread import by_rows, linear, logarithmic
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.store import write_json
 from submodel.stream import Make, Pruned, Statistic
+from submodel.weights import write_tensors
 
 _OUTLIER = 5.0  # OWL's M
 _CHUNK = 1 << 20  # weights
@@ -44,8 +46,7 @@ class Look:
         pattern: what to remove of the whole.
         work: a folder for what is done, thrown away when the allocation is there.
         walk: `stream.walk` over the domains but for make, decide, keep and work.
-        gradients: `sensitivity.costs` of a text and a pattern.
-        by_row: `sensitivity.row_costs` of them.
+        gradients: runs `sensitivity.costs` or the like on a text, given what else it takes.
     """
 
     shapes: Mapping[str, tuple[int, int]]
@@ -53,8 +54,7 @@ class Look:
     pattern: Pattern
     work: Path
     walk: Callable[..., int]
-    gradients: Callable[[Samples, Pattern], dict[str, float]]
-    by_row: Callable[[Samples, Pattern], dict[str, torch.Tensor]]
+    gradients: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,17 @@ class Allocation:
         about: one line with the source.
         find: domain -> matrix -> sparsity, or how many weights each of its rows loses.
         walks: how many passes of the walk it takes.
-        whole: it takes the whole model with its gradients in memory.
+        reads: how many tokens of a domain's text it takes gradients of the whole model of; None if of none.
+        masked: those are a sub-model's gradients, by its weights.
+        by_row: rows of a matrix do not lose as many each.
     """
 
     about: str
     find: Callable[[Look], Mapping[str, Mapping[str, float | list[int]]]]
     walks: int = 0
-    whole: bool = False
+    reads: Callable[[Samples], int] | None = None
+    masked: bool = False
+    by_row: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,25 +131,46 @@ def _by_loss(look: Look) -> dict[str, dict[str, float]]:
     costs: dict[str, dict[str, float]] = json.loads(file.read_text()) if file.exists() else {}
     for domain in look.domains:
         if domain.name not in costs:
-            costs[domain.name] = look.gradients(domain.first(sensitivity.TOKENS), look.pattern)
+            costs[domain.name] = look.gradients(sensitivity.costs, domain.first(sensitivity.TOKENS), look.pattern)
             write_json(file, costs)
     each = {domain: [sum(of[name] for name in part) for part in parts] for domain, of in costs.items()}
     return {domain: _spread(logarithmic, found, parts, look) for domain, found in each.items()}
 
 
-def _by_rows(look: Look) -> dict[str, dict[str, list[int]]]:
+def _by_rows(look: Look, *, rounds: bool = False) -> dict[str, dict[str, list[int]]]:
     look.work.mkdir(exist_ok=True)
     even = {name: [look.pattern.removed(cols)] * rows for name, (rows, cols) in look.shapes.items()}
     found: dict[str, dict[str, list[int]]] = {}
     for domain in look.domains:
-        file = look.work / f"{domain.name}.json"
+        file, kept = look.work / f"{domain.name}.json", look.work / f"{domain.name}.costs"
         if not file.exists():
-            costs = look.by_row(domain.first(sensitivity.TOKENS), look.pattern)
-            cols = [look.shapes[name][1] for name in costs]
-            counts = by_rows([cost.numpy() for cost in costs.values()], cols, look.pattern.sparsity)
-            write_json(file, {name: own.tolist() for name, own in zip(costs, counts, strict=True)})
+            costs = _row_costs(look, domain, kept)
+            if rounds:
+                state = look.work / f"{domain.name}.rounds"
+                counts = look.gradients(marginal.balanced, domain, costs, look.pattern, state=state)
+            else:
+                cols = [look.shapes[name][1] for name in costs]
+                removed = by_rows([cost.numpy() for cost in costs.values()], cols, look.pattern.sparsity)
+                counts = {name: own.tolist() for name, own in zip(costs, removed, strict=True)}
+            write_json(file, counts)
         found[domain.name] = even | json.loads(file.read_text())
     return found
+
+
+def _row_costs(look: Look, domain: Samples, file: Path) -> dict[str, torch.Tensor]:
+    """Kept in a file."""
+    if not file.exists():
+        costs = look.gradients(sensitivity.row_costs, domain.first(sensitivity.TOKENS), look.pattern)
+        write_tensors(file, costs, {})
+    return load_file(file)
+
+
+def _first(domain: Samples) -> int:
+    return sum(domain.first(sensitivity.TOKENS).sizes)
+
+
+def _first_and_rounds(domain: Samples) -> int:
+    return _first(domain) + sum(sum(domain.sizes[part]) for part in marginal.rounds_of(domain))
 
 
 def attention_or_mlp(name: str) -> tuple[int, str]:
@@ -173,7 +198,7 @@ def _spread(
     return {name: sparsity for part, sparsity in sparsities for name in part}
 
 
-UNIFORM, BY_ROWS = "uniform", "rows"
+UNIFORM = "uniform"
 ALLOCATIONS: dict[str, Allocation | None] = {
     UNIFORM: None,
     "owl": Allocation(
@@ -186,8 +211,19 @@ ALLOCATIONS: dict[str, Allocation | None] = {
         partial(_by_blocks, _Score(Gram, relative_error, lambda errors: float(np.mean(errors)))),
         walks=1,
     ),
-    "loss": Allocation("more is kept of the attention or MLP that costs the model's loss more", _by_loss, whole=True),
-    BY_ROWS: Allocation("more is kept of rows whose outputs the model's loss feels more", _by_rows, whole=True),
+    "loss": Allocation(
+        "more is kept of the attention or MLP that costs the model's loss more", _by_loss, reads=_first, masked=True
+    ),
+    "rows": Allocation(
+        "more is kept of rows whose outputs the model's loss feels more", _by_rows, reads=_first, by_row=True
+    ),
+    "marginal": Allocation(
+        "rows, and then matrices, until one more weight wins as much in each",
+        partial(_by_rows, rounds=True),
+        reads=_first_and_rounds,
+        masked=True,
+        by_row=True,
+    ),
 }
 
 
@@ -210,8 +246,7 @@ def allocate(
     pattern: Pattern,
     work: Path,
     walk: Callable[..., int],
-    gradients: Callable[[Samples, Pattern], dict[str, float]],
-    by_row: Callable[[Samples, Pattern], dict[str, torch.Tensor]],
+    gradients: Callable[..., Any],
 ) -> dict[str, dict[str, Pattern]]:
     """What to remove of every matrix for every domain.
 
@@ -221,7 +256,7 @@ def allocate(
         domains: token samples.
         pattern: what to remove of the whole.
         work: the extraction's folder; the result is kept in it, and a walk that was killed goes on.
-        walk, gradients, by_row: as `Look` has them.
+        walk, gradients: as `Look` has them.
 
     Returns:
         Domain -> matrix -> its pattern.
@@ -233,7 +268,7 @@ def allocate(
     kept = work / "allocation.json"
     if not kept.exists():
         shapes = {matrix.name: _rows_and_cols(matrix.weight.shape) for matrix in matrices}
-        look = Look(shapes, domains, pattern, work / "dense", walk, gradients, by_row)
+        look = Look(shapes, domains, pattern, work / "dense", walk, gradients)
         write_json(kept, rule.find(look))
         shutil.rmtree(work / "dense", ignore_errors=True)
     cols = {matrix.name: matrix.weight.shape[-1] for matrix in matrices}

@@ -212,16 +212,21 @@ def _opened(model: PreTrainedModel, text: Samples, start: Masks, pattern: Patter
 
 
 def steps_of(text: Samples) -> list[list[int]]:
-    """The samples of each step; what is left over joins the last."""
+    """The samples of each step."""
+    return in_parts(text, STEP_TOKENS)
+
+
+def in_parts(text: Samples, of: int) -> list[list[int]]:
+    """Samples in their order, parts of at least so many tokens; what is left over joins the last."""
     steps: list[list[int]] = [[]]
     tokens = 0
     for index, size in enumerate(text.sizes):
-        if tokens >= STEP_TOKENS:
+        if tokens >= of:
             steps.append([])
             tokens = 0
         steps[-1].append(index)
         tokens += size
-    if len(steps) > 1 and tokens < STEP_TOKENS:
+    if len(steps) > 1 and tokens < of:
         rest = steps.pop()
         steps[-1] += rest
     return steps

@@ -19,7 +19,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
-from submodel.prune.allocation import ALLOCATIONS, BY_ROWS, check_allocation
+from submodel.prune.allocation import ALLOCATIONS, check_allocation
 from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, check_rate, distils, noted
 from submodel.prune.distil import check_memory
 from submodel.prune.make import Plan, make
@@ -108,8 +108,8 @@ def extract(
     if distils(method):
         check_memory(base, dtype, device, own=method != AUTO and METHODS[method].fitted_first)
     rule = ALLOCATIONS[allocation]
-    if rule and rule.whole:
-        sensitivity.check_memory(base, dtype, device, by_row=allocation == BY_ROWS)
+    if rule and rule.reads:
+        sensitivity.check_memory(base, dtype, device, masked=rule.masked)
 
     def plan(by: str) -> Plan:
         added = METHODS[by].openings if openings is None else openings

@@ -18,7 +18,7 @@ from submodel import store
 from submodel.calibration import Samples, with_openings
 from submodel.errors import SubmodelError
 from submodel.models import Base
-from submodel.prune import METHODS, sensitivity
+from submodel.prune import METHODS
 from submodel.prune.allocation import ALLOCATIONS, allocate
 from submodel.prune.decide import decider, gridder, keeper, refitter
 from submodel.prune.distil import RATE, distil
@@ -83,13 +83,13 @@ def make(base: Base, domains: Sequence[Samples], plan: Plan, target: store.Store
     moved = replace(settings, method=settings.method.removesuffix("+reconstruct"), grid=None)
     found = _there(base, domains, moved, target) if last else None
     if found:
-        watch.begin(work.folder, _blocks(base), [], [], [], last, method)
+        watch.begin(work.folder, _blocks(base), 0, [], [], last, method)
     else:
         walked = replace(moved, method=moved.method.removesuffix("+distil"), rate=None)
         whole = all(len(part.ids) == len(domain.ids) for part, domain in zip(looked, domains, strict=True))
         found = _there(base, domains, walked, target) if later and whole else None
         if found:
-            watch.begin(work.folder, _blocks(base), [], [], later, last, method)
+            watch.begin(work.folder, _blocks(base), 0, [], later, last, method)
         else:
             found = _decided(base, looked, later, last, settings, work, watch)
         if later:
@@ -160,7 +160,7 @@ def _decided(
     run = partial(walk, base, batch_tokens=settings.batch_tokens, **arithmetic)
     walked = _opened(base, looked, settings)
     passes = [*[looked] * (rule.walks if rule else 0), walked]
-    before = [domain.first(sensitivity.TOKENS) for domain in looked] if rule and rule.whole else []
+    before = sum(rule.reads(domain) for domain in looked) if rule and rule.reads else 0
     watch.begin(work.folder, _blocks(base), before, passes, later, last, method)
     patterns = allocate(
         settings.allocation,
@@ -169,8 +169,7 @@ def _decided(
         settings.pattern,
         work.folder,
         walk=partial(run, looked, progress=watch.walk(0)),
-        gradients=partial(sensitivity.costs, base, progress=watch.gradients, **arithmetic),
-        by_row=partial(sensitivity.row_costs, base, progress=watch.gradients, **arithmetic),
+        gradients=lambda measure, *given, **more: measure(base, *given, progress=watch.gradients, **arithmetic, **more),
     )
 
     def keep(block: int, found: dict[str, dict[str, Pruned]]) -> None:

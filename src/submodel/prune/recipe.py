@@ -14,7 +14,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS
-from submodel.prune.allocation import BY_ROWS
+from submodel.prune.allocation import ALLOCATIONS
 from submodel.prune.distil import HIDDEN, STEP_TOKENS
 from submodel.prune.reconstruct import FIT_TOKENS
 from submodel.prune.select import Pattern
@@ -37,13 +37,14 @@ class Settings:
 
 def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
     """What decides the masks, what makes them, and `key` over the two."""
+    rule = ALLOCATIONS[settings.allocation]
     deciding = {
         "domain": domain.name,
         "method": settings.method,
         "sparsity": settings.pattern.sparsity,
         "pattern": str(settings.pattern),
-        "group": "matrix" if settings.allocation == BY_ROWS else "row",  # whose sparsity is given
-        **({} if settings.allocation == "uniform" else {"allocation": settings.allocation}),
+        "group": "matrix" if rule and rule.by_row else "row",  # whose sparsity is given
+        **({"allocation": settings.allocation} if rule else {}),
         **({"openings": settings.openings} if settings.openings else {}),
         **({"rate": settings.rate} if settings.rate else {}),
         **({"grid": settings.grid} if settings.grid else {}),

@@ -30,10 +30,12 @@ from submodel.prune.whole import Twin, check_fits, input_norms, learn, linears_o
 TOKENS = 8192  # of a domain's text that are looked at
 
 
-def check_memory(base: Base, dtype: torch.dtype, device: str, *, by_row: bool) -> None:
-    """Raises SubmodelError where this machine's memory cannot hold the model with what `costs` or `row_costs` needs."""
-    twins = 0 if by_row else 2 * dtype.itemsize  # the sub-model's weights and their gradient
-    check_fits(base, dtype, device, beside=twins, instead="another --allocation")
+def check_memory(base: Base, dtype: torch.dtype, device: str, *, masked: bool) -> None:
+    """Raises SubmodelError where this machine's memory cannot hold the model with its gradients.
+
+    `masked`: and with a sub-model's weights and their gradient, as `costs` needs them.
+    """
+    check_fits(base, dtype, device, beside=2 * dtype.itemsize if masked else 0, instead="another --allocation")
 
 
 def costs(
@@ -61,7 +63,7 @@ def costs(
     model = open_whole(base, text, dtype, device)
     names = [matrix.name for matrix in all_matrices(model)]
     norms = input_norms(model, names, text)
-    twins = {name: _pruned(model.get_parameter(name), norms.get(name), pattern) for name in names}
+    twins = {name: pruned(model.get_parameter(name), norms.get(name), pattern) for name in names}
     found = dict.fromkeys(names, 0.0)
     texts = [sample(text, index) for index in range(len(text.ids))]
     whole = float(sum(weights.sum() for _, weights in texts))
@@ -133,10 +135,14 @@ def row_costs(
     return found
 
 
-def _pruned(parameter: torch.nn.Parameter, norms: torch.Tensor | None, pattern: Pattern) -> Twin:
+def scores_of(dense: torch.Tensor, norms: torch.Tensor | None) -> torch.Tensor:
+    """Wanda's scores, float32 (rows, cols), from the squared norms of the inputs (cols,); stacked experts have none."""
+    scores = dense.float().abs()
+    return scores if norms is None else scores.mul_(norms.sqrt())
+
+
+def pruned(parameter: torch.nn.Parameter, norms: torch.Tensor | None, pattern: Pattern) -> Twin:
+    """A parameter and its sub-model's, by `scores_of`; a gradient is asked of it."""
     parameter.requires_grad_()
     dense = parameter.data.view(-1, parameter.shape[-1])
-    scores = dense.float().abs()
-    if norms is not None:  # stacked experts have none
-        scores *= norms.sqrt()
-    return Twin(parameter, dense, dense * keep_mask(scores, pattern))
+    return Twin(parameter, dense, dense * keep_mask(scores_of(dense, norms), pattern))

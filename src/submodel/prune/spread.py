@@ -11,7 +11,7 @@ Shapes = Sequence[tuple[int, int]]
 
 _WIDTH = 0.08  # OWL's lambda
 _SLOPE = 0.1  # sparsity less for e times the cost a weight (docs/methods.md)
-_ROW_SLOPE = 0.06  # sparsity of a row less for e times the cost of one more weight (dev/LOG.md)
+ROW_SLOPE = 0.06  # sparsity of a row less for e times the cost of one more weight (dev/LOG.md)
 _LEAST_KEPT = 0.05  # of what a row would keep if all kept as many
 _REACH = 0.6  # of the way to 0 and to 1, the nearer of them
 
@@ -65,22 +65,41 @@ def by_rows(costs: Sequence[np.ndarray], cols: Sequence[int], sparsity: float) -
         sparsity: of the whole.
 
     Returns:
-        How many weights each row of each matrix loses, int64; together as many as int(cols * sparsity) of every row.
+        As `exact_rows`.
     """
-    wide = np.concatenate([np.full(len(own), width) for own, width in zip(costs, cols, strict=True)])
+    return exact_rows([ROW_SLOPE * level for level in levels(costs, cols)], cols, sparsity)
+
+
+def levels(costs: Sequence[np.ndarray], cols: Sequence[int]) -> list[np.ndarray]:
+    """The logarithms of what one more weight of each row costs, of each matrix (rows,), less their mean a weight."""
     each = np.concatenate(costs)
     level = np.log(np.maximum(each, each.max(initial=0) * 1e-12 or 1.0))
-    level -= np.average(level, weights=wide)
+    level -= np.average(level, weights=_wide(costs, cols))
+    return _apart(level, costs)
+
+
+def exact_rows(more: Sequence[np.ndarray], cols: Sequence[int], sparsity: float) -> list[np.ndarray]:
+    """How many weights each row loses that keeps so much more than the mean does.
+
+    Args:
+        more: of each matrix, (rows,), as a fraction of the row; all are moved by the same amount to fit.
+        cols: of each matrix.
+        sparsity: of the whole.
+
+    Returns:
+        int64 (rows,) of each matrix; together as many as int(cols * sparsity) of every row.
+    """
+    wide, each = _wide(more, cols), np.concatenate(more)
     asked = int((wide * sparsity).astype(np.int64).sum())
     most = (wide * (1 - (1 - sparsity) * _LEAST_KEPT)).astype(np.int64)
 
     def removed(shift: float) -> np.ndarray:
-        return np.clip((wide * (shift - _ROW_SLOPE * level)).astype(np.int64), 0, most)
+        return np.clip((wide * (shift - each)).astype(np.int64), 0, most)
 
     low, high = _bracket(lambda shift: removed(shift).sum(), asked, 10.0)
-    found, more = removed(low), np.flatnonzero(removed(high) > removed(low))
-    found[more[: asked - found.sum()]] += 1
-    return np.split(found, np.cumsum([len(own) for own in costs])[:-1])
+    found, next_ = removed(low), np.flatnonzero(removed(high) > removed(low))
+    found[next_[: asked - found.sum()]] += 1
+    return _apart(found, more)
 
 
 def exact(wanted: np.ndarray, shapes: Sequence[Shapes], sparsity: float) -> list[float]:
@@ -113,6 +132,15 @@ def _bracket(removed: Callable[[float], int], asked: int, reach: float) -> tuple
         middle = (low + high) / 2
         low, high = (middle, high) if removed(middle) <= asked else (low, middle)
     return low, high
+
+
+def _wide(each: Sequence[np.ndarray], cols: Sequence[int]) -> np.ndarray:
+    """The columns of each row of all matrices."""
+    return np.concatenate([np.full(len(own), width) for own, width in zip(each, cols, strict=True)])
+
+
+def _apart(rows: np.ndarray, like: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return np.split(rows, np.cumsum([len(own) for own in like])[:-1])
 
 
 def _sizes(shapes: Sequence[Shapes]) -> np.ndarray:

@@ -48,7 +48,7 @@ class Watch:
         self,
         folder: Path,
         blocks: int,
-        before: Sequence[Samples],
+        before: int,
         walks: Sequence[Sequence[Samples]],
         later: Sequence[Samples],
         last: Sequence[Samples],
@@ -59,7 +59,7 @@ class Watch:
         Args:
             folder: keeps the choice.
             blocks: of the model.
-            before: what gradients are taken of for an allocation.
+            before: tokens that gradients are taken of for an allocation.
             walks: what each pass of the walk reads.
             later: what `distil` reads after them.
             last: what a walk reads that fits the kept weights in the end, or puts them on a grid.
@@ -68,7 +68,7 @@ class Watch:
         self._folder, self._later = folder, bool(later)
         self._runs = _GRADIENT_RUNS * blocks
         steps = sum(len(steps_of(domain)) for domain in later)
-        self._ends = [self._runs * _tokens(before)]
+        self._ends = [self._runs * before]
         for number, walked in enumerate(walks, 1):
             twice = method.paired and number == len(walks)
             self._ends.append(self._ends[-1] + _WALK_RUNS * blocks * _walked(walked, twice))
