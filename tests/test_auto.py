@@ -2,7 +2,9 @@
 
 import json
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import open_base
 from submodel.prune import METHODS, auto, distil
+from submodel.prune.allocation import UNIFORM
 from submodel.prune.auto import CANDIDATES, Choice, OverBudget, Pace
 from submodel.prune.extract import extract
 from submodel.prune.select import Pattern
@@ -77,16 +80,20 @@ def test_a_walk_is_judged_by_its_first_block():
 @pytest.mark.parametrize("pattern", [Pattern(0.5), Pattern(0.5, 2, 4)], ids=str)
 def test_without_a_time_it_is_the_best(pattern: Pattern, llama: Path, tmp_path: Path):
     base = open_base(str(llama))
-    for method in ("auto", "wanda+distil"):
-        extract(base, DOMAINS, tmp_path / method, method=method, pattern=pattern, dtype=torch.float32)
+    spread = UNIFORM if pattern.m else "marginal"
+    run: Any = partial(extract, base, DOMAINS, pattern=pattern, dtype=torch.float32)
+    run(tmp_path / "auto", method="auto")
+    run(tmp_path / "wanda+distil", method="wanda+distil", allocation=spread)
     for name in ("a", "b"):
         manifest = Store(tmp_path / "auto").manifest(name)
-        assert manifest["method"] == "wanda+distil"
+        assert manifest["method"] == "wanda+distil" and manifest.get("allocation", UNIFORM) == spread
         assert masks_of(tmp_path / "auto", name) == masks_of(tmp_path / "wanda+distil", name)
         assert manifest["auto"] == {"minutes": None, "estimates": {}, "why": Choice(None, "wanda+distil").why}
     verify(tmp_path / "auto")
-    again = extract(base, DOMAINS, tmp_path / "wanda+distil", method="auto", pattern=pattern, dtype=torch.float32)
+    again = run(tmp_path / "wanda+distil", method="auto")
     assert again.already == ["a", "b"]
+    if not pattern.m:
+        assert "allocation" not in run(tmp_path / "even", method="auto", allocation=UNIFORM).manifests["a"]
 
 
 @pytest.mark.parametrize("pattern", [Pattern(0.5), Pattern(0.5, 2, 4)], ids=str)
@@ -134,7 +141,9 @@ def test_a_killed_run_keeps_its_choice(
     monkeypatch.setattr(Pace.__init__, "__defaults__", (lambda: 1e9,))
     found = extract(base, DOMAINS, out, **settings)
     assert found.resumed_blocks > 0
-    assert all(m["method"] == method and m["auto"]["estimates"] == kept for m in found.manifests.values())
+    for manifest in found.manifests.values():
+        assert manifest["method"] == method and manifest["auto"]["estimates"] == kept
+        assert manifest.get("allocation") == (None if method == "wanda" else "rows")
 
 
 def test_a_model_too_large_for_gradients_is_walked(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -129,10 +129,11 @@ def test_a_time_is_for_auto_alone(file: Path):
 
 
 def test_allocations_are_an_axis_where_they_can_be(file: Path):
-    methods, both = 'prune.methods=["magnitude", "ria"]', 'prune.allocations=["uniform", "loss"]'
+    methods, both = 'prune.methods=["magnitude", "ria", "auto"]', 'prune.allocations=["uniform", "loss"]'
     assert _asked(file, "allocation", methods, both) == {
-        "magnitude-50": "uniform", "magnitude-2of4": "uniform",
-        "ria-50": "uniform", "ria-50-loss": "loss", "ria-2of4": "uniform"
+        "magnitude-50": None, "magnitude-2of4": None,
+        "ria-50": None, "ria-50-loss": "loss", "ria-2of4": None,
+        "auto-50": "uniform", "auto-50-loss": "loss", "auto-2of4": "uniform",
     }  # fmt: skip
     with pytest.raises(SubmodelError, match="did you mean 'loss'"):
         planned(file, 'prune.allocations=["lose"]')

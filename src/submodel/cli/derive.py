@@ -76,10 +76,9 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--sparsity", type=float, help="fraction of every row to remove (default: 0.5)")
     p.add_argument(
         "--allocation",
-        default="uniform",
         help="how the sparsity is spread: uniform; by the model's loss, with the whole model in memory, over its rows: "
         "rows, over rows and matrices as the sub-model itself shows: marginal, or over each block's attention and MLP: "
-        "loss; over blocks by a walk: owl or error (default: uniform)",
+        "loss; over blocks by a walk: owl or error (default: uniform, of --method auto what its method gains by)",
     )
     p.add_argument(
         "--openings",
@@ -275,13 +274,13 @@ def _settle(
 
 def _check_together(args: argparse.Namespace, domains: int) -> None:
     """Options that need or exclude each other, before any text is read."""
-    from submodel.prune.allocation import ALLOCATIONS
+    from submodel.prune.allocation import ALLOCATIONS, UNIFORM
     from submodel.prune.auto import AUTO
     from submodel.search import check_bound
 
     if args.method == AUTO and args.tokens == arguments.AUTO:
         raise SubmodelError("--tokens auto measures masks of norms: give a method such as wanda, or --tokens N")
-    if args.tokens == arguments.AUTO and args.allocation not in ALLOCATIONS:
+    if args.tokens == arguments.AUTO and (args.allocation or UNIFORM) not in ALLOCATIONS:
         raise unknown_name("allocation", args.allocation, ALLOCATIONS)
     if args.max_loss is None:
         if args.held_out is not None:

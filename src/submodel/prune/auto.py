@@ -4,6 +4,8 @@ Best first (docs/methods.md has the figures): `wanda+distil`, which wins back mo
 whole model in memory; `swaps`, whose perplexity on text like the calibration's is lower than Wanda's; and `wanda`,
 which takes the least time. The best that memory holds is begun. When its first block, or its first step, is done, every
 one is taken to cost as much; if that ends past the budget, it is given up and the next method takes its place.
+
+Gradients come with sparsity spread by them: `marginal`, or, where time counts, `rows`, which is a fraction of its work.
 """
 
 import json
@@ -15,6 +17,8 @@ from typing import Any
 
 from submodel.errors import SubmodelError, unknown_name
 from submodel.prune import METHODS
+from submodel.prune.allocation import UNIFORM
+from submodel.prune.select import Pattern
 from submodel.store import write_json
 
 AUTO = "auto"
@@ -105,6 +109,13 @@ def distils(method: str) -> bool:
 def needs_text(method: str, grid: str | None = None) -> bool:
     """Whether a method, or AUTO, looks at a domain's text; rounding to a grid always does."""
     return method == AUTO or grid is not None or METHODS[method].observes
+
+
+def allocation_for(method: str, minutes: float | None, pattern: Pattern) -> str:
+    """How AUTO spreads the sparsity with one of its methods: a key of ALLOCATIONS."""
+    if pattern.m or not METHODS[method].distilled:
+        return UNIFORM
+    return "marginal" if minutes is None else "rows"
 
 
 class Pace:

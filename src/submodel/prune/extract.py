@@ -19,8 +19,18 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.models import Base
 from submodel.prune import METHODS, sensitivity
-from submodel.prune.allocation import ALLOCATIONS, check_allocation
-from submodel.prune.auto import AUTO, CANDIDATES, Choice, OverBudget, check_method, check_rate, distils, noted
+from submodel.prune.allocation import ALLOCATIONS, UNIFORM, check_allocation
+from submodel.prune.auto import (
+    AUTO,
+    CANDIDATES,
+    Choice,
+    OverBudget,
+    allocation_for,
+    check_method,
+    check_rate,
+    distils,
+    noted,
+)
 from submodel.prune.distil import check_memory
 from submodel.prune.make import Plan, make
 from submodel.prune.recipe import Settings, is_there, recipe
@@ -59,7 +69,7 @@ def extract(
     method: str = "wanda",
     minutes: float | None = None,
     pattern: Pattern | None = None,
-    allocation: str = "uniform",
+    allocation: str | None = None,
     openings: int | None = None,
     rate: float | None = None,
     grid: str | None = None,
@@ -78,7 +88,7 @@ def extract(
         method: a key of METHODS, or "auto": the best mask-only one that the time allows (see `auto`).
         minutes: of "auto": the time it may take; any if None.
         pattern: what to remove; half of every row if None.
-        allocation: a key of ALLOCATIONS: how the sparsity is spread over blocks.
+        allocation: a key of ALLOCATIONS: how the sparsity is spread; if None what "auto" takes, else uniform.
         openings: one-token samples beside each domain's text; the method's own number if None.
         rate: of a method that distils: how far scores move in its first step; `distil.RATE` if None.
         grid: a packed format, a member of `rounding.GRIDS`, to whose grid the kept weights are rounded.
@@ -97,7 +107,7 @@ def extract(
     """
     check_method(method, minutes)
     pattern = pattern or Pattern(0.5)
-    check_allocation(allocation, pattern, domains)
+    check_allocation(allocation or UNIFORM, pattern, domains)
     if openings is not None and openings < 0:
         raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
     check_rate(method, rate)
@@ -107,13 +117,13 @@ def extract(
     dtype = dtype or default_dtype(device)
     if distils(method):
         check_memory(base, dtype, device, own=method != AUTO and METHODS[method].fitted_first)
-    rule = ALLOCATIONS[allocation]
-    if rule and rule.reads:
+    if (rule := ALLOCATIONS[allocation or UNIFORM]) and rule.reads:
         sensitivity.check_memory(base, dtype, device, masked=rule.masked)
 
     def plan(by: str) -> Plan:
         added = METHODS[by].openings if openings is None else openings
-        settings = Settings(by, pattern, allocation, added, rate, grid, dtype, device, batch_tokens)
+        spread = allocation or (allocation_for(by, minutes, pattern) if method == AUTO else UNIFORM)
+        settings = Settings(by, pattern, spread, added, rate, grid, dtype, device, batch_tokens)
         return Plan(settings, {domain.name: recipe(base, domain, settings) for domain in domains})
 
     started = time.monotonic()

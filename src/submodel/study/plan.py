@@ -151,8 +151,9 @@ def _extraction(
     if distils(method) and study.rate is not None:
         way += ("--rate", f"{study.rate:g}")
     name = f"{method}-{short(pattern)}"
-    if allocation != UNIFORM:
+    if allocation != UNIFORM or method == AUTO:  # which would spread it by itself
         way += ("--allocation", allocation)
+    if allocation != UNIFORM:
         name += f"-{allocation}"
     if grid:
         way += ("--grid", grid)
