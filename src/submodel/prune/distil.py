@@ -42,7 +42,7 @@ from submodel import masks, native
 from submodel.calibration import Samples
 from submodel.models import Base
 from submodel.prune.select import Pattern, keep_mask
-from submodel.prune.whole import Twin, check_fits, input_norms, kernels_for, learn, open_whole, sample
+from submodel.prune.whole import Twin, check_fits, in_parts, input_norms, kernels_for, learn, open_whole, sample
 from submodel.store import Mask, Masks
 from submodel.weights import write_tensors
 
@@ -214,22 +214,6 @@ def _opened(model: PreTrainedModel, text: Samples, start: Masks, pattern: Patter
 def steps_of(text: Samples) -> list[list[int]]:
     """The samples of each step."""
     return in_parts(text, STEP_TOKENS)
-
-
-def in_parts(text: Samples, of: int) -> list[list[int]]:
-    """Samples in their order, parts of at least so many tokens; what is left over joins the last."""
-    steps: list[list[int]] = [[]]
-    tokens = 0
-    for index, size in enumerate(text.sizes):
-        if tokens >= of:
-            steps.append([])
-            tokens = 0
-        steps[-1].append(index)
-        tokens += size
-    if len(steps) > 1 and tokens < of:
-        rest = steps.pop()
-        steps[-1] += rest
-    return steps
 
 
 def _mask(name: str, matrix: _Matrix, state: Path, dtype: torch.dtype) -> Mask:

@@ -20,11 +20,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from submodel.calibration import Samples
 from submodel.models import Base, all_matrices
-from submodel.prune.distil import in_parts
 from submodel.prune.select import Pattern, lowest
 from submodel.prune.sensitivity import pruned, scores_of
 from submodel.prune.spread import ROW_SLOPE, exact_rows, levels
-from submodel.prune.whole import Twin, input_norms, learn, open_whole, sample
+from submodel.prune.whole import Twin, in_parts, input_norms, learn, open_whole, sample
 from submodel.store import write_json
 
 ROUNDS = 6

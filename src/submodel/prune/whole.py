@@ -88,6 +88,22 @@ def sample(text: Samples, index: int) -> tuple[torch.Tensor, torch.Tensor]:
     return ids, torch.ones(len(ids)) if text.weights is None else text.weights[index][: len(ids)]
 
 
+def in_parts(text: Samples, of: int) -> list[list[int]]:
+    """Samples in their order, parts of at least so many tokens; what is left over joins the last."""
+    parts: list[list[int]] = [[]]
+    tokens = 0
+    for index, size in enumerate(text.sizes):
+        if tokens >= of:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(index)
+        tokens += size
+    if len(parts) > 1 and tokens < of:
+        rest = parts.pop()
+        parts[-1] += rest
+    return parts
+
+
 def linears_of(model: PreTrainedModel, names: Iterable[str]) -> dict[str, nn.Linear]:
     """The linears among matrices, by the matrices' names; stacked experts are none."""
     modules = {name: model.get_submodule(name.rpartition(".")[0]) for name in names}
