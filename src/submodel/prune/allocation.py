@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from submodel.calibration import Samples
 from submodel.compare import split_name
@@ -30,7 +29,6 @@ from submodel.prune.spread import by_rows, linear, logarithmic
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.store import write_json
 from submodel.stream import Make, Pruned, Statistic
-from submodel.weights import write_tensors
 
 _OUTLIER = 5.0  # OWL's M
 _CHUNK = 1 << 20  # weights
@@ -150,19 +148,19 @@ def _by_rows(look: Look, *, rounds: bool = False) -> dict[str, dict[str, list[in
                 counts = look.gradients(marginal.balanced, domain, costs, look.pattern, state=state)
             else:
                 cols = [look.shapes[name][1] for name in costs]
-                removed = by_rows([cost.numpy() for cost in costs.values()], cols, look.pattern.sparsity)
+                removed = by_rows(list(costs.values()), cols, look.pattern.sparsity)
                 counts = {name: own.tolist() for name, own in zip(costs, removed, strict=True)}
             write_json(file, counts)
         found[domain.name] = even | json.loads(file.read_text())
     return found
 
 
-def _row_costs(look: Look, domain: Samples, file: Path) -> dict[str, torch.Tensor]:
+def _row_costs(look: Look, domain: Samples, file: Path) -> dict[str, np.ndarray]:
     """Kept in a file."""
     if not file.exists():
         costs = look.gradients(sensitivity.row_costs, domain.first(sensitivity.TOKENS), look.pattern)
-        write_tensors(file, costs, {})
-    return load_file(file)
+        write_json(file, {name: own.tolist() for name, own in costs.items()})
+    return {name: np.array(own) for name, own in json.loads(file.read_text()).items()}
 
 
 def _first(domain: Samples) -> int:

@@ -61,7 +61,7 @@ def rounds_of(text: Samples) -> list[slice]:
 def balanced(
     base: Base,
     text: Samples,
-    costs: Mapping[str, torch.Tensor],
+    costs: Mapping[str, np.ndarray],
     pattern: Pattern,
     *,
     dtype: torch.dtype,
@@ -86,7 +86,7 @@ def balanced(
     model = open_whole(base, text, dtype, device)
     names = [matrix.name for matrix in all_matrices(model)]
     cols = [model.get_parameter(name).shape[-1] for name in costs]
-    level = levels([cost.numpy() for cost in costs.values()], cols)
+    level = levels(list(costs.values()), cols)
     sizes = [len(own) * width for own, width in zip(level, cols, strict=True)]
     apart = [own - own.mean() for own in level]
     where = Where([ROW_SLOPE * float(own.mean()) for own in level], ROW_SLOPE, [0.0] * len(level))
