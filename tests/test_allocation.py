@@ -25,6 +25,7 @@ from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.prune.verify import verify
 from submodel.store import Store, write_json
 from tests import published, tiny
+from tests.kill import KilledOnce
 
 RULES = [name for name, rule in ALLOCATIONS.items() if rule is not None and not rule.by_row]  # see test_rows.py
 DOMAINS = [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(4, 24, seed=1))]
@@ -205,18 +206,10 @@ def test_uniform_is_as_without(llama: Path, tmp_path: Path):
 @pytest.mark.parametrize("files", [2, 4, 7, 8, 9, 10, 13])
 def test_interrupted_in_either_pass_and_started_again(files: int, llama: Path, tmp_path: Path, monkeypatch):
     """It stops after so many: store.json, scores and journal of 3 blocks, the allocation, masks and journal of 3."""
-    base, replace, replaced = open_base(str(llama)), os.replace, 0
+    base = open_base(str(llama))
     run = partial(extract, base, DOMAINS, allocation="owl", dtype=torch.float32, batch_tokens=48)
     run(out=tmp_path / "whole")
-
-    def interrupted(*names):
-        nonlocal replaced
-        replaced += 1
-        if replaced > files:
-            raise KeyboardInterrupt
-        replace(*names)
-
-    monkeypatch.setattr(os, "replace", interrupted)
+    KilledOnce(monkeypatch, os, "replace", files + 1)
     with pytest.raises(KeyboardInterrupt):
         run(out=tmp_path / "store")
     monkeypatch.undo()
@@ -244,23 +237,14 @@ def test_interrupted_between_gradients_and_started_again(
     rule: str, step: str, samples: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """After so many samples' gradients, 5 of the first domain and 4 of the second: a domain that is done stays done."""
-    base, learn, learnt = open_base(str(llama)), getattr(sensitivity, step), 0
-    run = partial(extract, base, DOMAINS, allocation=rule, dtype=torch.float32, batch_tokens=48)
+    run = partial(extract, open_base(str(llama)), DOMAINS, allocation=rule, dtype=torch.float32, batch_tokens=48)
     run(out=tmp_path / "whole")
-
-    def interrupted(*given):
-        nonlocal learnt
-        learnt += 1
-        if learnt > samples:
-            raise KeyboardInterrupt
-        return learn(*given)
-
-    monkeypatch.setattr(sensitivity, step, interrupted)
+    learnt = KilledOnce(monkeypatch, sensitivity, step, samples + 1)
     with pytest.raises(KeyboardInterrupt):
         run(out=tmp_path / "store")
-    left, learnt, samples = 9 if samples < 5 else 4, 0, 9
+    learnt.calls = 0
     run(out=tmp_path / "store")
-    assert learnt == left
+    assert learnt.calls == (9 if samples < 5 else 4)
     assert _content(tmp_path / "store") == _content(tmp_path / "whole")
     assert not (tmp_path / "store/work").exists()
 

@@ -27,6 +27,7 @@ from submodel.prune.settle import settle
 from submodel.prune.verify import verify
 from submodel.store import Masks, Store
 from tests import tiny
+from tests.kill import KilledOnce
 from tests.test_cli import run
 
 SAMPLES = Samples("d", tiny.ids(11, 24))
@@ -255,25 +256,15 @@ def test_goes_on_after_an_interrupt(start: str, llama: Path, tmp_path: Path, mon
     domains = [SAMPLES, Samples("e", tiny.ids(11, 24, seed=5))]
     whole = to_float32(base, domains, tmp_path / "whole", method=method)
     steps = 3 if "reconstruct" in start else 5  # of a domain
-    calls = 0
-
-    def interrupted(self: module._Matrix, rate: float, step: int, own=module._Matrix.move) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 21 * (steps + 3):  # 21 matrices: the second domain's third step
-            raise KeyboardInterrupt
-        own(self, rate, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module._Matrix, "move", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            to_float32(base, domains, tmp_path / "cut", method=method)
-    calls = 0
+    moves = KilledOnce(
+        monkeypatch, module._Matrix, "move", 21 * (steps + 3)
+    )  # 21 matrices: the second one's third step
+    with pytest.raises(KeyboardInterrupt):
+        to_float32(base, domains, tmp_path / "cut", method=method)
+    moves.calls = 0
     done: list[tuple[int, int]] = []
-    with monkeypatch.context() as patch:
-        patch.setattr(module._Matrix, "move", interrupted)
-        cut = to_float32(base, domains, tmp_path / "cut", method=method, progress=lambda a, b: done.append((a, b)))
-    assert calls <= 21 * (steps - 2), "the steps that were done are done again"
+    cut = to_float32(base, domains, tmp_path / "cut", method=method, progress=lambda a, b: done.append((a, b)))
+    assert moves.calls <= 21 * (steps - 2), "the steps that were done are done again"
     assert done[-1][0] == done[-1][1] and done == sorted(done)
     for name in ("d", "e"):
         assert cut.manifests[name]["masks"]["sha256"] == whole.manifests[name]["masks"]["sha256"]

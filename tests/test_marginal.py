@@ -20,6 +20,7 @@ from submodel.prune.select import Pattern, keep_mask
 from submodel.prune.whole import input_norms
 from submodel.store import Store
 from tests import tiny
+from tests.kill import KilledOnce
 
 DOMAINS = [Samples("d", tiny.ids(5, 24), lengths=(24, 9, 24, 24, 17)), Samples("e", tiny.ids(4, 24, seed=1))]
 
@@ -100,22 +101,12 @@ def test_interrupted_between_rounds_and_started_again(
     """After so many samples' gradients, 30 of the first domain and 24 of the other: a round that is done stays done."""
     run = partial(extract, open_base(str(llama)), DOMAINS, allocation="marginal", dtype=torch.float32)
     run(out=tmp_path / "whole")
-    learn, learnt = marginal.learn, 0
-
-    def interrupted(*given):
-        nonlocal learnt
-        learnt += 1
-        if learnt > samples:
-            raise KeyboardInterrupt
-        return learn(*given)
-
-    monkeypatch.setattr(marginal, "learn", interrupted)
+    learnt = KilledOnce(monkeypatch, marginal, "learn", samples + 1)
     with pytest.raises(KeyboardInterrupt):
         run(out=tmp_path / "store")
-    done = samples // 5 * 5 if samples < 30 else 30
-    learnt, samples = 0, 99
+    learnt.calls = 0
     run(out=tmp_path / "store")
-    assert learnt == 54 - done
+    assert learnt.calls == 54 - (samples // 5 * 5 if samples < 30 else 30)
     for name in "de":
         one, two = (Store(tmp_path / out).manifest(name) for out in ("whole", "store"))
         assert one["masks"] == two["masks"] and one["matrix_sparsity"] == two["matrix_sparsity"]

@@ -18,6 +18,7 @@ from submodel.runtime.packed import FORMATS, pack, scales_of, unpack
 from submodel.runtime.place import packed_of
 from submodel.store import Store
 from tests import tiny
+from tests.kill import KilledOnce
 from tests.test_cli import extract_options, run
 from tests.test_kernels import SHAPES, _example
 from tests.test_reconstruct import _case
@@ -163,18 +164,8 @@ def test_it_goes_on_after_an_interruption_and_beside_another_domain(
     base = open_base(str(llama))
     options: dict[str, Any] = {"method": "wanda+reconstruct", "grid": "int4", "openings": 16, "dtype": torch.float32}
     extract(base, [SAMPLES], tmp_path / "alone", **options)
-    both, calls = [SAMPLES, Samples("e", tiny.ids(4, 24))], 0
-
-    def interrupted(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise KeyboardInterrupt
-        own(*args)
-
-    module = import_module("submodel.stream.walk")
-    own = module.write_journal
-    monkeypatch.setattr(module, "write_journal", interrupted)
+    both = [SAMPLES, Samples("e", tiny.ids(4, 24))]
+    KilledOnce(monkeypatch, import_module("submodel.stream.walk"), "write_journal", 2)
     with pytest.raises(KeyboardInterrupt):
         extract(base, both, tmp_path / "both", **options)
     assert extract(base, both, tmp_path / "both", **options).resumed_blocks == 1

@@ -141,10 +141,11 @@ def _gain(twin: Twin, norms: torch.Tensor | None, pattern: Pattern) -> np.ndarra
     gradient = twin.gradient()
     if gradient is None:
         return np.zeros(len(twin.dense))
-    counts, scores = pattern.removed_of(*twin.dense.shape), scores_of(twin.dense, norms)
-    further = (counts - max(1, int(_BAND * scores.shape[1]))).clamp(min=0)
-    next_ = lowest(scores, counts) & ~lowest(scores, further)
-    pull = gradient.float().mul_(twin.dense).masked_fill_(~next_, 0)
+    rows, cols = twin.dense.shape
+    counts = pattern.removed_of(rows, cols)
+    further = (counts - max(1, int(_BAND * cols))).clamp(min=0)
+    others = lowest(scores_of(twin.dense, norms), further) | (twin.masked != 0)  # a weight of 0 has no pull
+    pull = gradient.float().mul_(twin.dense).masked_fill_(others, 0)
     return -pull.sum(1, dtype=torch.float64).cpu().numpy() / (counts - further).clamp(min=1).numpy()
 
 
