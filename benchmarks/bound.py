@@ -20,9 +20,9 @@ from scipy import optimize, sparse
 
 from benchmarks.measure import table
 from submodel.calibration import load_samples
-from submodel.prune.select import Pattern, keep_mask
+from submodel.prune.scores.exchange import exchange
+from submodel.prune.sparsity import Pattern, keep_mask
 from submodel.prune.statistics import Gram
-from submodel.prune.swaps import exchange
 from submodel.runtime import load
 from submodel.runtime.load import Loaded
 

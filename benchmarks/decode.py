@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's idle threads
 import torch
 
 from benchmarks.measure import MIB, memory_bytes
-from submodel import native
+from submodel.base import native
 from submodel.runtime import Loaded, load
 from submodel.runtime.forward import prefill, step
 

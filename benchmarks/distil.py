@@ -15,10 +15,11 @@ import os
 import torch
 
 from benchmarks.measure import machine, machine_line, processor_seconds, show, spread, table
-from submodel import native
-from submodel.models import all_matrices, open_base
-from submodel.prune import distil, whole
-from submodel.prune.select import Pattern, keep_mask, parse_pattern
+from submodel.base import native
+from submodel.base.models import all_matrices, open_base
+from submodel.prune import gradients as whole
+from submodel.prune.learn import distil
+from submodel.prune.sparsity import Pattern, keep_mask, parse_pattern
 
 
 def _matrix(parameter: torch.nn.Parameter, pattern: Pattern) -> distil._Matrix:

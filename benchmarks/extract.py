@@ -58,12 +58,12 @@ from benchmarks.measure import (
     this_module,
 )
 from benchmarks.textbook import textbook_prune
+from submodel.base.models import blocks_of, matrices_of, open_base
+from submodel.base.workers import share_heap
 from submodel.calibration import Samples, load_samples
 from submodel.errors import SubmodelError
-from submodel.models import blocks_of, matrices_of, open_base
-from submodel.prune.extract import extract
+from submodel.extract.job import extract
 from submodel.store import Store
-from submodel.workers import share_heap
 
 OURS, TEXTBOOK, PEER = "ours", "textbook", "llm-compressor"
 SQUARE = 4096

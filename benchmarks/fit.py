@@ -15,7 +15,7 @@ import os
 import torch
 
 from benchmarks.measure import machine, machine_line, processor_seconds, show, spread, table
-from submodel.prune.reconstruct import fitter, ridge_of
+from submodel.prune.refit import fitter, ridge_of
 from submodel.prune.statistics import Gram
 
 _SOLVED = 2  # rows

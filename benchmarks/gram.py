@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from benchmarks.measure import machine, machine_line, processor_seconds, show, spread, table
-from submodel import native
+from submodel.base import native
 from submodel.prune.statistics import Gram
 
 

@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from submodel.prune.mask import pack_bits
+
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # else torch's idle threads spin through the turns of others
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from submodel import masks, native
-from submodel.arithmetic import linear, multiplies
-from submodel.runtime.packed import FORMATS, Packed, multiply, pack
+from submodel.base import native
+from submodel.base.arithmetic import linear, multiplies
+from submodel.runtime.packed.formats import FORMATS, Packed, multiply, pack
 from submodel.store import Mask
 
 SHAPES = ("4864x896", "896x4864", "4096x4096", "11008x4096")  # of 0.5B and 7B models
@@ -41,7 +43,7 @@ def _passes(shape: str, sparsity: float, count: int, total: int) -> dict[str, tu
     """Kernel -> (bytes of one matrix, products in a pass, the pass)."""
     rows, cols = map(int, shape.split("x"))
     dense = torch.randn(rows, cols).to(torch.bfloat16)
-    keep = Mask(masks.pack(np.random.default_rng(0).random((rows, cols)) >= sparsity), cols)
+    keep = Mask(pack_bits(np.random.default_rng(0).random((rows, cols)) >= sparsity), cols)
     x = torch.randn(count, cols).to(torch.bfloat16)
     found: dict[str, tuple[int, int, Callable[[], Any]]] = {}
     block = torch.ones(total // 4)

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from submodel import masks
-from submodel.models import Base, open_base
+from submodel.base.models import Base, open_base
+from submodel.calibration.sets import NamedSet, read_set
+from submodel.prune.mask import pack_bits
 from submodel.router import Decision, Router, Signals, detector, open_router
 from submodel.router.languages import SPOKEN
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_texts
-from submodel.sets import NamedSet, read_set
 from submodel.store import Mask, Store, open_or_create
 from submodel.tasks.intervals import wilson
 
@@ -165,7 +165,7 @@ def make_store(base: Base, data: Path, out: Path, pooler: Pooler) -> Store:
     store = open_or_create(out, {"reference": base.reference, "sha256": base.sha256, "size_bytes": 0})
     for name, documents in calibration(data, random.Random(1)):
         if name not in store.names:
-            mask = Mask(masks.pack(np.ones((1, 8), dtype=bool)), 8)
+            mask = Mask(pack_bits(np.ones((1, 8), dtype=bool)), 8)
             store.add(name, {"none": mask}, {"created": name, "calibration": None, "method": "none"})
             fit_texts(store, pooler, name, documents[:2000])
     return store

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LIBRARY = HERE.parent / "src" / "submodel" / "kernels.so"
+LIBRARY = HERE.parent / "src" / "submodel" / "base" / "kernels.so"
 COMMON = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility-inlines-hidden", "-fno-math-errno"]
 COMMON += ["-fno-trapping-math"]  # else gcc makes no vectors of a loop that chooses by comparing
 COMMON += ["-fopenmp-simd", "-Wall"]  # vectors only, no OpenMP library

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from submodel import native
+from submodel.base import native
 from submodel.router import profile
 from tests import tiny
 

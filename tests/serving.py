@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from submodel import masks
-from submodel.models import blocks_of, matrices_of, open_base
+from submodel.base.models import blocks_of, matrices_of, open_base
+from submodel.prune.mask import pack_bits
 from submodel.router import Decision, Signals
 from submodel.serve.provision import PackedProvision
 from submodel.serve.server import Server, Settings
@@ -66,7 +66,7 @@ def make_store(folder: Path, names: tuple[str, ...] = SUBMODELS) -> Path:
     store = open_or_create(folder / "store", about)
     for name in names:
         kept = {
-            matrix.name: Mask(masks.pack(rng.random(matrix.weight.shape) < 0.5), matrix.weight.shape[-1])
+            matrix.name: Mask(pack_bits(rng.random(matrix.weight.shape) < 0.5), matrix.weight.shape[-1])
             for i, block in enumerate(blocks)
             for matrix in matrices_of(block, f"{prefix}.{i}")
         }

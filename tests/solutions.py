@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from submodel.sets import read_set
+from submodel.calibration.sets import read_set
 from submodel.tasks.code.problem import Problem, program
 from submodel.tasks.code.tables import CODE
 from submodel.tasks.code.task import problems_of

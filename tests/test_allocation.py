@@ -11,19 +11,21 @@ import numpy as np
 import pytest
 import torch
 
+from submodel.base.files import write_json
+from submodel.base.models import Base, blocks_of, matrices_of, open_base, split_name
 from submodel.calibration import Samples
-from submodel.compare import split_name
 from submodel.errors import SubmodelError
-from submodel.models import Base, blocks_of, matrices_of, open_base
-from submodel.prune import sensitivity, wanda, whole
-from submodel.prune.allocation import ALLOCATIONS, attention_or_mlp, outliers, relative_error
-from submodel.prune.extract import extract
-from submodel.prune.select import Pattern, keep_mask
-from submodel.prune.sensitivity import costs
-from submodel.prune.spread import linear, logarithmic
+from submodel.extract.job import extract
+from submodel.prune import gradients as whole
+from submodel.prune.allocate import sensitivity
+from submodel.prune.allocate.allocation import ALLOCATIONS, attention_or_mlp, outliers, relative_error
+from submodel.prune.allocate.sensitivity import costs
+from submodel.prune.allocate.spread import linear, logarithmic
+from submodel.prune.scores import wanda
+from submodel.prune.sparsity import Pattern, keep_mask
 from submodel.prune.statistics import Gram, SquaredNorm
-from submodel.prune.verify import verify
-from submodel.store import Store, write_json
+from submodel.store import Store
+from submodel.store.verify import verify
 from tests import published, tiny
 from tests.kill import KilledOnce
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from submodel import arithmetic, native
+from submodel.base import arithmetic, native
 
 
 @pytest.fixture

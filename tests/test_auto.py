@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 import torch
 
+from submodel.base.models import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.models import open_base
-from submodel.prune import METHODS, auto, distil
-from submodel.prune.allocation import UNIFORM
-from submodel.prune.auto import CANDIDATES, Choice, OverBudget, Pace
-from submodel.prune.extract import extract
-from submodel.prune.select import Pattern
-from submodel.prune.verify import verify
+from submodel.extract import auto
+from submodel.extract.auto import CANDIDATES, Choice, OverBudget, Pace
+from submodel.extract.job import extract
+from submodel.prune import METHODS
+from submodel.prune.allocate.allocation import UNIFORM
+from submodel.prune.learn import distil
+from submodel.prune.sparsity import Pattern
 from submodel.store import Store
+from submodel.store.verify import verify
 from tests import tiny
 from tests.test_cli import extract_options, run
 

@@ -13,15 +13,15 @@ import torch
 
 from benchmarks.picture import picture, ticks
 from submodel import bench
+from submodel.base.models import Base, open_base
+from submodel.base.weights import Gguf
 from submodel.bench import contender, ours, peer
 from submodel.bench.child import Child
 from submodel.bench.run import speed_rows
 from submodel.cli import main
 from submodel.errors import SubmodelError
-from submodel.models import Base, open_base
 from submodel.runtime import load
 from submodel.tasks.rows import Row, read_rows
-from submodel.weights import Gguf
 from tests import tiny
 from tests.test_packed_models import export, store_of
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from submodel.calibration.sets import NamedSet, read_set
 from submodel.errors import SubmodelError
 from submodel.runtime import Continuation, Request
-from submodel.sets import NamedSet, read_set
 from submodel.tasks import TASKS, evaluate, parse_task
 from submodel.tasks.cell import Settings
 from submodel.tasks.code import CODE

@@ -12,20 +12,20 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from submodel import native
+from submodel.base import native
+from submodel.base.models import Base, open_base
 from submodel.calibration import Samples
 from submodel.calibration.samples import Provenance
 from submodel.errors import SubmodelError
-from submodel.models import Base, open_base
-from submodel.prune import distil as module
-from submodel.prune import make as making
-from submodel.prune import whole
-from submodel.prune.distil import Distilled, distil, first_scores
-from submodel.prune.extract import extract
-from submodel.prune.select import Pattern, keep_mask
-from submodel.prune.settle import settle
-from submodel.prune.verify import verify
+from submodel.extract import make as making
+from submodel.extract.enough_text import settle
+from submodel.extract.job import extract
+from submodel.prune import gradients as whole
+from submodel.prune.learn import distil as module
+from submodel.prune.learn.distil import Distilled, distil, first_scores
+from submodel.prune.sparsity import Pattern, keep_mask
 from submodel.store import Masks, Store
+from submodel.store.verify import verify
 from tests import tiny
 from tests.kill import KilledOnce
 from tests.test_cli import run

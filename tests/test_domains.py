@@ -20,8 +20,8 @@ from submodel.calibration import (
     stand_ins,
 )
 from submodel.calibration.packing import share
+from submodel.calibration.sets import NamedSet, read_set
 from submodel.errors import SubmodelError
-from submodel.sets import NamedSet, read_set
 from tests import tiny
 
 # the sets of the paper's Table II, as it and as its code call them

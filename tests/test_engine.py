@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from submodel import native
+from submodel.base import native
 from submodel.calibration import middle
 from submodel.calibration.middle import Spelling
 from submodel.errors import SubmodelError

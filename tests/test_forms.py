@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from submodel.base.models import open_base
 from submodel.calibration import Budget, Document, Samples, load_samples, pack, with_openings
 from submodel.calibration.documents import Text, read_text
 from submodel.calibration.forms import FORMS
 from submodel.errors import SubmodelError
-from submodel.models import open_base
-from submodel.prune.extract import extract
+from submodel.extract.job import extract
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.store import Store
-from submodel.stream import Pruned, walk
+from submodel.walk import Pruned, walk
 from tests import tiny
 
 MARKS = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from submodel.calibration.sets import NamedSet
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, load
-from submodel.sets import NamedSet
 from submodel.tasks import harness, likelihood
 from submodel.tasks.cell import Cell, Settings, Task
 from submodel.tasks.rows import Row

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from csrc.build import build, compiler
-from submodel import arithmetic, masks, native
-from submodel.arithmetic import linear
+from submodel.base import arithmetic, native
+from submodel.base.arithmetic import linear
 from submodel.errors import SubmodelError
-from submodel.runtime import packed, pages
-from submodel.runtime.packed import BLOCK, FORMATS, SLACK, Packed, multiply, pack, unpack
+from submodel.prune.mask import pack_bits
+from submodel.runtime import pages
+from submodel.runtime.packed import formats as packed
+from submodel.runtime.packed.formats import BLOCK, FORMATS, SLACK, Packed, multiply, pack, unpack
 from submodel.store import Mask
 
 SHAPES = ((1, 1), (1, 64), (17, 63), (33, 65), (50, 128), (40, 130), (130, 896), (257, 385), (16, 576))
@@ -31,7 +33,7 @@ def _example(rows: int, cols: int, seed: int = 0) -> tuple[torch.Tensor, Mask, t
     if rows > 2:
         keep[1], keep[2] = False, True
         weights[0] = 0
-    return weights, Mask(masks.pack(keep.numpy()), cols), keep
+    return weights, Mask(pack_bits(keep.numpy()), cols), keep
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional
 
 from submodel import cli
+from submodel.base.models import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
-from submodel.models import open_base
-from submodel.prune.extract import extract
+from submodel.extract.job import extract
 from submodel.report import table
 from submodel.runtime import load
 from submodel.store import Store

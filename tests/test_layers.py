@@ -9,16 +9,16 @@ ROOT = Path(submodel.__file__).parent
 # a module may import from earlier lines, and from its own package
 LAYERS = [
     ["errors"],
-    ["weights", "masks", "sets", "workers", "native"],
-    ["arithmetic"],
-    ["models", "calibration"],
-    ["stream", "store"],
-    ["compare", "runtime"],
+    ["base"],
+    ["calibration"],
+    ["walk"],
+    ["prune"],
+    ["store"],
+    ["runtime"],
     ["router"],
-    ["export", "copies", "prune"],
-    ["tasks"],
-    ["report"],
-    ["study", "bench", "search", "serve"],
+    ["export", "tasks"],
+    ["extract", "report"],
+    ["study", "bench", "serve"],
     ["cli"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}

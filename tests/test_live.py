@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from submodel import native
+from submodel.base import native
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, Request, generate_batch, load
 from submodel.runtime.forward import extend, one_row, prefill, step

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from submodel import masks
+from submodel.base.models import all_matrices, open_base
 from submodel.calibration import Samples
-from submodel.models import all_matrices, open_base
-from submodel.prune import marginal
-from submodel.prune.extract import extract
-from submodel.prune.marginal import ROUNDS, Where, gains, moved, rounds_of
-from submodel.prune.select import Pattern, keep_mask
-from submodel.prune.whole import input_norms
+from submodel.extract.job import extract
+from submodel.prune.allocate import marginal
+from submodel.prune.allocate.marginal import ROUNDS, Where, gains, moved, rounds_of
+from submodel.prune.gradients import input_norms
+from submodel.prune.mask import row_popcounts
+from submodel.prune.sparsity import Pattern, keep_mask
 from submodel.store import Store
 from tests import tiny
 from tests.kill import KilledOnce
@@ -110,7 +110,7 @@ def test_interrupted_between_rounds_and_started_again(
     for name in "de":
         one, two = (Store(tmp_path / out).manifest(name) for out in ("whole", "store"))
         assert one["masks"] == two["masks"] and one["matrix_sparsity"] == two["matrix_sparsity"]
-    kept = {name: masks.row_popcounts(mask.packed) for name, mask in Store(tmp_path / "store").masks("d").items()}
+    kept = {name: row_popcounts(mask.packed) for name, mask in Store(tmp_path / "store").masks("d").items()}
     cols = {name: mask.cols for name, mask in Store(tmp_path / "store").masks("d").items()}
     assert sum(int(rows.sum()) for rows in kept.values()) == sum(len(kept[n]) * (cols[n] - cols[n] // 2) for n in kept)
     assert len({round(float(rows.mean()) / cols[name], 3) for name, rows in kept.items()}) > 1

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from benchmarks.textbook import textbook_prune
+from submodel.base.models import blocks_of, open_base
 from submodel.calibration import Samples
-from submodel.models import blocks_of, open_base
+from submodel.extract.job import extract
+from submodel.extract.workdir import Work
 from submodel.prune import METHODS
-from submodel.prune.extract import extract
-from submodel.prune.select import parse_pattern
+from submodel.prune.sparsity import parse_pattern
 from submodel.prune.statistics import Gram, SquaredNorm
-from submodel.prune.verify import verify
-from submodel.prune.work import Work
 from submodel.store import Store
+from submodel.store.verify import verify
 from tests import tiny
 
 GATHERING = [name for name, method in METHODS.items() if method.observes]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from submodel.base.models import open_base
 from submodel.calibration import Samples, with_openings
 from submodel.errors import SubmodelError
-from submodel.models import open_base
-from submodel.prune.extract import extract
-from submodel.prune.select import Pattern, keep_mask
+from submodel.extract.job import extract
+from submodel.prune.sparsity import Pattern, keep_mask
 from submodel.prune.statistics import OPENINGS_SHARE, ClippedGram, Gram, SquaredNorm
 from submodel.runtime.load import apply_masks
 from submodel.store import Store

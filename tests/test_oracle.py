@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from benchmarks.textbook import textbook_prune
-from submodel.arithmetic import default_dtype
+from submodel.base.arithmetic import default_dtype
+from submodel.base.models import blocks_of, open_base
 from submodel.calibration import Samples, load_samples
-from submodel.models import blocks_of, open_base
-from submodel.prune.extract import extract
-from submodel.prune.select import parse_pattern
+from submodel.extract.job import extract
+from submodel.prune.sparsity import parse_pattern
 from submodel.store import Store
 from tests import tiny
 

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from submodel import masks
+from submodel.base.models import blocks_of, matrices_of, open_base
+from submodel.base.weights import Safetensors, write_tensors
 from submodel.calibration import load_samples
 from submodel.cli import main
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
-from submodel.models import blocks_of, matrices_of, open_base
+from submodel.prune.mask import pack_bits
 from submodel.runtime import load
-from submodel.runtime.linear import PackedEmbedding, PackedLinear
-from submodel.runtime.load import open_store_base
-from submodel.runtime.place import packed_of
+from submodel.runtime.packed.linear import PackedEmbedding, PackedLinear
+from submodel.runtime.packed.place import packed_of
 from submodel.store import Mask, Store, open_or_create
+from submodel.store.base import open_store_base
 from submodel.tasks import evaluate, parse_task
 from submodel.tasks.cell import Settings
 from submodel.tasks.perplexity import from_losses, window_losses
-from submodel.weights import Safetensors, write_tensors
 from tests import tiny
 
 RECIPE = {"method": "magnitude", "sparsity": 0.5, "pattern": "unstructured", "created": "2026-01-01T00:00:00"}
@@ -37,7 +37,7 @@ def store_of(folder: Path, family: str) -> str:
     prefix, blocks = blocks_of(empty := base.skeleton(torch.bfloat16))
     del empty
     kept = {
-        matrix.name: Mask(masks.pack(rng.random(matrix.weight.shape) < 0.5), matrix.weight.shape[-1])
+        matrix.name: Mask(pack_bits(rng.random(matrix.weight.shape) < 0.5), matrix.weight.shape[-1])
         for i, block in enumerate(blocks)
         for matrix in matrices_of(block, f"{prefix}.{i}")
     }

@@ -9,16 +9,16 @@ import pytest
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
+from submodel.base.models import blocks_of, matrices_of, open_base
 from submodel.calibration import Samples
-from submodel.models import blocks_of, matrices_of, open_base
-from submodel.prune.extract import extract
-from submodel.prune.select import Pattern, keep_mask
+from submodel.extract.job import extract
+from submodel.prune.dense_target import Toward
+from submodel.prune.sparsity import Pattern, keep_mask
 from submodel.prune.statistics import OPENINGS_SHARE
-from submodel.prune.toward import Toward
 from submodel.runtime import load
 from submodel.store import Store
-from submodel.stream.paired import stages_of
-from submodel.stream.record import Recorder
+from submodel.walk.paired import stages_of
+from submodel.walk.record import Recorder
 from tests import tiny
 
 AFTER_ATTENTION = "post_attention_layernorm"

@@ -6,7 +6,7 @@ from pathlib import Path as File
 import pytest
 import torch
 
-from submodel import native
+from submodel.base import native
 from submodel.runtime import Loaded, Request, load
 from submodel.runtime.forward import extend, one_row
 from submodel.runtime.live import Live

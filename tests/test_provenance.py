@@ -12,10 +12,10 @@ import pytest
 from submodel import cli
 from submodel.calibration import Document, Problems, problem_text, rebuild
 from submodel.calibration.contamination import LENGTH
+from submodel.calibration.sets import NamedSet
 from submodel.errors import SubmodelError
 from submodel.report import table
 from submodel.runtime import Loaded
-from submodel.sets import NamedSet
 from submodel.store import Store
 from submodel.tasks.data import refuse_calibrated
 from submodel.tasks.evaluate import problems_in

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.prune.select import Pattern, keep_mask, parse_pattern
-from submodel.prune.sparsegpt import inverse_factor, solve
-from submodel.prune.swaps import exchange
+from submodel.prune.scores.exchange import exchange
+from submodel.prune.scores.sparsegpt import inverse_factor, solve
+from submodel.prune.sparsity import Pattern, keep_mask, parse_pattern
 from tests import published
 
 

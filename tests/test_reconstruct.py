@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from submodel.prune.reconstruct import refit
-from submodel.prune.select import keep_mask, parse_pattern
+from submodel.prune.refit import refit
+from submodel.prune.sparsity import keep_mask, parse_pattern
 
 
 def _case(rows: int, cols: int, tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

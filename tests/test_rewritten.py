@@ -8,20 +8,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from submodel.base.models import Matrix, blocks_of, matrices_of, open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
-from submodel.models import Matrix, blocks_of, matrices_of, open_base
+from submodel.extract.job import extract
 from submodel.prune import METHODS
-from submodel.prune.extract import extract
-from submodel.prune.select import Pattern
-from submodel.prune.sparsegpt import SPARSEGPT
+from submodel.prune.scores.sparsegpt import SPARSEGPT
+from submodel.prune.sparsity import Pattern
 from submodel.prune.statistics import Gram
-from submodel.prune.verify import verify
 from submodel.runtime import load
-from submodel.runtime.packed import unpack
-from submodel.runtime.place import packed_of
+from submodel.runtime.packed.formats import unpack
+from submodel.runtime.packed.place import packed_of
 from submodel.store import FORMAT, FORMAT_REWRITTEN, Store
+from submodel.store.verify import verify
 from tests import tiny
 from tests.test_cli import extract_options, run
 

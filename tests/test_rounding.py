@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 
+from submodel.base.models import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.models import open_base
-from submodel.prune.extract import extract
-from submodel.prune.rounding import GRIDS, descend
+from submodel.extract.job import extract
+from submodel.prune.rounding import descend
 from submodel.runtime import load
-from submodel.runtime.packed import FORMATS, pack, scales_of, unpack
-from submodel.runtime.place import packed_of
+from submodel.runtime.packed.formats import FORMATS, GRIDS, pack, scales_of, unpack
+from submodel.runtime.packed.place import packed_of
 from submodel.store import Store
 from tests import tiny
 from tests.kill import KilledOnce
@@ -165,7 +165,7 @@ def test_it_goes_on_after_an_interruption_and_beside_another_domain(
     options: dict[str, Any] = {"method": "wanda+reconstruct", "grid": "int4", "openings": 16, "dtype": torch.float32}
     extract(base, [SAMPLES], tmp_path / "alone", **options)
     both = [SAMPLES, Samples("e", tiny.ids(4, 24))]
-    KilledOnce(monkeypatch, import_module("submodel.stream.walk"), "write_journal", 2)
+    KilledOnce(monkeypatch, import_module("submodel.walk.walk"), "write_journal", 2)
     with pytest.raises(KeyboardInterrupt):
         extract(base, both, tmp_path / "both", **options)
     assert extract(base, both, tmp_path / "both", **options).resumed_blocks == 1

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from submodel import masks
+from submodel.base.models import open_base
 from submodel.cli import main
 from submodel.errors import SubmodelError
-from submodel.models import open_base
+from submodel.prune.mask import pack_bits
 from submodel.router import Decision, Signals, background, conversation, detector, open_router, profile, prompts
 from submodel.router.discriminant import Moments, fit, from_moments
 from submodel.router.languages import (
@@ -38,7 +38,7 @@ def make_store(folder: Path, base: Any, domains: dict[str, list[str]], fitted: b
     """A store of sub-models that hold one mask bit."""
     store = open_or_create(folder, {"reference": str(base.path), "sha256": base.sha256, "size_bytes": 0})
     for at, (name, documents) in enumerate(domains.items()):
-        mask = Mask(masks.pack(np.ones((1, 8), dtype=bool)), 8)
+        mask = Mask(pack_bits(np.ones((1, 8), dtype=bool)), 8)
         store.add(name, {"w": mask}, {"created": f"2026-01-0{at + 1}", "calibration": None, "method": "none"})
         if fitted:
             profile.fit_texts(store, Pooler(base), name, documents)

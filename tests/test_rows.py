@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from submodel import masks
+from submodel.base.files import write_json
+from submodel.base.models import all_matrices, open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.models import all_matrices, open_base
-from submodel.prune.allocation import ALLOCATIONS
-from submodel.prune.extract import extract
-from submodel.prune.select import Pattern, keep_mask, lowest
-from submodel.prune.sensitivity import row_costs
-from submodel.prune.spread import by_rows
-from submodel.prune.verify import verify
-from submodel.store import Store, write_json
+from submodel.extract.job import extract
+from submodel.prune.allocate.allocation import ALLOCATIONS
+from submodel.prune.allocate.sensitivity import row_costs
+from submodel.prune.allocate.spread import by_rows
+from submodel.prune.mask import row_popcounts
+from submodel.prune.sparsity import Pattern, keep_mask, lowest
+from submodel.store import Store
+from submodel.store.verify import verify
 from tests import tiny
 
 RULES = [name for name, rule in ALLOCATIONS.items() if rule is not None and rule.by_row]
@@ -103,7 +104,7 @@ def test_every_family(rule: str, family: str, tmp_path: Path):
     asked = removed = 0
     uneven: set[str] = set()
     for name, mask in Store(tmp_path / "one").masks("d").items():
-        rows = masks.row_popcounts(mask.packed)
+        rows = row_popcounts(mask.packed)
         asked += rows.size * int(mask.cols * 0.6)
         removed += int((mask.cols - rows).sum())
         uneven |= {name} if len(np.unique(rows)) > 1 else set()
@@ -119,8 +120,8 @@ def test_every_method_keeps_to_the_rows(rule: str, method: str, llama: Path, tmp
     for by in ("wanda", method, f"{method.partition('+')[0]}+distil" if method in ("ria", "swaps") else "wanda+distil"):
         run(tmp_path / by, method=by, **({"rate": 0.02} if "distil" in by else {}))
         verify(tmp_path / by)
-        rows = [masks.row_popcounts(mask.packed) for mask in Store(tmp_path / by).masks("d").values()]
-        plain = [masks.row_popcounts(mask.packed) for mask in Store(tmp_path / "wanda").masks("d").values()]
+        rows = [row_popcounts(mask.packed) for mask in Store(tmp_path / by).masks("d").values()]
+        plain = [row_popcounts(mask.packed) for mask in Store(tmp_path / "wanda").masks("d").values()]
         assert all((own == other).all() for own, other in zip(rows, plain, strict=True)), by
 
 

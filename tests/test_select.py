@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from submodel.errors import SubmodelError
-from submodel.prune.select import Pattern, keep_mask, lowest, parse_pattern
+from submodel.prune.sparsity import Pattern, keep_mask, lowest, parse_pattern
 
 
 def _slow(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:

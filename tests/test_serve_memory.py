@@ -14,9 +14,9 @@ from openai import OpenAI
 
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
-from submodel.runtime.packed import FORMATS
-from submodel.runtime.place import packed_of
-from submodel.runtime.shared import FORMATS_SHARED
+from submodel.runtime.packed.formats import FORMATS
+from submodel.runtime.packed.place import packed_of
+from submodel.runtime.packed.shared import FORMATS_SHARED
 from submodel.serve.limits import Limits
 from submodel.serve.memory import Models
 from submodel.serve.provision import PackedProvision, provision_of

@@ -11,8 +11,8 @@ import openai
 import pytest
 from openai import OpenAI
 
+from submodel.base.models import open_base
 from submodel.calibration.middle import marks_of
-from submodel.models import open_base
 from tests import serving
 from tests.test_cli import run
 

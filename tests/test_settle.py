@@ -9,10 +9,10 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel import cli
+from submodel.base.models import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.models import open_base
-from submodel.prune.settle import _EVERY, _HANDED_ON, distance_to_limit, settle
+from submodel.extract.enough_text import _EVERY, _HANDED_ON, distance_to_limit, settle
 from submodel.store import Store
 from tests import tiny
 
@@ -116,7 +116,7 @@ def test_from_the_command_line(llama: Path, texts: dict[str, Path], tmp_path: Pa
     assert capsys.readouterr().out.count("there already") == 2
 
     with Store(tmp_path / "store").lock(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("submodel.prune.settle.settle", None)
+        patch.setattr("submodel.extract.enough_text.settle", None)
         assert cli.main(words) == 2, "before any text has run"
     assert "another process is writing" in capsys.readouterr().err
 

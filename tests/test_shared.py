@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from submodel import masks
+from submodel.base.models import Base
 from submodel.errors import SubmodelError
-from submodel.models import Base
+from submodel.prune.mask import pack_bits, popcount
 from submodel.runtime import Loaded, Request, SharedBase, generate_batch, load, pages
-from submodel.runtime.load import open_store_base
-from submodel.runtime.packed import multiply, pack
-from submodel.runtime.place import packed_of
+from submodel.runtime.packed.formats import multiply, pack
+from submodel.runtime.packed.place import packed_of
 from submodel.store import Mask, Store
+from submodel.store.base import open_store_base
 from tests import tiny
 from tests.test_packed_models import RECIPE, store_of
 
@@ -32,7 +32,7 @@ def _store(folder: Path, family: str) -> tuple[Store, Base]:
     rng = np.random.default_rng(1)
     for name, share in zip(NAMES[1:], (0.33, 0.9), strict=True):
         kept = {
-            matrix: Mask(masks.pack(rng.random((*mask.packed.shape[:-1], mask.cols)) < share), mask.cols)
+            matrix: Mask(pack_bits(rng.random((*mask.packed.shape[:-1], mask.cols)) < share), mask.cols)
             for matrix, mask in store.masks("half").items()
         }
         store.add(name, kept, RECIPE)
@@ -164,7 +164,7 @@ def test_refusals(tmp_path: Path):
     with pytest.raises(SubmodelError, match="^[^\n]*of another base[^\n]*$"):
         shared.submodel(other, "half")
     fitted = {
-        name: Mask(mask.packed, mask.cols, lambda packed=mask.packed: torch.ones(masks.popcount(packed)))
+        name: Mask(mask.packed, mask.cols, lambda packed=mask.packed: torch.ones(popcount(packed)))
         for name, mask in store.masks("half").items()
     }
     store.add("fitted", fitted, RECIPE)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from submodel import masks
 from submodel.errors import SubmodelError
+from submodel.prune.mask import pack_bits
 from submodel.store import FORMAT, Mask, Store, check_name, open_or_create, split_reference
+from submodel.store.encoding import encode
 
 BASE = {"reference": "base", "sha256": "00" * 32, "size_bytes": 10}
 RECIPE = {"method": "wanda", "sparsity": 0.5, "pattern": "unstructured", "created": "2026-01-01T00:00:00"}
@@ -22,7 +23,7 @@ def _masks(seed: int = 0, flip: float = 0.0, cols: int = 257) -> dict[str, Mask]
     for name, shape in {"a.weight": (40, cols), "b.experts": (3, 20, cols)}.items():
         mask = rng.random(shape) < 0.5
         mask ^= np.random.default_rng(seed).random(shape) < flip
-        found[name] = Mask(masks.pack(mask), cols)
+        found[name] = Mask(pack_bits(mask), cols)
     return found
 
 
@@ -40,7 +41,7 @@ def test_golden_bytes(tmp_path: Path):
     kept[0, [0, 3, 9]] = True
     kept[1, [1, 2, 8]] = True
     store = open_or_create(tmp_path / "store", BASE)
-    store.add("m", {"w": Mask(masks.pack(kept), 10)}, RECIPE)
+    store.add("m", {"w": Mask(pack_bits(kept), 10)}, RECIPE)
     header = b'{"w":{"dtype":"U8","shape":[2,2],"data_offsets":[0,4]}}'
     header += b" " * (-len(header) % 8)
     data = bytes([0b00001001, 0b10, 0b00000110, 0b01])
@@ -68,7 +69,7 @@ def test_golden_gap_code():
     bits = np.zeros(320, dtype=np.uint8)
     bits[[0, 3, 300]] = 1
     packed = np.packbits(bits, bitorder="little").reshape(2, 20)
-    assert zstandard.ZstdDecompressor().decompress(masks.encode(packed)) == bytes([0, 2, 255, 41])
+    assert zstandard.ZstdDecompressor().decompress(encode(packed)) == bytes([0, 2, 255, 41])
 
 
 def test_round_trip(store: Store):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.prune.select import Pattern, keep_mask, parse_pattern
-from submodel.prune.swaps import exchange
+from submodel.prune.scores.exchange import exchange
+from submodel.prune.sparsity import Pattern, keep_mask, parse_pattern
 
 pytestmark = pytest.mark.usefixtures("kernels")  # all of it for the torch twin and for every instruction set
 

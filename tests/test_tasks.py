@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from submodel import masks
+from submodel.base.models import split_name
 from submodel.calibration import Samples
-from submodel.compare import compare_masks, split_name
 from submodel.errors import SubmodelError
+from submodel.prune.mask import pack_bits
 from submodel.store import Mask
+from submodel.store.compare import compare_masks
 from submodel.tasks.perplexity import from_losses, window_losses
 from submodel.tasks.rows import read_rows
 from tests import tiny
@@ -50,7 +51,7 @@ def test_jaccard_distance_is_that_of_sets():
     rng = np.random.default_rng(0)
     names = ["model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight", "model.layers.1.q.weight"]
     kept = [{n: rng.random((13, 29)) < 0.4 for n in names} for _ in range(2)]
-    a, b = ({n: Mask(masks.pack(m), 29) for n, m in group.items()} for group in kept)
+    a, b = ({n: Mask(pack_bits(m), 29) for n, m in group.items()} for group in kept)
     found = compare_masks(a, b)
     sets = [{(n, *i) for n, m in group.items() for i in np.argwhere(m)} for group in kept]
     assert found.whole.jaccard_distance == pytest.approx(1 - len(sets[0] & sets[1]) / len(sets[0] | sets[1]))

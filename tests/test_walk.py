@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.arithmetic import default_dtype
+from submodel.base.arithmetic import default_dtype
+from submodel.base.models import Base, blocks_of, open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
-from submodel.models import Base, blocks_of, open_base
-from submodel.prune.extract import extract
-from submodel.prune.select import Pattern, keep_mask
+from submodel.extract.job import extract
+from submodel.prune.dense_target import Toward
+from submodel.prune.sparsity import Pattern, keep_mask
 from submodel.prune.statistics import ClippedGram, Gram, SquaredNorm
-from submodel.prune.toward import Toward
 from submodel.runtime.load import apply_masks
 from submodel.store import Store
-from submodel.stream.observe import Found, Merged
+from submodel.walk.observe import Found, Merged
 from tests import tiny
 
 
@@ -41,7 +41,7 @@ def undisturbed(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # module attribute that is killed -> at its how-manieth call, blocks that are done then
 KILLS = {
-    "submodel.stream.walk.write_journal": (2, 1),  # masks of block 1 written, block not yet counted
+    "submodel.walk.walk.write_journal": (2, 1),  # masks of block 1 written, block not yet counted
     "os.replace": (4, 1),  # before the journal of block 1 gets its name
     "os.pwrite": (3 + 5, 1),  # in the midst of the hidden states
     "submodel.store.write_json": (2, 3),  # all blocks done, masks in the store, manifest not
@@ -53,8 +53,8 @@ import importlib, json, os, signal, sys, torch
 from pathlib import Path
 from typing import Any
 from submodel.calibration import Samples
-from submodel.models import open_base
-from submodel.prune.extract import extract
+from submodel.base.models import open_base
+from submodel.extract.job import extract
 from tests import tiny
 def extraction(where, call, store):
     module, _, name = where.rpartition(".")
@@ -113,7 +113,7 @@ def test_killed_and_started_again(where: str, llama: Path, undisturbed: Path, ki
 
 
 def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
-    import submodel.prune.work as module
+    import submodel.extract.workdir as module
 
     out, keep = tmp_path / "store", module.Work.keep
 
@@ -289,8 +289,8 @@ import torch
 from pathlib import Path
 from typing import Any
 from submodel.calibration import Samples
-from submodel.models import open_base
-from submodel.prune.extract import extract
+from submodel.base.models import open_base
+from submodel.extract.job import extract
 from tests import tiny
 base, out = open_base({str(tmp_path / str(layers))!r}), Path({str(tmp_path)!r}) / f"s{layers}-{{sys.argv[1]}}"
 extract(base, [Samples("d", tiny.ids(4, 64))], out)

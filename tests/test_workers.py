@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from submodel.workers import Workers
+from submodel.base.workers import Workers
 
 HEAPS = """
 import ctypes, sys, threading, torch
-from submodel.workers import Workers, share_heap
+from submodel.base.workers import Workers, share_heap
 libc = ctypes.CDLL(None)
 libc.fopen.restype = ctypes.c_void_p
 def heaps():

@@ -9,38 +9,40 @@ The public names, loaded when first used, so that `submodel --help` does not wai
     print(submodel.generate(coder, "def "))
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
+    from submodel.base.models import Base, open_base
     from submodel.calibration import Samples, load_samples
-    from submodel.compare import compare_masks
     from submodel.export import export_directory
-    from submodel.models import Base, open_base
+    from submodel.extract.job import extract
     from submodel.prune import METHODS
-    from submodel.prune.extract import extract
-    from submodel.prune.verify import verify
     from submodel.runtime import generate, load
     from submodel.store import Store
+    from submodel.store.compare import compare_masks
+    from submodel.store.verify import verify
     from submodel.tasks import TASKS, evaluate
 
 _HOMES = {
-    "Base": "submodel.models",
+    "Base": "submodel.base.models",
     "METHODS": "submodel.prune",
     "Samples": "submodel.calibration",
     "Store": "submodel.store",
     "TASKS": "submodel.tasks",
-    "compare_masks": "submodel.compare",
+    "compare_masks": "submodel.store.compare",
     "evaluate": "submodel.tasks",
     "export_directory": "submodel.export",
-    "extract": "submodel.prune.extract",
+    "extract": "submodel.extract.job",
     "generate": "submodel.runtime",
     "load": "submodel.runtime",
     "load_samples": "submodel.calibration",
-    "open_base": "submodel.models",
-    "verify": "submodel.prune.verify",
+    "open_base": "submodel.base.models",
+    "verify": "submodel.store.verify",
 }
 
 __all__ = [
@@ -62,7 +64,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'submodel' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+class _Package(ModuleType):
+    """The package; a function that is named after a room, such as `extract`, is not hidden by the room's import."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'submodel' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from submodel.arithmetic import multiplies
+from submodel.base.arithmetic import multiplies
+from submodel.base.models import Base, open_base
 from submodel.errors import unknown_name
-from submodel.models import Base, open_base
-from submodel.runtime.checkpoint import is_packed
-from submodel.runtime.load import open_store_base
-from submodel.runtime.packed import FORMATS as WEIGHT_FORMATS
+from submodel.runtime.packed.checkpoint import is_packed
+from submodel.runtime.packed.formats import FORMATS as WEIGHT_FORMATS
 from submodel.store import Store, split_reference
+from submodel.store.base import open_store_base
 
 FORMATS = tuple(name for name, form in WEIGHT_FORMATS.items() if form.masked)
 """The formats that a sub-model may be measured in."""

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from submodel.arithmetic import quicken
+from submodel.base.arithmetic import quicken
+from submodel.base.models import open_base
 from submodel.bench.child import answer_requests, resident_bytes
-from submodel.models import open_base
 from submodel.runtime import Loaded, load
 from submodel.runtime.forward import prefill, step
-from submodel.runtime.place import packed_of
+from submodel.runtime.packed.place import packed_of
 from submodel.tasks import TASKS, parse_task
 from submodel.tasks.cell import Cell, Settings, Task
 from submodel.tasks.rows import read_rows

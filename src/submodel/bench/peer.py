@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from submodel.base.models import Base, open_base
+from submodel.base.weights import Gguf
 from submodel.bench.child import Child
 from submodel.bench.contender import Contender
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.models import Base, open_base
 from submodel.runtime import Loaded
 from submodel.tasks.cell import Cell, Settings, Task
 from submodel.tasks.perplexity import perplexity_rows
 from submodel.tasks.rows import Row, read_rows
-from submodel.weights import Gguf
 
 TYPES = ("BF16", "Q8_0", "Q4_0")
 """What llama.cpp is measured at."""

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from submodel.base.models import Base
 from submodel.bench import peer
 from submodel.bench.child import Child
 from submodel.bench.contender import Contender
 from submodel.errors import SubmodelError
-from submodel.models import Base
 from submodel.tasks import parse_task
 from submodel.tasks.cell import Cell, Task
 from submodel.tasks.rows import Row, append_rows

@@ -3,14 +3,7 @@
 from submodel.calibration.catalogue import ALIASES, DOMAINS
 from submodel.calibration.contamination import Problems, problem_text
 from submodel.calibration.documents import Document, Split, Text, parse_spec, read_documents, read_text
-from submodel.calibration.domains import (
-    Domain,
-    is_named_split,
-    load_domain,
-    parse_domains,
-    read_held_out,
-    read_part,
-)
+from submodel.calibration.domains import Domain, is_named_split, load_domain, parse_domains, read_held_out, read_part
 from submodel.calibration.packing import Budget, TooLittleText, load_samples, pack, pack_documents, tokens_in
 from submodel.calibration.rebuild import rebuild
 from submodel.calibration.repository import read_repository

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from submodel.calibration.documents import Document, Text
+from submodel.calibration.sets import NamedSet, Rows, read_set
 from submodel.errors import SubmodelError
-from submodel.sets import NamedSet, Rows, read_set
 
 Row = dict[str, Any]
 Template = str | Callable[[Row], str]

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from submodel.calibration.sets import read_jsonl
 from submodel.calibration.trees import read_tree
 from submodel.errors import SubmodelError
-from submodel.sets import read_jsonl
 
 Split = Literal["calibration", "held-out"]
 

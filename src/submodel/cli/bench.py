@@ -10,7 +10,7 @@ from submodel.cli.console import Bar, say, show
 from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
-    from submodel.models import Base
+    from submodel.base.models import Base
     from submodel.tasks.rows import Row
 
 

@@ -13,10 +13,10 @@ from submodel.cli.console import Bar, say, show
 from submodel.errors import SubmodelError, unknown_name
 
 if TYPE_CHECKING:
+    from submodel.base.models import Base
     from submodel.calibration import Budget, Samples
-    from submodel.models import Base
-    from submodel.prune.select import Pattern
-    from submodel.prune.settle import Settling
+    from submodel.extract.enough_text import Settling
+    from submodel.prune.sparsity import Pattern
 
 
 def add(verbs: arguments.Verbs) -> None:
@@ -132,20 +132,21 @@ def add(verbs: arguments.Verbs) -> None:
 def _extract(args: argparse.Namespace) -> None:
     import torch
 
+    from submodel.base.models import open_base
+    from submodel.base.workers import share_heap
     from submodel.calibration import Budget, Domain, Problems, load_domain, parse_domains
-    from submodel.models import open_base
-    from submodel.prune.auto import AUTO, check_method, needs_text
-    from submodel.prune.extract import extract
-    from submodel.prune.rounding import check_grid
-    from submodel.prune.select import parse_pattern
-    from submodel.search import search
+    from submodel.extract.auto import AUTO, check_method, needs_text
+    from submodel.extract.bound import search
+    from submodel.extract.job import extract
+    from submodel.prune.sparsity import parse_pattern
+    from submodel.runtime.packed.formats import grid_of
     from submodel.tasks.evaluate import problems_in
-    from submodel.workers import share_heap
 
     share_heap()
     pattern = parse_pattern(args.sparsity, args.pattern)
     check_method(args.method, args.minutes)
-    check_grid(args.grid)
+    if args.grid is not None:
+        grid_of(args.grid)
     own = dict(_named(spec) for spec in args.calibration)
     if len(own) < len(args.calibration):
         raise SubmodelError(f"--calibration: two texts of one name ({', '.join(args.calibration)}): rename one")
@@ -248,7 +249,7 @@ def _settle(
     """How much text is enough for each domain; says it. A store that another process writes to is refused before."""
     import torch
 
-    from submodel.prune.settle import settle
+    from submodel.extract.enough_text import settle
     from submodel.store import Store
 
     if (Path(args.out) / "store.json").exists():
@@ -274,9 +275,9 @@ def _settle(
 
 def _check_together(args: argparse.Namespace, domains: int) -> None:
     """Options that need or exclude each other, before any text is read."""
-    from submodel.prune.allocation import ALLOCATIONS, UNIFORM
-    from submodel.prune.auto import AUTO
-    from submodel.search import check_bound
+    from submodel.extract.auto import AUTO
+    from submodel.extract.bound import check_bound
+    from submodel.prune.allocate.allocation import ALLOCATIONS, UNIFORM
 
     if args.method == AUTO and args.tokens == arguments.AUTO:
         raise SubmodelError("--tokens auto measures masks of norms: give a method such as wanda, or --tokens N")
@@ -305,8 +306,8 @@ def _held_out(args: argparse.Namespace, base: "Base", seq_len: int) -> "Samples"
 def _check_against(args: argparse.Namespace, domains: "list[Samples]") -> None:
     """Raises SubmodelError when what the new sub-models are to be compared with is not there, or there is nothing to
     compare them on."""
-    from submodel.models import open_base
-    from submodel.runtime.checkpoint import is_packed
+    from submodel.base.models import open_base
+    from submodel.runtime.packed.checkpoint import is_packed
     from submodel.store import Store, split_reference
 
     if args.against and not any("repository" in part for d in domains for part in d.parts):

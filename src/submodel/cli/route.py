@@ -46,8 +46,8 @@ def add(verbs: arguments.Verbs) -> None:
 
 def _route(args: argparse.Namespace) -> None:
     from submodel.router import Signals, open_router
-    from submodel.runtime.load import open_store_base
     from submodel.store import Store
+    from submodel.store.base import open_store_base
 
     if args.text is None and not args.fit and args.calibrate is None:
         raise SubmodelError("nothing to do: give TEXT, --fit or --calibrate")

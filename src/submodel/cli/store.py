@@ -99,7 +99,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> None:
-    from submodel.prune.verify import verify, verify_calibration
+    from submodel.store.verify import verify, verify_calibration
 
     if args.calibration:
         data_dir = arguments.directory(args.data_dir)
@@ -111,7 +111,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from submodel.export import export_directory
-    from submodel.runtime.load import open_store_base
+    from submodel.store.base import open_store_base
 
     store, name = _one(args.model)
     base = open_store_base(store, args.base, args.trust_remote_code)
@@ -120,8 +120,8 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from submodel.compare import compare_masks
     from submodel.report import aligned
+    from submodel.store.compare import compare_masks
 
     if len(args.model) < 2:
         raise SubmodelError("compare needs two sub-models or more: give STORE@A STORE@B")
@@ -156,7 +156,7 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _copy(args: argparse.Namespace) -> None:
-    from submodel.copies import copy
+    from submodel.store.copy import copy
 
     models = [_one(reference) for reference in args.model]
     already = copy(models, Path(args.out), args.name)
@@ -166,7 +166,7 @@ def _copy(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    from submodel.copies import remove
+    from submodel.store.copy import remove
 
     store, name = _one(args.model)
     remove(store, name)

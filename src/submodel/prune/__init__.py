@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from submodel.prune.magnitude import MAGNITUDE
-from submodel.prune.method import Method
-from submodel.prune.ria import RIA
-from submodel.prune.sparsegpt import SPARSEGPT
-from submodel.prune.swaps import PURSUIT, SWAPS
-from submodel.prune.wanda import WANDA
+from submodel.prune.scores.exchange import PURSUIT, SWAPS
+from submodel.prune.scores.magnitude import MAGNITUDE
+from submodel.prune.scores.ria import RIA
+from submodel.prune.scores.score import Method
+from submodel.prune.scores.sparsegpt import SPARSEGPT
+from submodel.prune.scores.wanda import WANDA
 
 METHODS: dict[str, Method] = {
     "magnitude": MAGNITUDE,

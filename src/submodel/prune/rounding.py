@@ -16,26 +16,28 @@ of the same command without a grid.
 """
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 
-from submodel.errors import unknown_name
-from submodel.prune.reconstruct import ridge_of
+from submodel.prune.refit import ridge_of
 from submodel.prune.statistics import Gram
-from submodel.runtime.packed import FORMATS, scales_of
-
-GRIDS = tuple(name for name, form in FORMATS.items() if form.bits < 16 and form.masked and not form.whole)
-"""The packed formats whose grid weights can be rounded to."""
 
 _SWEEPS = 3
 _BLOCK = 64  # columns whose effect on each other is kept up at once; on the others after them
 
 
-def check_grid(name: str | None) -> None:
-    """Raises SubmodelError for a name that is not in GRIDS."""
-    if name is not None and name not in GRIDS:
-        raise unknown_name("grid", name, GRIDS)
+@dataclass(frozen=True)
+class Grid:
+    """The values that a packed format can hold.
+
+    Attributes:
+        bits: of one value: whole numbers of a scale, from -2^(bits-1) to 2^(bits-1) - 1 of them.
+        scales: rows of the base's weight as stored (rows, cols) -> the scale of each of its weights (rows, cols).
+    """
+
+    bits: int
+    scales: Callable[[torch.Tensor], torch.Tensor]
 
 
 def descend(
@@ -86,17 +88,15 @@ def descend(
     return found.T.contiguous()
 
 
-def rounder(weight: torch.Tensor, inputs: Gram, grid: str) -> Callable[..., torch.Tensor]:
+def rounder(weight: torch.Tensor, inputs: Gram, grid: Grid) -> Callable[..., torch.Tensor]:
     """`descend` for the rows of a weight (rows, cols) as stored, by what was seen of its inputs.
 
     Returns what takes some of the rows as stored, their mask and what is to be rounded, and gives it on the grid.
     """
-    gram = inputs.products.to(weight.device)
-    return partial(_round, gram=gram, ridge=ridge_of(weight, inputs), grid=grid)
+    gram, ridge = inputs.products.to(weight.device), ridge_of(weight, inputs)
 
+    def rounded(rows: torch.Tensor, keep: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        scales = grid.scales(rows).masked_fill(~keep, 0)
+        return descend(values.float(), scales, 1 << grid.bits - 1, gram, ridge=ridge)
 
-def _round(
-    rows: torch.Tensor, keep: torch.Tensor, own: torch.Tensor, *, gram: torch.Tensor, ridge: float, grid: str
-) -> torch.Tensor:
-    scales = scales_of(rows, grid).float().repeat_interleave(64, 1)[:, : rows.shape[1]].masked_fill_(~keep, 0)
-    return descend(own.float(), scales, 1 << FORMATS[grid].bits - 1, gram, ridge=ridge)
+    return rounded

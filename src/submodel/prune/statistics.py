@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
-from submodel import native
+from submodel.base import native
 
 OPENINGS_SHARE = 0.1  # of the squared sum over text; no other value was tried (dev/LOG.md)
 _CLIP = 4.0  # times the median norm

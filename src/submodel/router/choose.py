@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from submodel.base.models import Base
 from submodel.errors import SubmodelError, unknown_name
-from submodel.models import Base
 from submodel.router import detector, profile
 from submodel.router.discriminant import Discriminant, fit
 from submodel.router.languages import RELATED, language_named, language_of_file, languages_in_words, languages_of
 from submodel.router.pooled import Pooler, weights_of
 from submodel.router.signals import Decision, Signals, fences
 from submodel.router.threshold import read_threshold
-from submodel.runtime.load import open_store_base
 from submodel.store import Store
+from submodel.store.base import open_store_base
 
 BASE = "base"  # in scores
 _LIKELY = 0.5  # less than this the detector is not believed

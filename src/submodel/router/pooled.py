@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from submodel.arithmetic import default_dtype
-from submodel.models import Base, blocks_of
+from submodel.base.arithmetic import default_dtype
+from submodel.base.models import Base, blocks_of
 
 BLOCKS = 1
 _BATCH = 16  # texts at once

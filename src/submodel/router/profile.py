@@ -8,23 +8,21 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
+from submodel.base.weights import write_tensors
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.router import background, prompts
 from submodel.router.languages import SPOKEN, languages_of, subject_of
 from submodel.router.pooled import BLOCKS, Pooler
 from submodel.store import Store
-from submodel.weights import write_tensors
 
 FORMAT = 1
-FILE = "routing.safetensors"
 PIECES, REQUESTS, STUBS = 300, 200, 150  # texts of each kind
 _SEED = 0
 _POOLING = "mean over distinct tokens of states of unit root mean square"
@@ -84,7 +82,7 @@ def documents_of(samples: Samples, tokenizer: Any) -> list[str]:
 
 def write(store: Store, name: str | None, profile: Profile) -> None:
     """Put a sub-model's profile, or the background's (None), into the store, in place of an older one."""
-    file = _file(store, name)
+    file = store.routing_file(name)
     said = {
         "format": str(FORMAT),
         "base": store.base["sha256"],
@@ -103,7 +101,7 @@ def read(store: Store, name: str | None) -> Profile | None:
 
     Raises SubmodelError when it is damaged, or of another version or base.
     """
-    file = _file(store, name)
+    file = store.routing_file(name)
     if not file.is_file():
         return None
     again = f"fit the router again: submodel route {store.path} --fit {name or 'NAME'}=PATH"
@@ -127,7 +125,7 @@ def read(store: Store, name: str | None) -> Profile | None:
 
 def is_fitted(store: Store, name: str) -> bool:
     """Whether a sub-model and the background have their profiles."""
-    return _file(store, name).is_file() and _file(store, None).is_file()
+    return store.routing_file(name).is_file() and store.routing_file().is_file()
 
 
 def fit_samples(store: Store, pooler: Pooler, name: str, samples: Samples) -> None:
@@ -149,12 +147,8 @@ def fit_texts(store: Store, pooler: Pooler, name: str | None, documents: Sequenc
         return
     calibration = store.manifest(name)["calibration"]
     write(store, name, make(pooler, documents, subject_of(name, calibration), languages_of(name, calibration)))
-    if not _file(store, None).is_file():
+    if not store.routing_file().is_file():
         write(store, None, make_background(pooler))
-
-
-def _file(store: Store, name: str | None) -> Path:
-    return (store.path / "submodels" / name if name else store.path) / FILE
 
 
 def _half(vectors: np.ndarray) -> np.ndarray:

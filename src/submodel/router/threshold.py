@@ -7,8 +7,9 @@ answers less wrong ones are most, the highest of several.
 import json
 from collections.abc import Sequence
 
+from submodel.base.files import write_json
 from submodel.errors import SubmodelError
-from submodel.store import Store, write_json
+from submodel.store import Store
 
 THRESHOLD = 0.5
 _FILE = "routing.json"

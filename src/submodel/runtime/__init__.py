@@ -3,6 +3,6 @@
 from submodel.runtime.batch import Continuation, Request, generate_batch
 from submodel.runtime.generate import generate
 from submodel.runtime.load import Loaded, load
-from submodel.runtime.shared import SharedBase
+from submodel.runtime.packed.shared import SharedBase
 
 __all__ = ["Continuation", "Loaded", "Request", "SharedBase", "generate", "generate_batch", "load"]

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel import native
-from submodel.runtime.linear import PackedLinear
+from submodel.base import native
+from submodel.runtime.packed.linear import PackedLinear
 from submodel.runtime.slots import Slots
 
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")

@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.arithmetic import quicken
+from submodel.base.arithmetic import quicken
+from submodel.base.models import Base, open_base
 from submodel.errors import SubmodelError
-from submodel.models import Base, open_base
-from submodel.runtime.checkpoint import is_packed, open_packed
 from submodel.runtime.engine import Engine, engine_of
-from submodel.runtime.packed import format_named
-from submodel.runtime.place import load_packed
+from submodel.runtime.packed.checkpoint import is_packed, open_packed
+from submodel.runtime.packed.formats import format_named
+from submodel.runtime.packed.place import load_packed
 from submodel.store import Masks, Store, digest_of_submodel, split_reference
+from submodel.store.base import open_store_base
 
 
 @dataclass(frozen=True)
@@ -108,33 +108,6 @@ def load(
     if device == "cpu":
         quicken(model)
     return Loaded(reference, own, model, manifest)
-
-
-def open_store_base(
-    store: Store, base: str | None = None, trust_remote_code: bool = False, opened: dict[str, Base] | None = None
-) -> Base:
-    """The base of a store, its weights checked against the store's digest.
-
-    Raises SubmodelError when it has moved or is another model.
-    """
-    reference = base or store.base["reference"]
-    if base is None and not Path(reference).exists() and (store.path / reference).exists():
-        reference = str(store.path / reference)
-    opened = {} if opened is None else opened
-    try:
-        if reference not in opened:
-            opened[reference] = open_base(reference, trust_remote_code)
-    except SubmodelError as error:
-        if base is not None:
-            raise
-        raise SubmodelError(f"{store.path}: its base cannot be opened ({error}): give it with --base") from error
-    found = opened[reference].sha256
-    if found != store.base["sha256"]:
-        raise SubmodelError(
-            f"{reference}: not the base of {store.path} (weights {found[:12]}, expected "
-            f"{store.base['sha256'][:12]}): give the right one with --base"
-        )
-    return opened[reference]
 
 
 def apply_masks(model: PreTrainedModel, masks: Masks) -> None:

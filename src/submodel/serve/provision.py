@@ -7,13 +7,13 @@ from typing import Any, Protocol
 
 import torch
 
+from submodel.base.models import Base
 from submodel.errors import SubmodelError
-from submodel.models import Base
 from submodel.runtime import Loaded, load
-from submodel.runtime.load import open_store_base
-from submodel.runtime.packed import FORMATS, format_named
-from submodel.runtime.shared import FORMATS_SHARED, SharedBase
+from submodel.runtime.packed.formats import FORMATS, format_named
+from submodel.runtime.packed.shared import FORMATS_SHARED, SharedBase
 from submodel.store import Store
+from submodel.store.base import open_store_base
 
 BASE = "base"
 AUTO = "auto"

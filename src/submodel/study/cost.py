@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from submodel.models import Base
-from submodel.prune.auto import needs_text
+from submodel.base.models import Base
+from submodel.extract.auto import needs_text
 from submodel.study.grid import Options
 from submodel.tasks.cell import Settings, Task
 from submodel.tasks.evaluate import ON_TEXT

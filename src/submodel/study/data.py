@@ -9,8 +9,8 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 
 from submodel.calibration import Text, is_named_split, parse_domains, read_held_out, read_part, read_repository
+from submodel.calibration.sets import read_set
 from submodel.errors import SubmodelError
-from submodel.sets import read_set
 from submodel.study.grid import Study
 from submodel.tasks.cell import Task
 from submodel.tasks.evaluate import ON_TEXT, sets_of

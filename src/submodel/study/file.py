@@ -10,15 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from submodel.base.models import Base, is_hub_id, open_base
 from submodel.calibration.forms import FORMS
 from submodel.calibration.packing import SHAPES, WEIGHTINGS
 from submodel.errors import SubmodelError, unknown_name
-from submodel.models import Base, is_hub_id, open_base
-from submodel.prune.allocation import ALLOCATIONS, UNIFORM
-from submodel.prune.auto import AUTO, check_method, check_rate, distils, needs_text
-from submodel.prune.rounding import GRIDS
-from submodel.prune.select import Pattern, parse_pattern
-from submodel.runtime.packed import FORMATS
+from submodel.extract.auto import AUTO, check_method, check_rate, distils, needs_text
+from submodel.prune.allocate.allocation import ALLOCATIONS, UNIFORM
+from submodel.prune.sparsity import Pattern, parse_pattern
+from submodel.runtime.packed.formats import FORMATS, GRIDS
 from submodel.store import check_name
 from submodel.study.data import read_data
 from submodel.study.grid import Options, Study

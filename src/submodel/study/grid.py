@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submodel.prune.select import Pattern
+from submodel.prune.sparsity import Pattern
 from submodel.tasks.cell import Task
 
 Options = dict[str, Any]

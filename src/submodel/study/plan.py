@@ -10,11 +10,11 @@ from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
+from submodel.base.models import Base
 from submodel.errors import SubmodelError
-from submodel.models import Base
-from submodel.prune.allocation import UNIFORM
-from submodel.prune.auto import AUTO, distils, needs_text
-from submodel.prune.select import Pattern
+from submodel.extract.auto import AUTO, distils, needs_text
+from submodel.prune.allocate.allocation import UNIFORM
+from submodel.prune.sparsity import Pattern
 from submodel.study.cost import Work, evaluation_work, extraction_work, parameters
 from submodel.study.grid import Options, Study
 

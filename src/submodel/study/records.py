@@ -14,10 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from submodel.base.files import write_json
+from submodel.base.models import Base
 from submodel.errors import SubmodelError
-from submodel.models import Base
 from submodel.report import EXTRACTION
-from submodel.store import Store, digest_of_submodel, locked, write_json
+from submodel.store import Store, digest_of_submodel, locked
 from submodel.study.plan import Cell
 from submodel.study.submit import Outcome
 from submodel.tasks.rows import Row, append_rows, machine, read_rows

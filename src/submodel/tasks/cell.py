@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from submodel.calibration import stand_ins
+from submodel.calibration.sets import NamedSet, Rows, read_set
 from submodel.runtime import Loaded
-from submodel.sets import NamedSet, Rows, read_set
 from submodel.tasks.data import refuse_calibrated
 from submodel.tasks.journal import Journal
 from submodel.tasks.rows import Row, machine, versions

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from submodel.calibration import parts_of, read_text, rows_seen
+from submodel.calibration.sets import NamedSet
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
-from submodel.sets import NamedSet
 
 
 def refuse_calibrated(loaded: Loaded, source: NamedSet, data_dir: Path | None) -> None:

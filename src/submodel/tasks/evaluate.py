@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from submodel.base.models import Base
 from submodel.calibration import problem_text
+from submodel.calibration.sets import NamedSet, is_there, read_set
 from submodel.errors import SubmodelError, unknown_name
-from submodel.models import Base
 from submodel.runtime import Loaded, load
-from submodel.sets import NamedSet, is_there, read_set
 from submodel.tasks.cell import Cell, Progress, Settings, Task
 from submodel.tasks.code import CODE, code_rows
 from submodel.tasks.harness import GSM8K, HARNESS, SETS

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from submodel.calibration.sets import NamedSet
 from submodel.errors import SubmodelError
-from submodel.sets import NamedSet
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import mean_interval
 from submodel.tasks.rows import Row

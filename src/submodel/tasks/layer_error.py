@@ -18,17 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from submodel.base.models import Base, all_matrices, open_base, split_name
 from submodel.calibration import Samples
-from submodel.compare import split_name
 from submodel.errors import SubmodelError
-from submodel.models import Base, all_matrices, open_base
 from submodel.prune.statistics import Gram
 from submodel.runtime import Loaded
-from submodel.stream import Pruned, Statistic, walk
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.perplexity import text_of
 from submodel.tasks.rows import Row
+from submodel.walk import Pruned, Statistic, walk
 
 _ROWS_AT_ONCE = 512
 _PRUNED = 0.2  # zeros among the weights; those of a dense model that was quantised are fewer

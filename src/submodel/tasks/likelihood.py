@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from submodel.base.workers import Workers
 from submodel.errors import SubmodelError
-from submodel.workers import Workers
 
 Finished = Callable[[int, Any], Any]
 """Called with (index of a request, its answer) as answers come, from any thread."""

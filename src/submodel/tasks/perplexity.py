@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
+from submodel.base.workers import Workers
 from submodel.calibration import Budget, Samples, Text, pack, read_held_out, read_repository, rows_seen, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
@@ -25,7 +26,6 @@ from submodel.runtime.slots import Slots
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
-from submodel.workers import Workers
 
 _TOGETHER = 4  # windows decoded side by side: each is computed as if alone (more rows are unpacked and multiplied)
 _LOGIT_ROWS = 32  # rows whose float32 copy stays in cache; of all logits it would be the peak of memory

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from submodel.sets import NamedSet
+from submodel.calibration.sets import NamedSet
 from submodel.tasks.code.problem import SHOWN, Problem
 
 Row = dict[str, Any]

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from submodel.calibration.sets import Rows
 from submodel.errors import SubmodelError
 from submodel.runtime import Continuation, Loaded, Request, generate_batch
 from submodel.runtime.infill import Infill
-from submodel.sets import Rows
 from submodel.tasks.cell import Cell, Settings, filled
 from submodel.tasks.chat import refuse_without_template, user_turn
 from submodel.tasks.code.passk import pass_at_k

@@ -9,13 +9,7 @@ from pathlib import Path
 
 from submodel.tasks.sandbox.identity import private_user
 from submodel.tasks.sandbox.limits import Job, resource_limits
-from submodel.tasks.sandbox.visible import (
-    ENVIRONMENT,
-    outside_system,
-    python_executable,
-    python_paths,
-    system_paths,
-)
+from submodel.tasks.sandbox.visible import ENVIRONMENT, outside_system, python_executable, python_paths, system_paths
 
 TOOLS = ("unshare", "setpriv")
 _ENTER = Path(__file__).with_name("enter.py")

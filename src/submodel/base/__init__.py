@@ -1,0 +1,1 @@
+"""A checkpoint as a base: weights, models, arithmetic, native kernels, workers."""

@@ -1,0 +1,1 @@
+"""The job: steps of an extraction, what they made, and how far they have come."""

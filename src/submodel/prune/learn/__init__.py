@@ -1,0 +1,1 @@
+"""Masks moved by gradients of the whole model."""

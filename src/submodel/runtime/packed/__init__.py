@@ -1,0 +1,1 @@
+"""Packed weights: formats, the linear layer that reads them, many sub-models over one base, directories of them."""

@@ -1,0 +1,369 @@
+"""A store: one base model and many sub-models of it on disk, each a set of masks with its recipe.
+
+Layout, encodings and digests are specified in docs/format.md. Everything is written to a temporary name and
+renamed; a manifest is the last file of its sub-model; nothing is ever unpickled. The masks of the second and
+later sub-models are coded by their differences from the first one's. A method that rewrites the surviving weights
+has their new values kept beside the masks.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from submodel.base.files import sync, write_json
+from submodel.base.weights import FLOATS, write_stream
+from submodel.errors import SubmodelError, unknown_name
+from submodel.prune.mask import Mask, Masks, Packed, popcount
+from submodel.store.encoding import decode, encode
+
+FORMAT = 1
+FORMAT_REWRITTEN = 2  # of a manifest: the sub-model has weights of its own, which a reader of format 1 would miss
+_ENCODINGS = ("bits", "gaps", "gaps-from-reference")
+_SAMPLE_BYTES = 1 << 14
+_DTYPES = {dtype: name for name, dtype in FLOATS.items()}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+
+
+class StoredMasks(Mapping[str, Mask]):
+    """A sub-model's masks in its files: each is read, decoded and checked when asked for, and not kept."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], reference: Masks):
+        self._file = folder / "masks.safetensors"
+        self._entries: dict[str, Any] = manifest["matrices"]
+        self._reference = reference
+        self._again = f"extract {manifest['name']} again"
+        self._grid: str | None = manifest.get("grid")
+        self._tensors = self._open(self._file, "numpy")
+        self._values_file = folder / "weights.safetensors"
+        self._values: Any = self._open(self._values_file, "pt") if "weights" in manifest else None
+
+    def _open(self, file: Path, framework: str) -> Any:
+        try:
+            tensors: Any = safe_open(file, framework=framework, backend="pread")
+        except (SafetensorError, OSError) as error:
+            raise SubmodelError(f"{file}: cut short or damaged ({error}): {self._again}") from error
+        lost = sorted(set(self._entries) - set(tensors.keys()))
+        if lost:
+            raise SubmodelError(f"{file}: {lost[0]} is missing: {self._again}")
+        return tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, matrix: str) -> Mask:
+        entry = self._entries[matrix]
+        *rows, cols = entry["shape"]
+        shape = (*rows, -(-cols // 8))
+        data = self._tensors.get_tensor(matrix)
+        if entry["encoding"] not in _ENCODINGS:
+            raise unknown_name(f"mask encoding in {self._file}", entry["encoding"], _ENCODINGS)
+        if entry["encoding"] == "bits":
+            packed = data
+        elif entry["encoding"] == "gaps":
+            packed = decode(data.tobytes(), shape)
+        else:
+            packed = decode(data.tobytes(), shape, self._reference[matrix].packed)
+        if packed.shape != shape or digest(packed) != entry["sha256"]:
+            raise SubmodelError(f"{self._file}: altered: {matrix} is not that of the manifest: {self._again}")
+        values = None if self._values is None else lambda: self._read_values(matrix)
+        return Mask(packed, cols, values, self._grid)
+
+    def _read_values(self, matrix: str) -> torch.Tensor:
+        values = self._values.get_tensor(matrix)
+        if _describe(values) != self._entries[matrix]["values"]:
+            raise SubmodelError(f"{self._values_file}: altered: {matrix} is not that of the manifest: {self._again}")
+        return values
+
+
+def digest(packed: Packed) -> str:
+    """SHA-256 of one packed mask, whatever its encoding on disk."""
+    return hashlib.sha256(np.ascontiguousarray(packed).data).hexdigest()
+
+
+def digest_of_all(entries: Mapping[str, dict[str, Any]]) -> str:
+    """SHA-256 of a set of masks, from the shape and digest of each."""
+    lines = [f"{name} {entries[name]['shape']} {entries[name]['sha256']}\n" for name in sorted(entries)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digest_of_values(entries: Mapping[str, dict[str, Any]]) -> str:
+    """SHA-256 of the new values of a set of matrices, from the dtype, count and digest of each."""
+    values = {name: entries[name]["values"] for name in sorted(entries)}
+    lines = [f"{name} {v['dtype']} [{v['count']}] {v['sha256']}\n" for name, v in values.items()]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def digest_of_submodel(manifest: Mapping[str, Any]) -> str:
+    """What tells a sub-model from others of its base: the digest of its masks, and of own weights if it has any."""
+    own = manifest.get("weights")
+    return manifest["masks"]["sha256"] + (f"+{own['sha256']}" if own else "")
+
+
+OWN_KEYS = ("format", "name", "masks", "weights", "matrices")
+"""What `Store.add` itself writes into a manifest; the rest is the recipe."""
+
+
+class Store:
+    """An opened store.
+
+    Attributes:
+        path: its directory.
+        base: the base's reference, weight digest and size, as in store.json.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        document = _read_json(path / "store.json", f"{path}: not a store (no readable store.json)")
+        if document.get("kind") != "submodel store":
+            raise SubmodelError(f"{path}: not a store: its store.json is of another program")
+        if document.get("format") != FORMAT:
+            raise SubmodelError(
+                f"{path}: its format is {document.get('format')}, this version reads {FORMAT}: upgrade submodel"
+            )
+        self.base: dict[str, Any] = document["base"]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the sub-models, the oldest first."""
+        return sorted(self._folders(), key=lambda name: (self.manifest(name)["created"], name))
+
+    def _folders(self) -> list[str]:
+        return [file.parent.name for file in self.path.glob("submodels/[!.]*/manifest.json")]
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """A sub-model's recipe. Raises SubmodelError when there is none of this name or it is damaged."""
+        file = self.path / "submodels" / name / "manifest.json"
+        if not file.is_file():
+            raise unknown_name(
+                f"sub-model of {self.path}", name, (f.parent.name for f in file.parent.parent.glob("*/manifest.json"))
+            )
+        manifest = _read_json(file, f"{file}: damaged")
+        rewritten = "weights" in manifest
+        if manifest.get("format") != (FORMAT_REWRITTEN if rewritten else FORMAT):
+            raise SubmodelError(
+                f"{file}: its format is {manifest.get('format')}, this version reads {FORMAT} and, of sub-models with "
+                f"weights of their own, {FORMAT_REWRITTEN}: upgrade submodel"
+            )
+        try:
+            whole = digest_of_all(manifest["matrices"]) == manifest["masks"]["sha256"]
+            whole &= not rewritten or digest_of_values(manifest["matrices"]) == manifest["weights"]["sha256"]
+        except (KeyError, TypeError, AttributeError):
+            whole = False
+        if not whole:
+            raise SubmodelError(f"{file}: altered: its entries do not fit its digest: extract {name} again")
+        return manifest
+
+    def masks(self, name: str) -> StoredMasks:
+        """A sub-model's masks. Raises SubmodelError when they are damaged or not those of the manifest."""
+        manifest = self.manifest(name)
+        reference = manifest["masks"]["reference"]
+        folder = self.path / "submodels" / name
+        return StoredMasks(folder, manifest, self.masks(reference) if reference is not None else {})
+
+    def routing_file(self, name: str | None = None) -> Path:
+        """Where the router keeps what it knows of a sub-model's text, or of text that is for the base (None)."""
+        return (self.path / "submodels" / name if name else self.path) / "routing.safetensors"
+
+    def size_bytes(self, name: str) -> int:
+        """What a sub-model's masks, and its own weights if it has any, take on disk."""
+        files = [self.path / "submodels" / name / f"{part}.safetensors" for part in ("masks", "weights")]
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    def add(self, name: str, model: Masks, recipe: dict[str, Any]) -> dict[str, Any]:
+        """Write a sub-model.
+
+        Args:
+            name: its name in the store.
+            model: its masks, all of them or none with values.
+            recipe: goes into the manifest beside what this function knows itself.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            SubmodelError: the name is not allowed or taken.
+        """
+        check_name(name)
+        folder = self.path / "submodels" / name
+        if (folder / "manifest.json").exists():
+            raise SubmodelError(f"{self.path}@{name}: already there: give another --name, or submodel remove it")
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed writer left has no manifest
+        partial = folder.parent / f".{name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            reference, against = self._reference(model)
+            entries: dict[str, Any] = {}
+            write_stream(partial / "masks.safetensors", _encoded(model, against, entries))
+            sync(partial / "masks.safetensors")
+            rewritten = any(mask.values is not None for mask in model.values())
+            if rewritten:
+                write_stream(partial / "weights.safetensors", _values(model, entries))
+                sync(partial / "weights.safetensors")
+            if not any(entry["encoding"] == "gaps-from-reference" for entry in entries.values()):
+                reference = None
+            manifest = {
+                "format": FORMAT_REWRITTEN if rewritten else FORMAT,
+                "name": name,
+                **recipe,
+                "masks": {"sha256": digest_of_all(entries), "reference": reference},
+                **({"weights": {"sha256": digest_of_values(entries)}} if rewritten else {}),
+                "matrices": entries,
+            }
+            write_json(partial / "manifest.json", manifest)
+            os.replace(partial, folder)
+            return manifest
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+    def _reference(self, model: Masks) -> tuple[str | None, Masks]:
+        """The first sub-model, if it is coded by itself and has the same matrices."""
+        for name in self.names:
+            manifest = self.manifest(name)
+            if manifest["masks"]["reference"] is None and manifest["matrices"].keys() == model.keys():
+                return name, self.masks(name)
+        return None, {}
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other writers out while one writes. Raises SubmodelError when another holds it."""
+        with locked(self.path, "another process is writing to it: wait for it to end"):
+            yield
+
+
+@contextmanager
+def locked(folder: Path, taken: str) -> Iterator[None]:
+    """Hold a folder's lock, which goes with the process. Raises SubmodelError saying `taken` when another has it."""
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SubmodelError(f"{folder}: {taken}") from error
+        yield
+
+
+_Written = tuple[str, str, tuple[int, ...], memoryview]
+
+
+def _encoded(model: Masks, against: Masks, entries: dict[str, Any]) -> Iterator[_Written]:
+    """Every mask in its smallest encoding, by name; what the manifest says of it goes into `entries`."""
+    for name in sorted(model):
+        mask = model[name]
+        reference = against[name] if name in against else None
+        if reference is not None and reference.packed.shape != mask.packed.shape:
+            reference = None
+        data, encoding = _encode(mask, reference)
+        entries[name] = {
+            "shape": [*mask.packed.shape[:-1], mask.cols],
+            "encoding": encoding,
+            "sparsity": 1 - popcount(mask.packed) / mask.weights,
+            "sha256": digest(mask.packed),
+        }
+        yield name, "U8", data.shape, np.ascontiguousarray(data).data
+
+
+def _values(model: Masks, entries: dict[str, Any]) -> Iterator[_Written]:
+    """The new values of every matrix, by name; what the manifest says of them goes into `entries`."""
+    for name in sorted(model):
+        read = model[name].values
+        assert read is not None, f"{name} has no values"
+        values = read()
+        entries[name]["values"] = _describe(values)
+        yield name, _DTYPES[values.dtype], tuple(values.shape), _bytes_of(values)
+
+
+def _describe(values: torch.Tensor) -> dict[str, Any]:
+    return {
+        "dtype": _DTYPES[values.dtype],
+        "count": values.numel(),
+        "sha256": hashlib.sha256(_bytes_of(values)).hexdigest(),
+    }
+
+
+def _bytes_of(values: torch.Tensor) -> memoryview:
+    return values.contiguous().view(torch.uint8).numpy().data
+
+
+def _encode(mask: Mask, reference: Mask | None) -> tuple[np.ndarray, str]:
+    """The smallest encoding. Gaps by themselves are tried only if a sample says that they pay."""
+    coded: dict[str, np.ndarray] = {"bits": mask.packed}
+    sample = mask.packed.reshape(-1)[:_SAMPLE_BYTES]
+    if len(encode(sample)) < 0.95 * len(sample):
+        coded["gaps"] = np.frombuffer(encode(mask.packed), dtype=np.uint8)
+    if reference is not None:
+        against = encode(mask.packed, reference.packed)
+        coded["gaps-from-reference"] = np.frombuffer(against, dtype=np.uint8)
+    encoding = min(coded, key=lambda key: coded[key].nbytes)
+    return coded[encoding], encoding
+
+
+def open_or_create(path: Path, base: dict[str, Any]) -> Store:
+    """The store at `path`, made if there is none.
+
+    Args:
+        path: its directory.
+        base: `reference`, `sha256` and `size_bytes` of the base model.
+
+    Raises:
+        SubmodelError: there is something else, or a store of another base.
+    """
+    if (path / "store.json").exists():
+        store = Store(path)
+        if store.base["sha256"] != base["sha256"]:
+            raise SubmodelError(
+                f"{path}: a store of another base ({store.base['reference']}, weights {store.base['sha256'][:12]}; "
+                f"given {base['reference']}, weights {base['sha256'][:12]}): give another --out"
+            )
+        return store
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise SubmodelError(f"{path}: there is something else: give a new directory or a store for --out")
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "store.json", {"kind": "submodel store", "format": FORMAT, "base": base})
+    return Store(path)
+
+
+def check_name(name: str) -> None:
+    """Raises SubmodelError unless `name` can be a sub-model's: letters, digits and . _ + - after the first."""
+    if not _NAME.fullmatch(name):
+        raise SubmodelError(f"name {name!r}: letters and digits first, then also . _ + -")
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises SubmodelError unless all can be names of sub-models, each of another."""
+    for name in names:
+        check_name(name)
+    if len(set(names)) != len(names):
+        raise SubmodelError(f"two sub-models of one name ({', '.join(names)}): give each a --name of its own")
+
+
+def split_reference(reference: str) -> tuple[Path, str] | None:
+    """`STORE@NAME` -> (store, name); None for anything else."""
+    path, at, name = reference.rpartition("@")
+    if at and _NAME.fullmatch(name) and not Path(reference).exists():
+        return Path(path).expanduser(), name
+    return None
+
+
+def _read_json(file: Path, refusal: str) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise SubmodelError(f"{refusal} ({type(error).__name__}): give a directory made by submodel extract") from error
+    if not isinstance(document, dict):
+        raise SubmodelError(f"{refusal}: give a directory made by submodel extract")
+    return document

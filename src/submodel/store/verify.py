@@ -1,0 +1,116 @@
+"""Check a store: every checksum, the base's identity, the exact sparsity of every row."""
+
+from pathlib import Path
+
+import numpy as np
+
+from submodel.calibration import rebuild
+from submodel.errors import SubmodelError
+from submodel.prune.mask import popcount, row_popcounts
+from submodel.prune.sparsity import Pattern, parse_pattern
+from submodel.store.base import open_store_base
+from submodel.store.format import Mask, Store, split_reference
+
+
+def verify(path: Path, base: str | None = None, trust_remote_code: bool = False) -> list[tuple[str, str]]:
+    """Check everything that can be checked.
+
+    Args:
+        path: the store.
+        base: where its base is now, if it has moved.
+        trust_remote_code: open a base that ships code.
+
+    Returns:
+        (what was checked, what was found), a line each.
+
+    Raises:
+        SubmodelError: the first thing that does not hold.
+    """
+    store = Store(path)
+    opened = open_store_base(store, base, trust_remote_code)
+    lines = [("base", f"{opened.reference}: weights {store.base['sha256'][:12]} as recorded")]
+    for name in store.names:
+        manifest = store.manifest(name)
+        found = store.masks(name)
+        structured = manifest["pattern"] != "unstructured"
+        asked = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
+        own_sparsity = manifest.get("matrix_sparsity")  # absent where every matrix has the whole's
+        rows = 0
+        for matrix, mask in found.items():
+            pattern = asked if own_sparsity is None else Pattern(own_sparsity[matrix])
+            _check_values(f"{path}@{name}", matrix, mask)
+            if manifest["group"] == "matrix":
+                _check_whole(f"{path}@{name}", matrix, mask, pattern)
+            else:
+                rows += _check_rows(f"{path}@{name}", matrix, mask, pattern)
+        own = ", own weights whole" if "weights" in manifest else ""
+        exact = f"{rows:,} rows of exact sparsity" if rows else "of exact sparsity each"
+        lines.append((name, f"{len(found)} masks whole, {exact}, {manifest['pattern']}{own}"))
+    return lines
+
+
+def verify_calibration(
+    reference: str, base: str | None = None, data_dir: Path | None = None, trust_remote_code: bool = False
+) -> list[tuple[str, str]]:
+    """Make the calibration text of sub-models again and compare it to the token.
+
+    Args:
+        reference: STORE@NAME, or STORE for all that have any.
+        base: where the store's base is now, if it has moved.
+        data_dir: where named sets lie now; where they lay then if None.
+        trust_remote_code: open a base that ships code.
+
+    Returns:
+        (sub-model, what was found), a line each.
+
+    Raises:
+        SubmodelError: the first text that cannot be had, or is another.
+    """
+    parts = split_reference(reference)
+    store = Store(parts[0] if parts else Path(reference))
+    tokenizer = open_store_base(store, base, trust_remote_code).tokenizer
+    lines: list[tuple[str, str]] = []
+    for name in [parts[1]] if parts else store.names:
+        calibration = store.manifest(name)["calibration"]
+        if not calibration:
+            lines.append((name, "calibrated on no text"))
+            continue
+        provenance = rebuild(calibration, tokenizer, data_dir).provenance
+        assert provenance is not None
+        lines.append(
+            (
+                name,
+                f"{provenance.tokens:,} tokens of {provenance.documents:,} documents made again, "
+                f"digest {provenance.sha256_tokens[:12]} as recorded",
+            )
+        )
+    return lines
+
+
+def _check_values(model: str, matrix: str, mask: Mask) -> None:
+    if mask.values is not None:
+        values = mask.values()
+        if values.numel() != popcount(mask.packed) or not values.isfinite().all():
+            raise SubmodelError(f"{model}: {matrix}: its own weights are not one finite number for every kept weight")
+
+
+def _check_whole(model: str, matrix: str, mask: Mask, pattern: Pattern) -> None:
+    """Of a matrix whose rows do not lose as many each."""
+    kept, expected = popcount(mask.packed), mask.weights - round(mask.weights * pattern.sparsity)
+    if kept != expected:
+        raise SubmodelError(f"{model}: {matrix}: keeps {kept:,} of {mask.weights:,} weights, not {expected:,}")
+
+
+def _check_rows(model: str, matrix: str, mask: Mask, pattern: Pattern) -> int:
+    kept = row_popcounts(mask.packed)
+    expected = mask.cols - pattern.removed(mask.cols)
+    wrong = np.argwhere(kept != expected)
+    if len(wrong):
+        row = tuple(int(i) for i in wrong[0])
+        raise SubmodelError(f"{model}: {matrix}, row {row}: keeps {kept[row]} of {mask.cols} weights, not {expected}")
+    if pattern.m:
+        whole = mask.cols // pattern.m * pattern.m
+        groups = mask.unpack()[..., :whole].reshape(-1, pattern.m)
+        if (groups.sum(axis=1) != pattern.n).any():
+            raise SubmodelError(f"{model}: {matrix}: not {pattern} in every group")
+    return int(kept.size)
