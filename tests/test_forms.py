@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import Budget, Document, Samples, load_samples, pack, with_openings
 from submodel.calibration.documents import Text, read_text
 from submodel.calibration.forms import FORMS

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
-    from submodel.base.models import Base, open_base
+    from submodel.base.models import Base
+    from submodel.base.opening import open_base
     from submodel.calibration import Samples, load_samples
     from submodel.export import export_directory
     from submodel.extract.job import extract
@@ -41,7 +42,7 @@ _HOMES = {
     "generate": "submodel.runtime",
     "load": "submodel.runtime",
     "load_samples": "submodel.calibration",
-    "open_base": "submodel.base.models",
+    "open_base": "submodel.base.opening",
     "verify": "submodel.store.verify",
 }
 

@@ -132,7 +132,7 @@ def add(verbs: arguments.Verbs) -> None:
 def _extract(args: argparse.Namespace) -> None:
     import torch
 
-    from submodel.base.models import open_base
+    from submodel.base.opening import open_base
     from submodel.base.workers import share_heap
     from submodel.calibration import Budget, Domain, Problems, load_domain, parse_domains
     from submodel.extract.auto import AUTO, check_method, needs_text
@@ -306,7 +306,7 @@ def _held_out(args: argparse.Namespace, base: "Base", seq_len: int) -> "Samples"
 def _check_against(args: argparse.Namespace, domains: "list[Samples]") -> None:
     """Raises SubmodelError when what the new sub-models are to be compared with is not there, or there is nothing to
     compare them on."""
-    from submodel.base.models import open_base
+    from submodel.base.opening import open_base
     from submodel.runtime.packed.checkpoint import is_packed
     from submodel.store import Store, split_reference
 

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.errors import SubmodelError
 from submodel.store.format import Store
 

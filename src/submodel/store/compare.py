@@ -6,7 +6,7 @@ the pruned positions; the two agree only where every row keeps exactly half.
 
 from dataclasses import dataclass
 
-from submodel.base.models import split_name
+from submodel.base.matrices import split_name
 from submodel.errors import SubmodelError
 from submodel.prune.mask import popcount
 from submodel.store.format import Mask, Masks

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from submodel.base.models import Base, is_hub_id, open_base
+from submodel.base.models import Base
+from submodel.base.opening import is_hub_id, open_base
 from submodel.calibration.forms import FORMS
 from submodel.calibration.packing import SHAPES, WEIGHTINGS
 from submodel.errors import SubmodelError, unknown_name
