@@ -26,10 +26,17 @@ def open_base(reference: str, trust_remote_code: bool = False) -> Base:
     Raises:
         SubmodelError: nothing there, no config, pickled or quantised weights, or the model's own code not allowed.
     """
-    path = Path(reference).expanduser()
-    if path.suffix != ".gguf" and not path.is_dir():
-        path = _from_hub(reference, trust_remote_code)
+    path = checkpoint_path(reference, trust_remote_code)
     return base_at(reference, path, open_weights(reference, path), trust_remote_code)
+
+
+def checkpoint_path(reference: str, trust_remote_code: bool = False) -> Path:
+    """Where a reference lies on this machine; what a hub id names is downloaded if it is not here.
+
+    Raises SubmodelError when it is neither there nor to be had.
+    """
+    path = Path(reference).expanduser()
+    return path if path.suffix == ".gguf" or path.is_dir() else _from_hub(reference, trust_remote_code)
 
 
 def open_weights(reference: str, path: Path) -> Safetensors | Gguf:

@@ -93,6 +93,7 @@ class Safetensors:
         self._spans: dict[str, _Span] = {}
         for file in files:
             self._spans.update(_read_header(file))
+        self._sha256 = ""
         self._open: dict[Path, Any] = {}
         self._maps: dict[Path, mmap.mmap] = {}
 
@@ -156,7 +157,8 @@ class Safetensors:
             span = self._spans[name]
             return _entry(name, span.dtype, span.shape, _file_chunks(span))
 
-        return _combine(digest, self.names)
+        self._sha256 = self._sha256 or _combine(digest, self.names)
+        return self._sha256
 
 
 class Gguf:
@@ -182,6 +184,7 @@ class Gguf:
         self._tensors: dict[str, Any] = {t.name: t for t in self.reader.tensors}
         self.file = file
         self._dtype = dtype
+        self._sha256 = ""
         self._names: dict[str, str] = {}
         self._processor: Any = None
 
@@ -250,7 +253,8 @@ class Gguf:
             shape = tuple(int(n) for n in t.shape)
             return _entry(name, t.tensor_type.name, shape, iter([t.data.tobytes()]))
 
-        return _combine(digest, tuple(sorted(self._tensors)))
+        self._sha256 = self._sha256 or _combine(digest, tuple(sorted(self._tensors)))
+        return self._sha256
 
 
 def write_tensors(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:

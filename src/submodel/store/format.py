@@ -122,7 +122,7 @@ class Store:
 
     Attributes:
         path: its directory.
-        base: the base's reference, weight digest and size, as in store.json.
+        base: the base's reference, its absolute path if recorded, weight digest and size, as in store.json.
     """
 
     def __init__(self, path: Path):
@@ -248,8 +248,17 @@ class Store:
 
 @contextmanager
 def locked(folder: Path, taken: str) -> Iterator[None]:
-    """Hold a folder's lock, which goes with the process. Raises SubmodelError saying `taken` when another has it."""
-    with open(folder / ".lock", "w") as file:
+    """Hold a folder's lock, which goes with the process.
+
+    Raises SubmodelError saying `taken` when another has it, or that the folder cannot be written to.
+    """
+    try:
+        file = open(folder / ".lock", "w")
+    except OSError as error:
+        raise SubmodelError(
+            f"{folder}: cannot be written to ({error.strerror}): make it writable, or copy it"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -317,7 +326,7 @@ def open_or_create(path: Path, base: dict[str, Any]) -> Store:
 
     Args:
         path: its directory.
-        base: `reference`, `sha256` and `size_bytes` of the base model.
+        base: `reference`, `sha256` and `size_bytes` of the base model; where it lies now is recorded as well.
 
     Raises:
         SubmodelError: there is something else, or a store of another base.
@@ -333,8 +342,17 @@ def open_or_create(path: Path, base: dict[str, Any]) -> Store:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SubmodelError(f"{path}: there is something else: give a new directory or a store for --out")
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "store.json", {"kind": "submodel store", "format": FORMAT, "base": base})
+    write_json(
+        path / "store.json",
+        {"kind": "submodel store", "format": FORMAT, "base": {**base_fields(base["reference"]), **base}},
+    )
     return Store(path)
+
+
+def base_fields(reference: str) -> dict[str, str]:
+    """How store.json says where a base is: `reference` as given and, of one on this machine, its `absolute` path."""
+    path = Path(reference).expanduser()
+    return {"reference": reference, **({"absolute": os.path.abspath(path)} if path.exists() else {})}
 
 
 def check_name(name: str) -> None:
