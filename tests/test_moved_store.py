@@ -1,5 +1,6 @@
 """A store away from where it was made: where its base is looked for, its new place recorded, and a read-only store."""
 
+import argparse
 import json
 import shutil
 import sys
@@ -11,7 +12,6 @@ import pytest
 
 from submodel import cli
 from submodel.base.opening import open_base
-from submodel.cli import arguments
 from submodel.cli import rebase as rebase_verb
 from submodel.errors import SubmodelError
 from submodel.store import Store, open_or_create
@@ -155,10 +155,10 @@ def test_rebase_to_another_model_is_refused(made: Path, tmp_path: Path):
 
 
 def test_the_verb_rebase(made: Path, capsys: pytest.CaptureFixture[str]):
-    top = arguments.Parser()
-    rebase_verb.add(arguments.Verbs(top))
-    args = top.parse_args(["rebase", str(made / "coder.store"), str(made / "models/tiny"), "--json"])
-    args.run(args)
+    p = argparse.ArgumentParser()
+    p.set_defaults(json=True)
+    rebase_verb.add_options(p)
+    rebase_verb.run(p.parse_args([str(made / "coder.store"), str(made / "models/tiny")]))
     assert json.loads(capsys.readouterr().out)["base"]["reference"] == str(made / "models/tiny")
 
 
