@@ -11,6 +11,8 @@ from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Samples, parts_of
 from submodel.errors import SubmodelError, unknown_name
 
+_REMOVED = {"form": "chat", "weighting": "document"}  # what manifests from before 2026-12-01 may say
+
 
 def rebuild(calibration: Mapping[str, Any], tokenizer: Any, data_dir: Path | None = None) -> Samples:
     """The samples that a manifest's `calibration` speaks of.
@@ -21,15 +23,22 @@ def rebuild(calibration: Mapping[str, Any], tokenizer: Any, data_dir: Path | Non
         data_dir: where named sets lie now; where they lay then if None.
 
     Raises:
-        SubmodelError: text that is not there any more, or whose rows or tokens are others.
+        SubmodelError: text that is not there any more, whose rows or tokens are others, or that was read in a way that
+            has been removed since.
     """
+    for option, removed in _REMOVED.items():
+        if calibration.get(option) == removed:
+            raise SubmodelError(
+                f"{calibration['path']}: read with --{option} {removed}, which has been removed: this text can no "
+                "longer be rebuilt: extract the sub-model anew"
+            )
     document = calibration.get("shape") == "document"
     budget = Budget(
         calibration["seq_len"],
         calibration["samples"],
         calibration["tokens"] if document else None,
         calibration["seed"],
-        **{key: calibration[key] for key in ("shape", "form", "weighting") if key in calibration},
+        **{key: calibration[key] for key in ("shape", "form") if key in calibration},
     )
     then = parts_of(calibration)
     parts = [(_read(part, data_dir), float(part.get("weight", 1))) for part in then]

@@ -20,7 +20,7 @@ class Provenance:
         sha256_rows: file -> SHA-256 over the texts of those rows.
         tokens, documents: how much took part.
         sha256_tokens: SHA-256 of the samples without padding, int64 little-endian, sample by sample.
-        shape: what differs from packed raw text with tokens of equal weight: `shape`, `form`, `weighting`.
+        shape: what differs from packed raw text: `shape`, `form`.
         about: of a named set `set`: its name, its place on the hub, what stands in for it; of a repository
             `repository`: its commit, its files by language, and how many were left out and why.
         parts: of a mixture: for each part its name, weight, tokens and these same keys.

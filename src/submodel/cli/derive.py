@@ -167,7 +167,7 @@ def _extract(args: argparse.Namespace) -> None:
     base = open_base(args.model, args.trust_remote_code)
     longest = base.context or args.seq_len
     tokens = None if auto else args.tokens
-    budget = Budget(min(args.seq_len, longest), args.samples, tokens, args.seed, args.shape, args.form, args.weighting)
+    budget = Budget(min(args.seq_len, longest), args.samples, tokens, args.seed, args.shape, args.form)
     read = partial(load_domain, tokenizer=base.tokenizer, readers=readers, data_dir=data_dir)
     if auto:
         domains, budget = _at_most(budget, lambda budget: [read(domain, budget=budget) for domain in wanted])
