@@ -61,7 +61,7 @@ def stand_ins(calibration: Mapping[str, Any] | None) -> list[str]:
     return [f"{of['name']} ({of['hub']}) was not read but {of['stand_in']}" for of in named if of.get("stand_in")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
     """Token samples of one domain: `ids` int64 (samples, seq_len).
 
@@ -106,6 +106,10 @@ class Samples:
     def first(self, tokens: int) -> "Samples":
         """As many samples from the beginning as have so many tokens; all, if they have fewer."""
         return self.take(slice(int((torch.tensor(self.sizes).cumsum(0) < tokens).sum()) + 1))
+
+    def __repr__(self) -> str:
+        size = f"{self.ids.shape[1]}" if self.lengths is None else f"at most {self.ids.shape[1]}"
+        return f"<samples {self.name}: {len(self.ids)} x {size} tokens>"
 
     @property
     def parts(self) -> list[Mapping[str, Any]]:
