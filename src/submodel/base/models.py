@@ -138,12 +138,12 @@ class Base:
             result[name] = target
         return result
 
-    def fill(self, model: PreTrainedModel, wanted: Callable[[str], bool], targets: dict[str, str]) -> None:
-        """Read every parameter whose name is `wanted` into `model`, in the model's dtype.
+    def fill(self, model: PreTrainedModel, select: Callable[[str], bool], targets: dict[str, str]) -> None:
+        """Read every parameter whose name `select` accepts into `model`, in the model's dtype.
 
         Raises SubmodelError when one is missing from the checkpoint or has another shape.
         """
-        names = [name for name, target in targets.items() if wanted(target)]
+        names = [name for name, target in targets.items() if select(target)]
         self.source.prefetch(names)
         mapping: Any = None if isinstance(self.source, Gguf) else get_model_conversion_mapping(model)
         shown = transformers_logging.is_progress_bar_enabled()
@@ -162,7 +162,7 @@ class Base:
                 f"{self.reference}: {name} has shape {tuple(given)} in the checkpoint, {tuple(expected)} by its config"
             )
         tied = getattr(model, "all_tied_weights_keys", {})
-        missing = sorted(name for name in info.missing_keys if wanted(name) and name not in tied)
+        missing = sorted(name for name in info.missing_keys if select(name) and name not in tied)
         if missing or info.conversion_errors:
             first = missing[0] if missing else next(iter(info.conversion_errors))
             raise SubmodelError(f"{self.reference}: the checkpoint lacks {first} ({len(missing)} missing in all)")

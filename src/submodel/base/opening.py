@@ -96,12 +96,12 @@ def _weight_map(reference: str, index: Path) -> dict[str, str]:
 
 
 def _config(reference: str, path: Path, trust_remote_code: bool) -> Any:
-    own_code = False
+    ships_code = False
     try:
-        own_code = "auto_map" in json.loads((path / "config.json").read_text())
+        ships_code = "auto_map" in json.loads((path / "config.json").read_text())
         return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
-        if own_code and not trust_remote_code:
+        if ships_code and not trust_remote_code:
             raise SubmodelError(
                 f"{reference}: the model ships code of its own, which runs only with --trust-remote-code"
             ) from error

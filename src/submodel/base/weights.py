@@ -209,12 +209,12 @@ class Gguf:
         """While open, transformers reads this file's header through our reader: parsing it takes seconds."""
         import gguf
 
-        own = gguf.GGUFReader
+        original = gguf.GGUFReader
         gguf.GGUFReader = lambda _: self.reader  # type: ignore[assignment,misc]
         try:
             yield
         finally:
-            gguf.GGUFReader = own  # type: ignore[misc]
+            gguf.GGUFReader = original  # type: ignore[misc]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -290,12 +290,12 @@ def write_stream(file: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], 
 def _file_chunks(span: _Span) -> Iterator[bytes]:
     with open(span.file, "rb") as f:
         f.seek(span.start)
-        left = span.end - span.start
-        while left:
-            chunk = f.read(min(_CHUNK, left))
+        remaining = span.end - span.start
+        while remaining:
+            chunk = f.read(min(_CHUNK, remaining))
             if not chunk:
                 raise SubmodelError(f"{span.file}: the file ends early: fetch it again")
-            left -= len(chunk)
+            remaining -= len(chunk)
             yield chunk
 
 

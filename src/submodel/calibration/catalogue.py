@@ -51,8 +51,8 @@ def _openbookqa(row: Row) -> str:
 
 
 def _commonsenseqa(row: Row) -> str:
-    asked = "Choose the right option related to the following sentence."
-    return f"{asked} {row['question']} {_options(', ')(row)}"
+    request = "Choose the right option related to the following sentence."
+    return f"{request} {row['question']} {_options(', ')(row)}"
 
 
 def _hellaswag(row: Row) -> str:
@@ -300,21 +300,21 @@ def read_domain(name: str, data_dir: Path | None, revision: str | None = None, s
         SubmodelError: it cannot be had, has other columns, or no text.
     """
     key = ALIASES.get(name, name)
-    wanted = DOMAINS[key]
-    source = replace(wanted.source, revision=revision) if revision else wanted.source
+    entry = DOMAINS[key]
+    source = replace(entry.source, revision=revision) if revision else entry.source
     if split is not None:
         source = _other_split(source, split)
-    found = read_set(source, data_dir, _MOST_ROWS)
-    rows = found.rows if split else found.rows[: max(1, int(len(found.rows) * wanted.fraction))]
-    text = wanted.stand_in_text if found.stand_in and wanted.stand_in_text else wanted.text
+    stored = read_set(source, data_dir, _MOST_ROWS)
+    rows = stored.rows if split else stored.rows[: max(1, int(len(stored.rows) * entry.fraction))]
+    text = entry.stand_in_text if stored.stand_in and entry.stand_in_text else entry.text
     documents: list[Document] = []
     for number, row in enumerate(rows):
-        shown = _render(text, row, found, number)
-        if shown.strip():
-            documents.append(Document(found.origin, number, shown))
+        written = _render(text, row, stored, number)
+        if written.strip():
+            documents.append(Document(stored.origin, number, written))
     if not documents:
-        raise SubmodelError(f"{found.origin}: no text in it: give the set's own rows")
-    return Text(name, documents, found.origin, None, source.split, {"set": _named(key, found)})
+        raise SubmodelError(f"{stored.origin}: no text in it: give the set's own rows")
+    return Text(name, documents, stored.origin, None, source.split, {"set": _named(key, stored)})
 
 
 def _other_split(source: NamedSet, split: str) -> NamedSet:
@@ -324,24 +324,24 @@ def _other_split(source: NamedSet, split: str) -> NamedSet:
     return replace(source, split=split, split_here=None, stand_in=stand_in)
 
 
-def _render(template: Template, row: Row, found: Rows, number: int) -> str:
+def _render(template: Template, row: Row, stored: Rows, number: int) -> str:
     try:
         return template.format_map(row) if isinstance(template, str) else template(row)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise SubmodelError(
-            f"{found.origin}, row {number}: not the columns of {found.source.hub} ({type(error).__name__}: {error}); "
+            f"{stored.origin}, row {number}: not the columns of {stored.source.hub} ({type(error).__name__}: {error}); "
             f"it has {', '.join(row)}"
         ) from error
 
 
-def _named(key: str, found: Rows) -> dict[str, Any]:
-    source = found.source
-    said = {
+def _named(key: str, stored: Rows) -> dict[str, Any]:
+    source = stored.source
+    fields = {
         "name": key,
         "hub": source.hub,
         "config": source.config,
         "split": source.split,
-        "revision": found.revision,
-        "stand_in": found.stand_in,
+        "revision": stored.revision,
+        "stand_in": stored.stand_in,
     }
-    return {k: v for k, v in said.items() if v}
+    return {k: v for k, v in fields.items() if v}

@@ -107,18 +107,18 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
         {"name": text.name, "weight": weight, "tokens": sum(len(p.tokens) for p in part), **_describe(text, part)}
         for (text, weight), part in zip(parts, pieces, strict=True)
     ]
-    own = described[0] if len(parts) == 1 else {"path": recipe, "column": None, "split": "mixture", "rows": {}}
+    single = described[0] if len(parts) == 1 else {"path": recipe, "column": None, "split": "mixture", "rows": {}}
     provenance = Provenance(
-        path=own["path"],
-        column=own["column"],
-        split=own["split"],
+        path=single["path"],
+        column=single["column"],
+        split=single["split"],
         seed=budget.seed,
         seq_len=budget.seq_len,
         samples=len(samples),
         tokens=sum(lengths),
         documents=sum(part["documents"] for part in described),
-        rows=own["rows"],
-        sha256_rows=own.get("sha256_rows", {}),
+        rows=single["rows"],
+        sha256_rows=single.get("sha256_rows", {}),
         sha256_tokens=hashlib.sha256(b"".join(s.astype("<i8").tobytes() for s in samples)).hexdigest(),
         shape=budget.unusual,
         about=parts[0][0].about if len(parts) == 1 else {},
@@ -169,22 +169,22 @@ def tokens_in(text: Text, tokenizer: Any) -> int:
     return sum(len(raw(tokenizer).encode(document)) for document in text.documents)
 
 
-def share(whole: int, weights: Sequence[float]) -> list[int]:
+def share(total: int, weights: Sequence[float]) -> list[int]:
     """Whole numbers that add up to `whole`, in proportion to the weights but for less than 1 (largest remainders).
 
     Raises SubmodelError when one of them is 0.
     """
-    exact = [whole * weight / sum(weights) for weight in weights]
-    found = [int(x) for x in exact]
-    behind = sorted(range(len(exact)), key=lambda i: found[i] - exact[i])
-    for i in behind[: whole - sum(found)]:
-        found[i] += 1
-    if not all(found):
-        raise SubmodelError(f"{whole:,} tokens leave no token for a part of the mixture: ask for more --tokens")
-    return found
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [int(x) for x in exact]
+    behind = sorted(range(len(exact)), key=lambda i: shares[i] - exact[i])
+    for i in behind[: total - sum(shares)]:
+        shares[i] += 1
+    if not all(shares):
+        raise SubmodelError(f"{total:,} tokens leave no token for a part of the mixture: ask for more --tokens")
+    return shares
 
 
-def _cut(text: Text, form: Form, budget: Budget, wanted: int | None) -> list[_Piece]:
+def _cut(text: Text, form: Form, budget: Budget, tokens_needed: int | None) -> list[_Piece]:
     """Pieces of `wanted` tokens together: of every document one piece, of long ones more where they run out.
 
     As many as the budget has samples if `wanted` is None.
@@ -202,7 +202,7 @@ def _cut(text: Text, form: Form, budget: Budget, wanted: int | None) -> list[_Pi
         nonlocal count
         pieces.append(replace(piece, tokens=form.finish(piece.tokens, rng)))
         count += len(pieces[-1].tokens)
-        return count >= wanted if wanted is not None else len(pieces) == budget.samples
+        return count >= tokens_needed if tokens_needed is not None else len(pieces) == budget.samples
 
     full = False
     for index in rng.permutation(len(text.documents)):
@@ -218,18 +218,18 @@ def _cut(text: Text, form: Form, budget: Budget, wanted: int | None) -> list[_Pi
         if full:
             break
     if not full:
-        asked = f"{wanted:,} asked" if wanted is not None else f"{budget.samples} samples asked"
+        request = f"{tokens_needed:,} asked" if tokens_needed is not None else f"{budget.samples} samples asked"
         size = f" ({budget.count} samples of {budget.seq_len})" if budget.shape == "packed" else ""
         raise TooLittleText(
-            f"{text.path}: {count:,} tokens in it, {asked}{size}: "
+            f"{text.path}: {count:,} tokens in it, {request}{size}: "
             "give more text or ask for fewer --samples, --tokens or --seq-len",
             text.path,
-            len(pieces) if wanted is None else budget.count * count // wanted,
+            len(pieces) if tokens_needed is None else budget.count * count // tokens_needed,
         )
-    if wanted is None:
+    if tokens_needed is None:
         return pieces
     last = pieces.pop()
-    return [*pieces, replace(last, tokens=last.tokens[: len(last.tokens) + wanted - count])]
+    return [*pieces, replace(last, tokens=last.tokens[: len(last.tokens) + tokens_needed - count])]
 
 
 def _packed(streams: list[np.ndarray], seq_len: int) -> list[np.ndarray]:

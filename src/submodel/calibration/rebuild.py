@@ -40,19 +40,19 @@ def rebuild(calibration: Mapping[str, Any], tokenizer: Any, data_dir: Path | Non
         calibration["seed"],
         **{key: calibration[key] for key in ("shape", "form") if key in calibration},
     )
-    then = parts_of(calibration)
-    parts = [(_read(part, data_dir), float(part.get("weight", 1))) for part in then]
+    recorded = parts_of(calibration)
+    parts = [(_read(part, data_dir), float(part.get("weight", 1))) for part in recorded]
     samples = pack("rebuilt", parts, tokenizer, budget, calibration["path"])
     provenance = samples.provenance
     assert provenance is not None
-    for before, now in zip(then, parts_of(provenance.as_dict()), strict=True):
+    for before, now in zip(recorded, parts_of(provenance.as_dict()), strict=True):
         if list(before["rows"].values()) != list(now["rows"].values()):
-            raise SubmodelError(f"{now['path']}: other rows take part than then: its text or its order has changed")
+            raise SubmodelError(f"{now['path']}: other rows take part than recorded: its text or its order has changed")
         if list(before["sha256_rows"].values()) != list(now["sha256_rows"].values()):
             raise SubmodelError(f"{now['path']}: the rows that took part have other text than then")
     if provenance.sha256_tokens != calibration["sha256_tokens"]:
         raise SubmodelError(
-            f"{calibration['path']}: the same rows give other tokens than then: the tokenizer has changed"
+            f"{calibration['path']}: the same rows give other tokens than recorded: the tokenizer has changed"
         )
     return samples
 
@@ -70,5 +70,5 @@ def _read(part: Mapping[str, Any], data_dir: Path | None) -> Text:
     if "revision" in part["set"]:
         return read_domain(key, None, part["set"]["revision"])
     source = DOMAINS[key].source
-    lay = part["path"].removesuffix(".gz").removesuffix(source.own_file).removesuffix(source.file)
-    return read_domain(key, data_dir or Path(lay or "."))
+    data_dir_then = part["path"].removesuffix(".gz").removesuffix(source.own_file).removesuffix(source.file)
+    return read_domain(key, data_dir or Path(data_dir_then or "."))

@@ -43,9 +43,9 @@ class Provenance:
 
     def as_dict(self) -> dict[str, Any]:
         """The manifest's `calibration`; keys that hold nothing are left out."""
-        found = asdict(self)
-        shape, about, parts = found.pop("shape"), found.pop("about"), found.pop("parts")
-        return {**found, **shape, **about, **({"parts": list(parts)} if parts else {})}
+        fields = asdict(self)
+        shape, about, parts = fields.pop("shape"), fields.pop("about"), fields.pop("parts")
+        return {**fields, **shape, **about, **({"parts": list(parts)} if parts else {})}
 
 
 def parts_of(calibration: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -130,7 +130,7 @@ def with_openings(samples: Samples, count: int, vocabulary: int) -> Samples:
         vocabulary: tokens are below this.
     """
     tokens, uses = samples.tokens.unique(return_counts=True)
-    found = tokens[uses.argsort(descending=True, stable=True)]
+    frequent = tokens[uses.argsort(descending=True, stable=True)]
     others = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0))
-    others = others[~torch.isin(others, found)]
-    return replace(samples, openings=torch.cat([found, others])[:count])
+    others = others[~torch.isin(others, frequent)]
+    return replace(samples, openings=torch.cat([frequent, others])[:count])

@@ -70,8 +70,8 @@ def rebase(path: Path, reference: str) -> dict[str, Any]:
     """
     store = Store(path)
     weights = open_weights(reference, checkpoint_path(reference))
-    if (found := _digest_if_of_size(weights, store)) != store.base["sha256"]:
-        raise _another(reference, store, found)
+    if (digest := _digest_if_of_size(weights, store)) != store.base["sha256"]:
+        raise _another(reference, store, digest)
     with store.lock():
         file = path / "store.json"
         document = json.loads(file.read_text())
@@ -96,9 +96,9 @@ def _find(store: Store, trust_remote_code: bool, opened: dict[str, Base]) -> Bas
         except SubmodelError as error:
             rejected.append(str(error))
             continue
-        if (found := _digest_if_of_size(weights, store)) == store.base["sha256"]:
+        if (digest := _digest_if_of_size(weights, store)) == store.base["sha256"]:
             return base_at(name, path, weights, trust_remote_code)
-        rejected.append(f"{name} has other weights{f' ({found[:12]})' if found else ''}")
+        rejected.append(f"{name} has other weights{f' ({digest[:12]})' if digest else ''}")
 
     if is_hub_id(reference) and "absolute" not in store.base:
         try:

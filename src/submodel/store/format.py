@@ -109,8 +109,8 @@ def digest_of_values(entries: Mapping[str, dict[str, Any]]) -> str:
 
 def digest_of_submodel(manifest: Mapping[str, Any]) -> str:
     """What tells a sub-model from others of its base: the digest of its masks, and of own weights if it has any."""
-    own = manifest.get("weights")
-    return manifest["masks"]["sha256"] + (f"+{own['sha256']}" if own else "")
+    weights = manifest.get("weights")
+    return manifest["masks"]["sha256"] + (f"+{weights['sha256']}" if weights else "")
 
 
 OWN_KEYS = ("format", "name", "masks", "weights", "matrices")
@@ -159,11 +159,11 @@ class Store:
                 f"weights of their own, {FORMAT_REWRITTEN}: upgrade submodel"
             )
         try:
-            whole = digest_of_all(manifest["matrices"]) == manifest["masks"]["sha256"]
-            whole &= not rewritten or digest_of_values(manifest["matrices"]) == manifest["weights"]["sha256"]
+            is_unaltered = digest_of_all(manifest["matrices"]) == manifest["masks"]["sha256"]
+            is_unaltered &= not rewritten or digest_of_values(manifest["matrices"]) == manifest["weights"]["sha256"]
         except (KeyError, TypeError, AttributeError):
-            whole = False
-        if not whole:
+            is_unaltered = False
+        if not is_unaltered:
             raise SubmodelError(f"{file}: altered: its entries do not fit its digest: extract {name} again")
         return manifest
 
