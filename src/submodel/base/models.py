@@ -62,6 +62,9 @@ class Base:
             skeleton = self._empty(torch.bfloat16)
             source.bind(skeleton, config.to_dict())
 
+    def __repr__(self) -> str:
+        return f"<base {self.reference}: {self.config.model_type}, {self.source.size_bytes / 1e6:,.1f} MB on disk>"
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the stored weights (bfloat16 for a GGUF file, which is dequantised to it)."""

@@ -82,6 +82,9 @@ class Samples:
     contamination: Mapping[str, Any] | None = None
     settling: Mapping[str, Any] | None = None
 
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.ids)} samples of {self.ids.shape[1]} tokens>"
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """How many tokens of each sample are real."""

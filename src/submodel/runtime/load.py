@@ -37,6 +37,10 @@ class Loaded:
     manifest: dict[str, Any] | None
     weight_format: str | None = None
 
+    def __repr__(self) -> str:
+        packed = f", packed in {self.weight_format}" if self.weight_format else ""
+        return f"<{self.reference}: {self.base.config.model_type} in {str(self.model.dtype)[6:]}{packed}>"
+
     @property
     def tokenizer(self) -> Any:
         return self.base.tokenizer

@@ -57,6 +57,9 @@ class Comparison:
     blocks: dict[int, Overlap]
     types: dict[str, Overlap]
 
+    def __repr__(self) -> str:
+        return f"<Jaccard distance {self.whole.jaccard_distance:.4f}, {self.whole.differing:.4f} of positions differ>"
+
 
 def compare_masks(a: Masks, b: Masks) -> Comparison:
     """Compare two sets of masks of one base.

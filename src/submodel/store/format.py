@@ -136,6 +136,9 @@ class Store:
             )
         self.base: dict[str, Any] = document["base"]
 
+    def __repr__(self) -> str:
+        return f"<store {self.path}: {len(self._folders())} sub-models of {self.base['reference']}>"
+
     @property
     def names(self) -> list[str]:
         """The names of the sub-models, the oldest first."""
