@@ -36,7 +36,7 @@ def test_text_of_ones_own(texts: dict[str, Path]):
     samples = load_domain(own, tokenizer, BUDGET)
     expected = load_samples("python", f"{texts['python']}:text", tokenizer, samples=6, seq_len=16, seed=0)
     assert torch.equal(samples.ids, expected.ids) and samples.provenance == expected.provenance
-    assert repr(samples) == "<samples python: 6 x 16 tokens>"
+    assert repr(samples) == "<python: 6 samples of 16 tokens>"
 
 
 def test_a_repository():

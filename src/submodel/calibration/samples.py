@@ -110,10 +110,6 @@ class Samples:
         """As many samples from the beginning as have so many tokens; all, if they have fewer."""
         return self.take(slice(int((torch.tensor(self.sizes).cumsum(0) < tokens).sum()) + 1))
 
-    def __repr__(self) -> str:
-        size = f"{self.ids.shape[1]}" if self.lengths is None else f"at most {self.ids.shape[1]}"
-        return f"<samples {self.name}: {len(self.ids)} x {size} tokens>"
-
     @property
     def parts(self) -> list[Mapping[str, Any]]:
         """`parts_of` what its manifest will say."""
