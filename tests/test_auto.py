@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.extract import auto

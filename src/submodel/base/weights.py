@@ -93,6 +93,7 @@ class Safetensors:
         self._spans: dict[str, _Span] = {}
         for file in files:
             self._spans.update(_read_header(file))
+        self._sha256 = ""
         self._open: dict[Path, Any] = {}
         self._maps: dict[Path, mmap.mmap] = {}
 
@@ -156,7 +157,8 @@ class Safetensors:
             span = self._spans[name]
             return _entry(name, span.dtype, span.shape, _file_chunks(span))
 
-        return _combine(digest, self.names)
+        self._sha256 = self._sha256 or _combine(digest, self.names)
+        return self._sha256
 
 
 class Gguf:
@@ -182,6 +184,7 @@ class Gguf:
         self._tensors: dict[str, Any] = {t.name: t for t in self.reader.tensors}
         self.file = file
         self._dtype = dtype
+        self._sha256 = ""
         self._names: dict[str, str] = {}
         self._processor: Any = None
 
@@ -206,12 +209,12 @@ class Gguf:
         """While open, transformers reads this file's header through our reader: parsing it takes seconds."""
         import gguf
 
-        own = gguf.GGUFReader
+        original = gguf.GGUFReader
         gguf.GGUFReader = lambda _: self.reader  # type: ignore[assignment,misc]
         try:
             yield
         finally:
-            gguf.GGUFReader = own  # type: ignore[misc]
+            gguf.GGUFReader = original  # type: ignore[misc]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -250,7 +253,8 @@ class Gguf:
             shape = tuple(int(n) for n in t.shape)
             return _entry(name, t.tensor_type.name, shape, iter([t.data.tobytes()]))
 
-        return _combine(digest, tuple(sorted(self._tensors)))
+        self._sha256 = self._sha256 or _combine(digest, tuple(sorted(self._tensors)))
+        return self._sha256
 
 
 def write_tensors(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -286,12 +290,12 @@ def write_stream(file: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], 
 def _file_chunks(span: _Span) -> Iterator[bytes]:
     with open(span.file, "rb") as f:
         f.seek(span.start)
-        left = span.end - span.start
-        while left:
-            chunk = f.read(min(_CHUNK, left))
+        remaining = span.end - span.start
+        while remaining:
+            chunk = f.read(min(_CHUNK, remaining))
             if not chunk:
                 raise SubmodelError(f"{span.file}: the file ends early: fetch it again")
-            left -= len(chunk)
+            remaining -= len(chunk)
             yield chunk
 
 

@@ -36,13 +36,13 @@ class Spelling:
         """
         prefix, suffix, middle = self.written or (self.prefix, self.suffix, self.middle)
         opening, between = (suffix, prefix) if self.suffix_first else (prefix, suffix)
-        head, found, rest = prompt.partition(opening)
-        first, also, second = rest.partition(between)
+        head, opens, rest = prompt.partition(opening)
+        first, continues, second = rest.partition(between)
         tail = ""
         if middle is not None:
             second, closes, tail = second.partition(middle)
-            also = also and closes
-        if not found or not also:
+            continues = continues and closes
+        if not opens or not continues:
             return None
         return (head, second, first, tail) if self.suffix_first else (head, first, second, tail)
 

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     from submodel.api.information import info
-    from submodel.base.models import open_base
+    from submodel.base.opening import open_base
     from submodel.base.workers import share_heap
     from submodel.calibration import Budget, Domain, Problems, load_domain, parse_domains
     from submodel.extract.auto import AUTO, check_method, needs_text
@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> None:
     base = open_base(args.model, args.trust_remote_code)
     longest = base.context or args.seq_len
     tokens = None if auto else args.tokens
-    budget = Budget(min(args.seq_len, longest), args.samples, tokens, args.seed, args.shape, args.form, args.weighting)
+    budget = Budget(min(args.seq_len, longest), args.samples, tokens, args.seed, args.shape, args.form)
     read = partial(load_domain, tokenizer=base.tokenizer, readers=readers, data_dir=data_dir)
     if auto:
         domains, budget = _at_most(budget, lambda budget: [read(domain, budget=budget) for domain in wanted])
@@ -306,7 +306,7 @@ def _held_out(args: argparse.Namespace, base: "Base", seq_len: int) -> "Samples"
 def _check_against(args: argparse.Namespace, domains: "list[Samples]") -> None:
     """Raises SubmodelError when what the new sub-models are to be compared with is not there, or there is nothing to
     compare them on."""
-    from submodel.base.models import open_base
+    from submodel.base.opening import open_base
     from submodel.runtime.packed.checkpoint import is_packed
     from submodel.store import Store, split_reference
 

@@ -8,7 +8,8 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base.arithmetic import quicken
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.errors import SubmodelError
 from submodel.runtime.engine import Engine, engine_of
 from submodel.runtime.packed.checkpoint import is_packed, open_packed

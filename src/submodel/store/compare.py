@@ -6,10 +6,9 @@ the pruned positions; the two agree only where every row keeps exactly half.
 
 from dataclasses import dataclass
 
-from submodel.base.models import split_name
+from submodel.base.matrices import split_name
 from submodel.errors import SubmodelError
-from submodel.prune.mask import popcount
-from submodel.store.format import Mask, Masks
+from submodel.prune.mask import Mask, Masks, popcount
 
 _ANOTHER_BASE = "the sub-models are not of one base: compare sub-models of one store, or of one base"
 

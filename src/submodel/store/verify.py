@@ -6,10 +6,10 @@ import numpy as np
 
 from submodel.calibration import rebuild
 from submodel.errors import SubmodelError
-from submodel.prune.mask import popcount, row_popcounts
+from submodel.prune.mask import Mask, popcount, row_popcounts
 from submodel.prune.sparsity import Pattern, parse_pattern
 from submodel.store.base import open_store_base
-from submodel.store.format import Mask, Store, split_reference
+from submodel.store.format import Store, split_reference
 
 
 def verify(path: Path, base: str | None = None, trust_remote_code: bool = False) -> list[tuple[str, str]]:

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from submodel.base.models import Base, is_hub_id, open_base
+from submodel.base.models import Base
+from submodel.base.opening import is_hub_id, open_base
 from submodel.calibration.forms import FORMS
-from submodel.calibration.packing import SHAPES, WEIGHTINGS
+from submodel.calibration.packing import SHAPES
 from submodel.errors import SubmodelError, unknown_name
 from submodel.extract.auto import AUTO, check_method, check_rate, distils, needs_text
 from submodel.prune.allocate.allocation import ALLOCATIONS, UNIFORM
@@ -56,7 +57,6 @@ CALIBRATION: dict[str, Kind] = {
     "seq_len": _whole(2),
     "shape": _one_of(SHAPES),
     "form": _one_of(FORMS),
-    "weighting": _one_of(WEIGHTINGS),
     "openings": _whole(0),
     "seed": _whole(0),
     "dtype": _DTYPE,

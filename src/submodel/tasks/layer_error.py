@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from submodel.base.models import Base, all_matrices, open_base, split_name
+from submodel.base.matrices import all_matrices, split_name
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.prune.statistics import Gram

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from submodel.base.files import write_json
-from submodel.base.models import Base, all_matrices, split_name
+from submodel.base.matrices import all_matrices, split_name
+from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError, unknown_name
 from submodel.prune.allocate import marginal, sensitivity

@@ -21,7 +21,8 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base.files import write_json
-from submodel.base.models import Base, all_matrices
+from submodel.base.matrices import all_matrices
+from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.prune.allocate.sensitivity import pruned, scores_of
 from submodel.prune.allocate.spread import ROW_SLOPE, exact_rows, levels

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from submodel.base.models import Base, all_matrices
+from submodel.base.matrices import all_matrices
+from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.prune.gradients import Twin, check_fits, input_norms, learn, linears_of, open_whole, own_slopes, sample
 from submodel.prune.sparsity import Pattern, keep_mask
