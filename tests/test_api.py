@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -143,3 +144,52 @@ def test_memory_is_what_packing_takes(store: str, tmp_path: Path):
         overhead = sum(64 + part.starts.nbytes for part in packed if part.starts is not None)
         padded = 1.0 if form == "bf16" else 1.8  # rows of a tiny model padded to 64 columns
         assert 0.97 * expected < sum(sizes.values()) - overhead < 1.03 * padded * expected, form
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder of Python files, some of which are held out."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for number in range(40):
+        lines = [f"def f{number}_{line}(x):\n    return x + {line * number}\n" for line in range(12)]
+        (folder / f"m{number}.py").write_text("\n".join(lines))
+    return folder
+
+
+def test_the_notebook_runs(llama: Path, sources: Path, tmp_path: Path, monkeypatch, capsys):
+    document = json.loads((ROOT / "examples/coder.ipynb").read_text())
+    assert document["nbformat"] == 4
+    cells = ["".join(cell["source"]) for cell in document["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in document["cells"] if cell["cell_type"] == "code")
+    monkeypatch.setenv("SUBMODEL_MODEL", str(llama))
+    monkeypatch.setenv("SUBMODEL_SOURCES", str(sources))
+    monkeypatch.setenv("SUBMODEL_WORK", str(tmp_path))
+    names: dict[str, object] = {}
+    for number, cell in enumerate(cells):
+        exec(compile(cell.replace("8192, 512", "512, 32"), f"cell {number}", "exec"), names)
+    out = capsys.readouterr().out
+    assert "50% of the matrices' weights removed" in out and "Jaccard distance" in out
+    assert (tmp_path / "exported/config.json").is_file()
+
+
+def test_the_guide_runs(llama: Path, sources: Path, tmp_path: Path, monkeypatch, capsys):
+    page = (ROOT / "docs/guide/python.md").read_text()
+    assert len(page.split()) <= 800
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model-directory").symlink_to(llama)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
+    for given, here in (
+        ("32_768", "256"),
+        ("8192", "64"),
+        ("seq_len=512", "seq_len=32"),
+        ("max_tokens=32", "max_tokens=2"),
+    ):
+        assert given in code
+        code = code.replace(given, here)
+    code = code.replace("tokens=256", "tokens=256, seq_len=32")
+    exec(compile(code, "python.md", "exec"), {})
+    assert (tmp_path / "exported").is_dir() and submodel.list_submodels("other.store") == []
