@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import submodel
 from submodel import cli
@@ -28,7 +29,7 @@ from submodel.tasks.sandbox import open_sandbox
 SPARSITY = "0.3"
 FORMAT = "int4"
 CALIBRATION = ["--tokens", "8192", "--seq-len", "512"]
-EVALUATION = {"tokens": 8192, "seq_len": 512}
+EVALUATION: dict[str, Any] = {"tokens": 8192, "seq_len": 512}
 COLUMN = 57  # characters of one of two columns
 MOST_LINES = 24
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_a_session(store: str, llama: Path, tmp_path: Path):
         submodel.compare(store + "@python", store + "@python")
 
     text = tiny.write_jsonl(tmp_path / "held-out.jsonl", "other")
-    settings = {"limit": 3, "seq_len": 32}
+    settings: dict[str, Any] = {"limit": 3, "seq_len": 32}
     rows = tmp_path / "rows.jsonl"
     evaluation = submodel.evaluate([str(llama), first.reference], f"perplexity:{text}:text", rows, **settings)
     assert [row.submodel for row in evaluation] == ["dense", "python"] and len(evaluation.new) == 2
@@ -122,7 +123,7 @@ def test_sizes_and_losses_of_a_sub_model(store: str, tmp_path: Path):
     check = {"perplexity": 11.0, "base_perplexity": 10.0, "tokens": 1000}
     file.write_text(json.dumps(manifest | {"parameters": 2 * weights, "check": check}))
     about = submodel.info(f"{tmp_path}/s@python")
-    assert about.removed == pytest.approx(0.25, abs=0.002)
+    assert about.removed is not None and about.removed == pytest.approx(0.25, abs=0.002)
     assert about.held_out and about.held_out.loss == pytest.approx(0.0953, abs=1e-4)
     words = sum(entry["shape"][0] * -(-entry["shape"][1] // 64) for entry in matrices)
     kept = 2 * weights * (1 - 2 * about.removed)
