@@ -80,7 +80,12 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
     """The engine for a packed model, or None where there is none: another family, or no native kernels."""
     config: Any = model.config
     head: Any = model.get_output_embeddings()
-    known = config.model_type in FAMILIES and isinstance(head, PackedLinear) and head.bias is None
+    known = (
+        config.model_type in FAMILIES
+        and isinstance(head, PackedLinear)
+        and head.bias is None
+        and head.packed.has_kernels
+    )
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     both_ways = getattr(config, "use_bidirectional_attention", None)
     if not known or activation not in _ACTIVATIONS or both_ways or not native.library():
@@ -106,7 +111,7 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         attention, mlp = layer.self_attn, layer.mlp
         modules = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
         modules += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-        if not all(isinstance(module, PackedLinear) for module in modules):
+        if not all(isinstance(module, PackedLinear) and module.packed.has_kernels for module in modules):
             return None
         norms = [layer.input_layernorm, layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm]
         norms += [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
