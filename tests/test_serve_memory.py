@@ -70,7 +70,7 @@ def test_the_least_recently_used_one_goes(provision: Slow):
         assert set(models.resident) == {"java", "maths"} and models.evictions == 1
         assert sum(models.resident.values()) <= _room_for(provision, 2)
         await models.close()
-        assert not any(thread.name.startswith("live") for thread in threading.enumerate())
+        assert not any(thread.name.startswith("model ") for thread in threading.enumerate())
 
     asyncio.run(run())
     assert provision.loaded == ["java", "python", "maths"]

@@ -25,10 +25,10 @@ class _Packed:
         self._loaded, self._room = loaded, room
 
     def prefill(self, ids: list[int]) -> None:
-        self._slots, self._logits = prefill(self._loaded, ids, len(ids) + self._room)
+        self._cache, self._logits = prefill(self._loaded, ids, len(ids) + self._room)
 
     def step(self) -> None:
-        self._logits = step(self._loaded, self._slots, [int(self._logits.argmax())])
+        self._logits = step(self._loaded, self._cache, [int(self._logits.argmax())])
 
 
 class _Transformers:
