@@ -219,7 +219,7 @@ def test_prompts_that_begin_alike_are_not_computed_twice(store: Path, monkeypatc
         _quiet(server)
         page = httpx2.get(f"{server.url}/metrics").text
         assert f'submodel_cached_tokens_total{{model="python"}} {float(640 + 1152)}' in page
-    monkeypatch.setattr("submodel.runtime.live.Live._reuse", lambda live, prompt: None)
+    monkeypatch.setattr("submodel.runtime.model_thread.ModelThread._reuse", lambda live, prompt: None)
     with serving.running(store) as server, _client(server) as client:
         plain = list(_growing(client))
     assert [cached for _, cached in plain] == [0] * 5

@@ -14,9 +14,8 @@ from openai import OpenAI
 
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
-from submodel.runtime.packed.formats import FORMATS
-from submodel.runtime.packed.place import packed_of
-from submodel.runtime.packed.shared import FORMATS_SHARED
+from submodel.runtime.packed.formats import FORMATS, SHARED
+from submodel.runtime.packed.linear import packed_matrices
 from submodel.serve.limits import Limits
 from submodel.serve.memory import Models
 from submodel.serve.provision import PackedProvision, provision_of
@@ -55,7 +54,7 @@ def test_sizes_are_told_before_loading(store: Path, form: str):
     provision = PackedProvision(store, form)
     for name in ("base", "python"):
         model = provision.load(name).model
-        tensors = [tensor for _, parts in packed_of(model) for part in parts for tensor in part.tensors.values()]
+        tensors = [tensor for _, parts in packed_matrices(model) for part in parts for tensor in part.tensors.values()]
         size = sum({tensor.data_ptr(): tensor.nbytes for tensor in [*tensors, *model.parameters()]}.values())
         assert abs(provision.size_bytes(name) - size) < 0.5 * size, (form, name, size)  # padding weighs much here
         gone = weakref.ref(model)
@@ -71,7 +70,7 @@ def test_the_least_recently_used_one_goes(provision: Slow):
         assert set(models.resident) == {"java", "maths"} and models.evictions == 1
         assert sum(models.resident.values()) <= _room_for(provision, 2)
         await models.close()
-        assert not any(thread.name.startswith("live") for thread in threading.enumerate())
+        assert not any(thread.name.startswith("model ") for thread in threading.enumerate())
 
     asyncio.run(run())
     assert provision.loaded == ["java", "python", "maths"]
@@ -171,12 +170,12 @@ def test_switching_drops_no_request(crowded: Any):
     assert crowded.desk.models.evictions > 2 and len(crowded.desk.models.resident) <= 2
 
 
-@pytest.mark.parametrize("form", FORMATS_SHARED)
+@pytest.mark.parametrize("form", SHARED)
 def test_sub_models_share_the_base(store: Path, form: str):
     """All at once over one set of weights, in the room of the base, their masks and caches; answers as alone."""
     provision = provision_of(store, form)
     names = ["base", *serving.SUBMODELS]
-    parts = {name: [part for _, own in packed_of(provision.load(name).model) for part in own] for name in names}
+    parts = {name: [part for _, own in packed_matrices(provision.load(name).model) for part in own] for name in names}
     assert len({tuple(part.values.data_ptr() for part in own) for own in parts.values()}) == 1
     for name in names:
         size = sum(part.mask.nbytes for part in parts[name] if part.mask is not None)

@@ -14,7 +14,7 @@ from submodel.errors import SubmodelError
 from submodel.runtime.engine import Engine, engine_of
 from submodel.runtime.packed.checkpoint import is_packed, open_packed
 from submodel.runtime.packed.formats import format_named
-from submodel.runtime.packed.place import load_packed
+from submodel.runtime.packed.model import load_packed
 from submodel.store import Masks, Store, digest_of_submodel, split_reference
 from submodel.store.base import open_store_base
 

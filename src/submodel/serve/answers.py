@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
-from submodel.runtime.live import Piece, Score
+from submodel.runtime.continuation import Piece, Score
 from submodel.serve.generation import Generation
 from submodel.serve.refusal import Refusal
 

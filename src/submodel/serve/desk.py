@@ -12,13 +12,14 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from submodel.router import Signals
 from submodel.runtime import Request
+from submodel.runtime.text import Prompt
 from submodel.serve import answers, routing
 from submodel.serve.answers import Chat, Form, Plain
 from submodel.serve.generation import Generation
 from submodel.serve.limits import Door, Limits
 from submodel.serve.memory import Lease, Models
 from submodel.serve.metrics import Meters
-from submodel.serve.prompts import Prompt, Prompts
+from submodel.serve.prompts import RequestPrompts
 from submodel.serve.refusal import Refusal
 from submodel.serve.routing import Chooser, Chosen
 from submodel.serve.schema import ChatRequest, CompletionRequest, Sampling, given
@@ -72,7 +73,7 @@ class Desk:
         self.models, self.chooser, self.upstreams = models, chooser, upstreams
         self.limits, self.meters = limits, meters
         self.door = Door(limits.requests)
-        self.prompts = Prompts(models.provision.tokenizer)
+        self.prompts = RequestPrompts(models.provision.tokenizer)
 
     async def chat(self, http: HttpRequest, body: ChatRequest, hints: Hints) -> Response:
         """`POST /v1/chat/completions`."""

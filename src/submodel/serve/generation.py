@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from submodel.runtime import Request
-from submodel.runtime.live import Live, Piece, Ticket
-from submodel.serve.prompts import Prompt
+from submodel.runtime.continuation import Piece
+from submodel.runtime.model_thread import ModelThread, Ticket
+from submodel.runtime.text import Prompt
 from submodel.serve.refusal import Refusal
 
 
@@ -24,7 +25,7 @@ class Generation:
         answer_s: for everything.
     """
 
-    def __init__(self, live: Live, done: Callable[[], None], answer_s: float):
+    def __init__(self, live: ModelThread, done: Callable[[], None], answer_s: float):
         self._live, self._done = live, done
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + answer_s

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from submodel.errors import SubmodelError
-from submodel.runtime.live import Live
+from submodel.runtime.model_thread import ModelThread
 from submodel.serve.provision import Provision
 from submodel.serve.refusal import Refusal
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class _Entry:
     """A model that is there or on its way."""
 
-    live: asyncio.Task[Live]
+    live: asyncio.Task[ModelThread]
     size_bytes: int
     users: int = 0
     used: float = field(default_factory=time.monotonic)
@@ -34,7 +34,7 @@ class Lease:
     """The right to use a model; give it back with `Models.give_back`."""
 
     name: str
-    live: Live
+    live: ModelThread
     entry: _Entry
 
 
@@ -110,11 +110,11 @@ class Models:
     def _size(self, name: str) -> int:
         return self.provision.size_bytes(name) + self._cache_bytes
 
-    async def _load(self, name: str) -> Live:
+    async def _load(self, name: str) -> ModelThread:
         start = time.monotonic()
 
-        def load() -> Live:
-            return Live(self.provision.load(name), cache_bytes=self._cache_bytes)
+        def load() -> ModelThread:
+            return ModelThread(self.provision.load(name), cache_bytes=self._cache_bytes)
 
         async with self._loading:
             live = await asyncio.to_thread(load)
@@ -122,7 +122,7 @@ class Models:
         _log.info("%s: loaded in %.2f s", name, time.monotonic() - start)
         return live
 
-    def _loaded(self, name: str, entry: _Entry, task: asyncio.Task[Live]) -> None:
+    def _loaded(self, name: str, entry: _Entry, task: asyncio.Task[ModelThread]) -> None:
         if task.cancelled() or task.exception() is not None:
             if not task.cancelled():
                 _log.error("%s: not loaded: %s", name, task.exception())

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from submodel.router import Decision, Signals, conversation
-from submodel.serve.prompts import Prompts
+from submodel.serve.prompts import RequestPrompts
 from submodel.serve.provision import AUTO, BASE
 from submodel.serve.refusal import Refusal
 from submodel.serve.schema import ChatMessage
@@ -74,7 +74,9 @@ def of_chat(messages: list[ChatMessage], file: str | None, language: str | None)
     return Signals(said[-_MOST_TEXT:], file, None, language)
 
 
-def of_completion(prompt: str, suffix: str | None, prompts: Prompts, file: str | None, language: str | None) -> Signals:
+def of_completion(
+    prompt: str, suffix: str | None, prompts: RequestPrompts, file: str | None, language: str | None
+) -> Signals:
     """The text around the cursor, whichever way the client wrote it."""
     if suffix is None:
         prompt, suffix = prompts.split(prompt)
