@@ -128,7 +128,7 @@ def test_sizes_and_losses_of_a_sub_model(store: str, tmp_path: Path):
     words = sum(entry["shape"][0] * -(-entry["shape"][1] // 64) for entry in matrices)
     kept = 2 * weights * (1 - 2 * about.removed)
     assert about.memory_bytes["bf16"] == pytest.approx(kept + 8 * words + 2 * weights, abs=2)
-    assert about.memory_bytes["bf16"] > about.memory_bytes["int8"] > about.memory_bytes["int4"]
+    assert about.memory_bytes["bf16"] > about.memory_bytes["int8"] >= about.memory_bytes["int4"]  # narrow matrices
 
 
 def test_memory_is_what_packing_takes(store: str, tmp_path: Path):
@@ -144,7 +144,7 @@ def test_memory_is_what_packing_takes(store: str, tmp_path: Path):
         sizes = {tensor.data_ptr(): tensor.nbytes for tensor in tensors}
         overhead = sum(64 + part.starts.nbytes for part in packed if part.starts is not None)
         padded = 1.0 if form == "bf16" else 1.8  # rows of a tiny model padded to 64 columns
-        assert 0.97 * expected < sum(sizes.values()) - overhead < 1.03 * padded * expected, form
+        assert 0.9 * expected < sum(sizes.values()) - overhead < 1.05 * padded * expected, form
 
 
 ROOT = Path(__file__).parent.parent
