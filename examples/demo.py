@@ -200,7 +200,7 @@ def side_by_side(number: int, *models: Answered) -> None:
 
 def shortened(program: str) -> list[str]:
     """The lines of a program as far as a column holds them."""
-    lines = [line[: COLUMN - 1] for line in program.splitlines()]
+    lines = [line if len(line) < COLUMN else f"{line[: COLUMN - 4]}..." for line in program.splitlines()]
     more = len(lines) - MOST_LINES
     return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more} more lines"]
 
@@ -226,9 +226,11 @@ def summary(answered: list[Answered], perplexities: list[float]) -> str:
         ["memory of the weights", *(f"{model.memory_bytes / 1e6:.0f} MB" for model in answered)],
         ["tokens a second", *(f"{model.tokens_a_second:.0f}" for model in answered)],
         ["answers that pass", *(model.passing for model in answered)],
-        ["perplexity, held out", f"{dense:.2f}", "", f"{pruned:.2f} ({pruned / dense - 1:+.1%})"],
+        ["perplexity, held out", f"{dense:.2f}", "-", f"{pruned:.2f} ({pruned / dense - 1:+.1%})"],
     ]
-    return "\n".join("".join(f"{cell:<{26 if at == 0 else 20}}" for at, cell in enumerate(line)) for line in lines)
+    widths = (26, 20, 20, 0)
+    padded = ["".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(line.rstrip() for line in padded)
 
 
 if __name__ == "__main__":
