@@ -177,8 +177,8 @@ def run_steps(
                     progress(before + done, plan.block_tokens)
 
                 earlier, folder = states, work.folder(index, step.name)
-                states = step.run(plan.job, earlier, folder, tell)
-                work.save(index, step.name, earlier, states)
+                work.save(index, step.name, earlier, step.run(plan.job, earlier, folder, tell))
+                states = work.load(index, step.name, earlier)
         before += cost.block_tokens
         progress(before, plan.block_tokens)
     return states

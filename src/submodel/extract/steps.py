@@ -353,3 +353,8 @@ class _Counter:
     def __call__(self, tokens: int) -> None:
         self._tokens += tokens
         self._progress(self._runs * self._tokens)
+
+
+def reads_text(method: str, allocation: str = UNIFORM, grid: str | None = None) -> bool:
+    """Whether a method needs calibration text. Raises SubmodelError as `parse`."""
+    return any(step.reads for step in parse(method, allocation, grid))

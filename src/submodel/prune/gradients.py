@@ -89,7 +89,8 @@ class DenseModel:
         """`input_norms` of all matrices; computed once for the same beginning of a text."""
         key = _beginning(text)
         if key not in self._norms:
-            self._norms[key] = input_norms(self.model, self.matrices, text)
+            with self.reading(text) as model:
+                self._norms[key] = input_norms(model, self.matrices, text)
         return self._norms[key]
 
     def remember_norms(self, text: Samples, norms: dict[str, torch.Tensor]) -> None:
