@@ -49,7 +49,9 @@ def change(text: str, diff: str) -> str:
 
 
 SECTIONS = {
-    title: found for title, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S) if (found := blocks(text))
+    title: found
+    for title, text in re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S)
+    if (found := blocks(text))
 }
 
 
@@ -96,7 +98,11 @@ def test_the_example_works(title: str, tree: Path):
         python, *words = shlex.split(command)
         assert python == "python"
         run = subprocess.run(
-            [sys.executable, *words, "-p", "no:cacheprovider"], cwd=tree, env=environment, capture_output=True, text=True
+            [sys.executable, *words, "-p", "no:cacheprovider"],
+            cwd=tree,
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         assert run.returncode == 0, f"{command}\n{run.stdout}{run.stderr}"
 
