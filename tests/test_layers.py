@@ -19,6 +19,7 @@ LAYERS = [
     ["export", "tasks"],
     ["extract", "report"],
     ["study", "bench", "serve"],
+    ["api"],
     ["cli"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
@@ -51,7 +52,7 @@ def test_imports_run_down():
             other = _room(module)
             assert room == other or RANK[other] < RANK[room], f"{file} imports {module}: that runs up"
             # a module that needs an extra is imported by its neighbour when it is used
-            assert not inside or room in ("cli", other), f"{file} imports {module} inside a function: only cli may"
+            assert not inside or room in ("api", "cli", other), f"{file} imports {module} inside a function"
 
 
 def test_every_room_is_drawn():

@@ -17,49 +17,70 @@ from typing import TYPE_CHECKING, Any
 from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
+    from submodel.api.information import Info, info, list_submodels
+    from submodel.api.measuring import Evaluation, benchmark, evaluate, report
+    from submodel.api.running import generate, serve
+    from submodel.api.stores import compare, copy, export, remove, verify
     from submodel.base.models import Base, open_base
     from submodel.calibration import Samples, load_samples
-    from submodel.export import export_directory
     from submodel.extract.job import extract
     from submodel.prune import METHODS
-    from submodel.runtime import generate, load
+    from submodel.runtime import Loaded, load
     from submodel.store import Store
-    from submodel.store.compare import compare_masks
-    from submodel.store.verify import verify
-    from submodel.tasks import TASKS, evaluate
+    from submodel.tasks import TASKS
 
 _HOMES = {
     "Base": "submodel.base.models",
+    "Evaluation": "submodel.api.measuring",
+    "Info": "submodel.api.information",
+    "Loaded": "submodel.runtime",
     "METHODS": "submodel.prune",
     "Samples": "submodel.calibration",
     "Store": "submodel.store",
     "TASKS": "submodel.tasks",
-    "compare_masks": "submodel.store.compare",
-    "evaluate": "submodel.tasks",
-    "export_directory": "submodel.export",
+    "benchmark": "submodel.api.measuring",
+    "compare": "submodel.api.stores",
+    "copy": "submodel.api.stores",
+    "evaluate": "submodel.api.measuring",
+    "export": "submodel.api.stores",
     "extract": "submodel.extract.job",
-    "generate": "submodel.runtime",
+    "generate": "submodel.api.running",
+    "info": "submodel.api.information",
+    "list_submodels": "submodel.api.information",
     "load": "submodel.runtime",
     "load_samples": "submodel.calibration",
     "open_base": "submodel.base.models",
-    "verify": "submodel.store.verify",
+    "remove": "submodel.api.stores",
+    "report": "submodel.api.measuring",
+    "serve": "submodel.api.running",
+    "verify": "submodel.api.stores",
 }
 
 __all__ = [
     "METHODS",
     "TASKS",
     "Base",
+    "Evaluation",
+    "Info",
+    "Loaded",
     "Samples",
     "Store",
     "SubmodelError",
-    "compare_masks",
+    "benchmark",
+    "compare",
+    "copy",
     "evaluate",
-    "export_directory",
+    "export",
     "extract",
     "generate",
+    "info",
+    "list_submodels",
     "load",
     "load_samples",
     "open_base",
+    "remove",
+    "report",
+    "serve",
     "verify",
 ]
 
@@ -75,6 +96,9 @@ class _Package(ModuleType):
         if name not in _HOMES:
             raise AttributeError(f"module 'submodel' has no attribute {name!r}")
         return getattr(import_module(_HOMES[name]), name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *_HOMES})
 
 
 sys.modules[__name__].__class__ = _Package

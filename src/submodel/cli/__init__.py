@@ -6,35 +6,65 @@ use or bad input, said in one line; 1: a defect.
 """
 
 import argparse
+import importlib
 import os
 import sys
+from collections.abc import Iterable
 
-from submodel.cli import arguments, bench, derive, generate, measure, route, serve, store
-from submodel.cli.arguments import Parser, Verbs
 from submodel.cli.console import say
+from submodel.cli.options import Parser, check
 from submodel.errors import SubmodelError
 
-GROUPS = (derive, store, measure, generate, bench, route, serve)
+# Once a verb is imported its module is a name in here, so nothing below may use the builtins `list` and `eval`.
+VERBS = {
+    "extract": "derive one sub-model per domain in one walk over the base",
+    "list": "say what is in a store",
+    "info": "print a sub-model's sizes and recipe",
+    "verify": "check every checksum, the base's identity and the exact sparsity of every row",
+    "copy": "copy sub-models to another store, which then stands by itself",
+    "remove": "take a sub-model out of its store",
+    "compare": "print the Jaccard distances between sub-models",
+    "export": "write a sub-model as a plain Hugging Face directory, or packed",
+    "eval": "measure models on tasks; cells that are already in the file are skipped",
+    "report": "print the table of files of rows",
+    "bench": "compare speed, memory and quality of models and their bases in one interleaved run",
+    "generate": "continue a prompt, streamed to the terminal",
+    "serve": "answer OpenAI's API with the right sub-model for each request",
+    "route": "say which sub-model of a store answers a request, and why",
+    "study": "run a grid of extractions and evaluations from a file; goes on where it stopped",
+}
+"""Every verb with its line of help. Its module has the same name, and `add_options(parser)` and `run(args)`, which
+returns the exit status, None for 0."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def parser(verbs: Iterable[str] = VERBS) -> argparse.ArgumentParser:
+    """The command line, with the options of `verbs`; only their modules are imported."""
+    complete = frozenset(verbs)
     top = Parser(prog="submodel", description="Derive specialised sub-models from one language model by pruning.")
-    verbs = Verbs(top)
-    for group in GROUPS:
-        group.add(verbs)
+    subparsers = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    for verb, about in VERBS.items():
+        p = subparsers.add_parser(verb, help=about, description=about[0].upper() + about[1:] + ".")
+        if verb in complete:
+            module = importlib.import_module(f"submodel.cli.{_MODULES.get(verb, verb)}")
+            p.add_argument("--json", action="store_true", help="print one JSON document")
+            module.add_options(p)
+            p.set_defaults(run=module.run)
     return top
 
 
-def main(argv: list[str] | None = None) -> int:
+_MODULES = {"extract": "derive"}
+
+
+def main(argv: Iterable[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
-    args = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else [*argv]
+    args = parser(VERBS.keys() & words[:1]).parse_args(words)
     # threads that wait for each other by spinning slow a shared machine down several times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        arguments.check(args)
+        check(args)
         return args.run(args) or 0
     except SubmodelError as error:
         say(f"submodel {args.verb}: {error}")

@@ -1,22 +1,14 @@
-"""The verb that compares speed, memory and quality: bench."""
+"""submodel bench"""
 
 import argparse
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from submodel.cli import arguments
 from submodel.cli.console import Bar, say, show
 from submodel.errors import SubmodelError
 
-if TYPE_CHECKING:
-    from submodel.base.models import Base
-    from submodel.tasks.rows import Row
 
-
-def add(verbs: arguments.Verbs) -> None:
-    """The verbs of this module."""
-    p = verbs.add("bench", _bench, "compare speed, memory and quality of models and their bases in one interleaved run")
+def add_options(p: argparse.ArgumentParser) -> None:
+    """The options of `bench`."""
     p.add_argument("model", nargs="+", metavar="MODEL")
     p.add_argument("--formats", default="bf16,int8,int4", help="of the sub-models (default: bf16,int8,int4)")
     p.add_argument("--threads", type=int, default=1, help="of each contender (default: 1)")
@@ -37,8 +29,10 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
 
 
-def _bench(args: argparse.Namespace) -> None:
-    from submodel import bench
+def run(args: argparse.Namespace) -> None:
+    """Measure, and print the table."""
+    from submodel.api.measuring import benchmark, report
+    from submodel.bench import Plan
     from submodel.tasks import parse_task
 
     for option in ("threads", "rounds", "prompt_tokens", "new_tokens"):
@@ -47,7 +41,7 @@ def _bench(args: argparse.Namespace) -> None:
     for task in args.task:
         parse_task(task)
     settings = {key: getattr(args, key) for key in ("limit", "tokens", "seq_len", "decode", "data_dir", "unsafe_code")}
-    plan = bench.Plan(
+    plan = Plan(
         threads=args.threads,
         rounds=args.rounds,
         prompt_tokens=args.prompt_tokens,
@@ -57,9 +51,16 @@ def _bench(args: argparse.Namespace) -> None:
         trust_remote_code=args.trust_remote_code,
         llama_python=args.llama_python or sys.executable,
     )
-    bases: dict[str, Base] = {}
-    found = bench.contenders(args.model, args.formats.split(","), bases, args.base, args.trust_remote_code)
-    found += bench.llama_contenders(bases, plan.llama_python, args.gguf, Path(args.out), say)
     with Bar("", "") as bar:
-        rows: list[Row] = list(bench.run(found, plan, Path(args.out), bases, say, bar.named))
-    show(args, {"rows": [row.__dict__ for row in rows]}, [bench.table(rows)])
+        rows = benchmark(
+            args.model,
+            args.out,
+            args.formats.split(","),
+            plan,
+            gguf=args.gguf,
+            base=args.base,
+            trust_remote_code=args.trust_remote_code,
+            progress=bar.named,
+            say=say,
+        )
+    show(args, {"rows": [row.__dict__ for row in rows]}, [report(rows)])

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from submodel.cli import arguments
-from submodel.cli.about import overlapping, settled, size
+from submodel.cli import options
 from submodel.cli.console import Bar, say, show
+from submodel.cli.describe import overlapping, settled, size
 from submodel.errors import SubmodelError, unknown_name
 
 if TYPE_CHECKING:
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from submodel.prune.sparsity import Pattern
 
 
-def add(verbs: arguments.Verbs) -> None:
-    """The verb of this module."""
-    p = verbs.add("extract", _extract, "derive one sub-model per domain in one walk over the base")
+def add_options(p: argparse.ArgumentParser) -> None:
+    """The options of `extract`."""
     p.add_argument("model", metavar="MODEL", help="Hugging Face directory, hub id or .gguf file")
     p.add_argument("--out", required=True, metavar="STORE", help="the store; made if it is not there")
     p.add_argument(
@@ -103,7 +102,7 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--seq-len", type=int, default=2048, help="tokens a sample (default: 2048)")
     p.add_argument(
         "--tokens",
-        type=arguments.tokens,
+        type=options.tokens,
         help="token budget of every domain, instead of --samples; auto: doubled until the masks have settled, "
         "--samples at most",
     )
@@ -122,16 +121,17 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--weighting", default="token", help="what counts alike: every token or document (default: token)")
     p.add_argument("--seed", type=int, default=0, help="of the choice of text (default: 0)")
     p.add_argument(
-        "--dtype", choices=arguments.DTYPES, help="of the arithmetic (default: bfloat16 where the processor has it)"
+        "--dtype", choices=options.DTYPES, help="of the arithmetic (default: bfloat16 where the processor has it)"
     )
     p.add_argument("--no-routing", action="store_true", help="leave out what the router keeps of each domain's text")
     p.add_argument("--batch-tokens", type=int, default=512, help="tokens at once on one core (default: 512)")
-    arguments.runs_model(p, moved=False)
+    options.add_running(p, moved=False)
 
 
-def _extract(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     import torch
 
+    from submodel.api.information import info
     from submodel.base.models import open_base
     from submodel.base.workers import share_heap
     from submodel.calibration import Budget, Domain, Problems, load_domain, parse_domains
@@ -150,7 +150,7 @@ def _extract(args: argparse.Namespace) -> None:
     own = dict(_named(spec) for spec in args.calibration)
     if len(own) < len(args.calibration):
         raise SubmodelError(f"--calibration: two texts of one name ({', '.join(args.calibration)}): rename one")
-    data_dir = arguments.directory(args.data_dir)
+    data_dir = options.directory(args.data_dir)
     wanted, readers = parse_domains(args.domain, own)
     if not needs_text(args.method, args.grid) and not wanted:
         wanted = [Domain(args.method, ())]
@@ -162,7 +162,7 @@ def _extract(args: argparse.Namespace) -> None:
         raise SubmodelError(f"{len(args.name)} --name for {len(wanted)} domains: give one each or none")
     if args.name:
         wanted = [replace(domain, name=name) for domain, name in zip(wanted, args.name, strict=True)]
-    auto = args.tokens == arguments.AUTO
+    auto = args.tokens == options.AUTO
     _check_together(args, len(wanted))
     base = open_base(args.model, args.trust_remote_code)
     longest = base.context or args.seq_len
@@ -218,15 +218,15 @@ def _extract(args: argparse.Namespace) -> None:
         for why in dict.fromkeys(m["auto"]["why"] for m in result.manifests.values() if "auto" in m):
             say(f"{AUTO}: {why}")
     lines = [
-        f"{args.out}@{name}: there already" if name in result.already else f"{args.out}@{name}: {size(args.out, name)}"
+        f"{args.out}@{name}: {'there already' if name in result.already else size(info(f'{args.out}@{name}'))}"
         for name in result.manifests
     ]
     if result.resumed_blocks:
         lines.insert(0, f"went on after {result.resumed_blocks} blocks of an earlier run")
-    run = {"seconds": result.seconds, "already": result.already, "resumed_blocks": result.resumed_blocks}
+    about = {"seconds": result.seconds, "already": result.already, "resumed_blocks": result.resumed_blocks}
     if args.against:
-        run["fit"] = _fit(args, result.manifests, budget.seq_len, lines)
-    show(args, {"submodels": result.manifests, **run}, lines)
+        about["fit"] = _fit(args, result.manifests, budget.seq_len, lines)
+    show(args, {"submodels": result.manifests, **about}, lines)
 
 
 def _at_most(budget: "Budget", read: "Callable[[Budget], list[Samples]]") -> "tuple[list[Samples], Budget]":
@@ -279,9 +279,9 @@ def _check_together(args: argparse.Namespace, domains: int) -> None:
     from submodel.extract.bound import check_bound
     from submodel.prune.allocate.allocation import ALLOCATIONS, UNIFORM
 
-    if args.method == AUTO and args.tokens == arguments.AUTO:
+    if args.method == AUTO and args.tokens == options.AUTO:
         raise SubmodelError("--tokens auto measures masks of norms: give a method such as wanda, or --tokens N")
-    if args.tokens == arguments.AUTO and (args.allocation or UNIFORM) not in ALLOCATIONS:
+    if args.tokens == options.AUTO and (args.allocation or UNIFORM) not in ALLOCATIONS:
         raise unknown_name("allocation", args.allocation, ALLOCATIONS)
     if args.max_loss is None:
         if args.held_out is not None:
@@ -299,7 +299,7 @@ def _held_out(args: argparse.Namespace, base: "Base", seq_len: int) -> "Samples"
     from submodel.calibration import read_held_out
     from submodel.tasks.perplexity import as_much_as_there_is
 
-    text = read_held_out(args.held_out, arguments.directory(args.data_dir))
+    text = read_held_out(args.held_out, options.directory(args.data_dir))
     return as_much_as_there_is(text, base.tokenizer, 50_000, min(seq_len, 1024))
 
 

@@ -1,16 +1,15 @@
-"""The verb that continues a prompt: generate."""
+"""submodel generate"""
 
 import argparse
 from collections.abc import Callable
 from typing import Any
 
-from submodel.cli import arguments
+from submodel.cli import options
 from submodel.cli.console import show
 
 
-def add(verbs: arguments.Verbs) -> None:
-    """The verbs of this module."""
-    p = verbs.add("generate", _generate, "continue a prompt, streamed to the terminal")
+def add_options(p: argparse.ArgumentParser) -> None:
+    """The options of `generate`."""
     p.add_argument("model", metavar="MODEL")
     p.add_argument("--prompt", required=True)
     p.add_argument("--max-tokens", type=int, default=128, help="new tokens at most (default: 128)")
@@ -19,23 +18,17 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
     p.add_argument("--suffix", metavar="TEXT", help="what comes after: fill in what stands between the two")
     p.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
-    arguments.packs(p)
-    arguments.runs_model(p)
+    options.add_format(p)
+    options.add_running(p)
 
 
-def _generate(args: argparse.Namespace) -> None:
-    from submodel.runtime import generate, load
+def run(args: argparse.Namespace) -> None:
+    """Print the text as it comes."""
+    from submodel.api.running import generate
 
-    loaded = load(
-        args.model,
-        device=args.device,
-        base=args.base,
-        trust_remote_code=args.trust_remote_code,
-        weight_format=args.format,
-    )
-    write: Callable[[str], Any] = (lambda text: None) if args.json else _flush
+    write: Callable[[str], Any] = (lambda text: None) if args.json else _write
     text = generate(
-        loaded,
+        args.model,
         args.prompt,
         max_tokens=args.max_tokens,
         temperature=args.temperature,
@@ -43,10 +36,14 @@ def _generate(args: argparse.Namespace) -> None:
         seed=args.seed,
         chat=args.chat,
         suffix=args.suffix,
+        format=args.format,
+        device=args.device,
+        base=args.base,
+        trust_remote_code=args.trust_remote_code,
         write=write,
     )
     show(args, {"model": args.model, "prompt": args.prompt, "text": text}, [""])
 
 
-def _flush(text: str) -> None:
+def _write(text: str) -> None:
     print(text, end="", flush=True)

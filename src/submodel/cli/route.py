@@ -1,11 +1,10 @@
-"""The verb that explains a routing decision, and fits the router of an existing store: route."""
+"""submodel route: explain a routing decision, and fit the router of an existing store."""
 
 import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from submodel.cli import arguments
 from submodel.cli.console import say, show
 from submodel.errors import SubmodelError, unknown_name
 
@@ -14,9 +13,8 @@ if TYPE_CHECKING:
     from submodel.store import Store
 
 
-def add(verbs: arguments.Verbs) -> None:
-    """The verbs of this module."""
-    p = verbs.add("route", _route, "say which sub-model of a store answers a request, and why")
+def add_options(p: argparse.ArgumentParser) -> None:
+    """The options of `route`."""
     p.add_argument("store", metavar="STORE")
     p.add_argument("text", metavar="TEXT", nargs="?", help="the request")
     p.add_argument("--file", metavar="NAME", help="the file that the request is about; only its name is read")
@@ -44,7 +42,8 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
 
 
-def _route(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Fit and calibrate as asked, then print the decision and what spoke for it."""
     from submodel.router import Signals, open_router
     from submodel.store import Store
     from submodel.store.base import open_store_base

@@ -19,8 +19,8 @@ from submodel import store
 from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.extract.job import Extracted, extract, fit_routing
-from submodel.prune.sparsity import Pattern
+from submodel.extract.job import Extraction, extract, fit_routing
+from submodel.prune.sparsity import RowSparsity
 from submodel.runtime import Loaded, load
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.perplexity import window_losses
@@ -67,7 +67,7 @@ def search(
     trust_remote_code: bool = False,
     routing: bool = True,
     **settings: Any,
-) -> Extracted:
+) -> Extraction:
     """Derive the smallest sub-model of a domain whose loss on held-out text is at most `bound`.
 
     Args:
@@ -114,7 +114,7 @@ def search(
             _remove(folder)
         raise
     names = [domain.name] if already else []
-    return Extracted(out, {domain.name: kept}, names, resumed_blocks=0, seconds=time.monotonic() - started)
+    return Extraction(out, {domain.name: kept}, names, resumed_blocks=0, seconds=time.monotonic() - started)
 
 
 def _search(
@@ -135,7 +135,7 @@ def _search(
     dense = window_losses(run(base.reference).model, held_out)
 
     def loss_at(sparsity: float) -> Trial:
-        extract(base, [domain], at(sparsity), pattern=Pattern(sparsity), routing=False, **settings)
+        extract(base, [domain], at(sparsity), sparsity=RowSparsity(sparsity), routing=False, **settings)
         more = window_losses(run(f"{at(sparsity)}@{domain.name}").model, held_out) - dense
         trial = Trial(sparsity, float(more.mean()), *bootstrap(more))
         say(f"{sparsity:.2f}: {trial.loss:+.4f} nats a token [{trial.low:+.4f}, {trial.high:+.4f}]")

@@ -1,4 +1,4 @@
-"""Toward: what is to be known of a matrix's inputs so that its output can come near the dense model's.
+"""The dense target: what must be known of a matrix's inputs so that its output can come near the dense model's.
 
 With x the input of a token in the pruned model and x' the one it has in the dense model, a matrix W is to put out
 
@@ -18,7 +18,7 @@ from submodel.base.arithmetic import linear
 from submodel.prune.statistics import ClippedGram, Gram, clipping
 
 
-class Toward(ClippedGram):
+class DenseTarget(ClippedGram):
     """A clipped Gram matrix of the inputs in the pruned model, and what the dense model's ask for beside it.
 
     Attributes:
@@ -50,7 +50,7 @@ class Toward(ClippedGram):
     def merge(self, other: Gram) -> None:
         """Add what another one has seen."""
         super().merge(other)
-        assert isinstance(other, Toward)
+        assert isinstance(other, DenseTarget)
         self.cross, self.asked = _plus(self.cross, other.cross), _plus(self.asked, other.asked)
 
     def clear(self) -> None:
@@ -60,7 +60,7 @@ class Toward(ClippedGram):
 
 
 @dataclass(frozen=True)
-class Aimed:
+class Target:
     """What some rows are decided on.
 
     Attributes:
@@ -68,15 +68,17 @@ class Aimed:
         asked: (rows, cols), sum over tokens of (t - W x) x^T; None where t is W x.
     """
 
-    inputs: Toward
+    inputs: DenseTarget
     asked: torch.Tensor | None
 
 
-def asking(inputs: Toward, device: torch.device) -> tuple[Callable[..., torch.Tensor | None], list[torch.Tensor]]:
+def asked_of_rows(
+    inputs: DenseTarget, device: torch.device
+) -> tuple[Callable[..., torch.Tensor | None], list[torch.Tensor]]:
     """What is asked of some rows of a weight beyond W x.
 
     Returns:
-        Rows in float32 (rows, cols), and their part of the following -> `Aimed.asked`; what has a part for every row.
+        Rows in float32 (rows, cols), and their part of the following -> `Target.asked`; what has a part for every row.
     """
     if inputs.asked is not None:
         return lambda rows, asked: asked, [inputs.asked.to(device)]

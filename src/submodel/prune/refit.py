@@ -1,15 +1,15 @@
-"""Reconstruct: after any mask, fit the kept weights by least squares, so that the model comes back to the dense one.
+"""Refit: after any mask, fit the kept weights by least squares, so that the model comes back to the dense one.
 
 For each row w with mask m the kept weights change by the d, 0 where dropped, that makes
 
     sum over tokens of (t - (m w + d) x)^2  +  ridge * sum_j d_j^2 G_jj        with G = sum x x^T
 
 least, x being the row's input in the sub-model and t what it is to put out: w x' with the input x' of the dense model
-and, where the matrix adds its output to the residual stream, what the stream lacks there (`toward`). So a matrix makes
-up for its own mask and for what those before it have lost. Every weight pays for leaving its value in proportion to
-what it adds to the output, which keeps few calibration tokens from being learnt by heart. What is learnt by heart grows
-with inputs / tokens, so the ridge is 3 times that: on nine matrices of a 135M model, fitted to 8k and to 32k tokens of
-Python, the least error on other Python lay near it (dev/LOG.md). The normal equations,
+and, where the matrix adds its output to the residual stream, what the stream lacks there (`dense_target`). So a matrix
+makes up for its own mask and for what those before it have lost. Every weight pays for leaving its value in proportion
+to what it adds to the output, which keeps few calibration tokens from being learnt by heart. What is learnt by heart
+grows with inputs / tokens, so the ridge is 3 times that: on nine matrices of a 135M model, fitted to 8k and to 32k
+tokens of Python, the least error on other Python lay near it (dev/LOG.md). The normal equations,
 
     m (G + ridge diag G) d = m (sum (t - m w x) x^T) = m (G ((1 - m) w) + sum (t - w x) x^T),
 
@@ -28,7 +28,6 @@ import torch
 from submodel.base.arithmetic import multiplies
 from submodel.prune.statistics import Gram
 
-FIT_TOKENS = 16384  # of the text, at most, where gradients read the rest: they gain more by it (dev/LOG.md)
 _RIDGE = 3.0  # times inputs / tokens
 _STEPS = 20
 _NEAR = 0.01  # a row is done when its residual has fallen to this part of the first; 0.1% of the gain is left
@@ -92,7 +91,7 @@ def fitter(
     """`refit` for some rows of a weight (rows, cols), with the ridge that its inputs ask for.
 
     Returns:
-        Rows, their mask, what is asked of them beyond W x (`toward.asking`) -> new rows.
+        Rows, their mask, what is asked of them beyond W x (`dense_target.asked_of_rows`) -> new rows.
 
     Of a model in bfloat16 products are in it too, where the processor has them: the sum ends within 0.01% of its fall.
     """

@@ -8,11 +8,11 @@ each row with kept weights w, the points q of the grid are looked for that make
 
 small. From the nearest points on, one weight after another goes to the point that is best while the others stay; the
 sum above never grows. This is QuantEase (arXiv 2309.01885) on the weights that a mask has left; GPTQ (arXiv 2210.17323)
-looks at each weight once. The ridge is the one of `reconstruct`, for its reason.
+looks at each weight once. The ridge is the one of `refit`, for its reason.
 
-The grid is that of the base's weight (docs/format.md, "Packed matrices"), so what is packed in that format later has
-these very values. X is what the matrix gets in the sub-model before any of it is rounded, so masks and fits are those
-of the same command without a grid.
+The grid is that of the base's weight (docs/reference/format.md, "Packed matrices"), so what is packed in that format
+later has these very values. X is what the matrix gets in the sub-model before any of it is rounded, so masks and fits
+are those of the same command without a grid.
 """
 
 from collections.abc import Callable

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 
 from submodel.base import native
-from submodel.prune.dense_target import Aimed, Toward
-from submodel.prune.scores.score import Method
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.dense_target import DenseTarget, Target
+from submodel.prune.scores.score import Part, Score
+from submodel.prune.sparsity import NM, Sparsity, keep_mask
 from submodel.prune.statistics import ClippedGram, Gram
 
 _CANDIDATES = 8
@@ -42,15 +42,15 @@ class Exchanged:
     after: torch.Tensor
 
 
-def decide(weight: torch.Tensor, inputs: Gram, pattern: Pattern) -> torch.Tensor:
+def decide(weight: torch.Tensor, inputs: Gram, sparsity: Sparsity, part: Part) -> torch.Tensor:
     """Wanda's mask, then exchanges until no row gains or the rounds are used up."""
-    return exchange(weight, inputs.products.to(weight.device), pattern).keep
+    return exchange(weight, inputs.products.to(weight.device), sparsity).keep
 
 
 def exchange(
     weight: torch.Tensor,
     gram: torch.Tensor,
-    pattern: Pattern,
+    sparsity: Sparsity,
     *,
     start: torch.Tensor | None = None,
     asked: torch.Tensor | None = None,
@@ -62,7 +62,7 @@ def exchange(
     Args:
         weight: float32 (rows, cols).
         gram: float32 (cols, cols), symmetric.
-        pattern: of `start`; exchanges of N:M stay inside a group, and leave a last, shorter group alone.
+        sparsity: of `start`; exchanges of N:M stay inside a group, and leave a last, shorter group alone.
         start: mask to begin with, True = kept; Wanda's if None.
         asked: (rows, cols) sum over tokens of what is asked for beyond W x, times x^T; nothing if None.
         rounds: at most; each makes up to `candidates` exchanges a row.
@@ -73,7 +73,8 @@ def exchange(
     """
     diagonal = gram.diagonal()
     if start is None:
-        start = keep_mask(weight.abs() * diagonal.clamp(min=0).sqrt(), pattern)
+        start = keep_mask(weight.abs() * diagonal.clamp(min=0).sqrt(), sparsity)
+    group_size = sparsity.m if isinstance(sparsity, NM) else 0
     keep = start.clone()
     pull = _pull(weight, keep, gram, asked)
     before = _error(weight, keep, pull, asked)
@@ -83,10 +84,10 @@ def exchange(
         tensors = [t.contiguous() for t in (weight, gram, diagonal)]
         library.sm_exchange(
             *(t.data_ptr() for t in tensors),
-            *(*weight.shape, pattern.m, rounds, _LEAST, pull.data_ptr(), keep.data_ptr(), torch.get_num_threads()),
+            *(*weight.shape, group_size, rounds, _LEAST, pull.data_ptr(), keep.data_ptr(), torch.get_num_threads()),
         )
     else:
-        _exchange(weight, gram, pattern, keep, pull, asked, rounds, candidates)
+        _exchange(weight, gram, group_size, keep, pull, asked, rounds, candidates)
     after = _error(weight, keep, _pull(weight, keep, gram, asked), asked)
     worse = after > before  # rounding, near a fixed point
     keep[worse], after[worse] = start[worse], before[worse]
@@ -96,7 +97,7 @@ def exchange(
 def _exchange(
     weight: torch.Tensor,
     gram: torch.Tensor,
-    pattern: Pattern,
+    group_size: int,
     keep: torch.Tensor,
     pull: torch.Tensor,
     asked: torch.Tensor | None,
@@ -112,11 +113,11 @@ def _exchange(
         linear, square = 2 * part * pull, part.square() * diagonal
         dropping = (square + linear).masked_fill(~kept, torch.inf)
         keeping = (square - linear).masked_fill(kept, torch.inf)
-        if pattern.m:
-            out, back = _best_of_groups(part, gram, dropping, keeping, pattern.m, candidates)
+        if group_size:
+            out, back = _best_of_groups(part, gram, dropping, keeping, group_size, candidates)
         else:
             out, back = _lowest(dropping, candidates), _lowest(keeping, candidates)
-        pairs = _exchange_among(part, pull, gram, kept, out, back, least, paired=bool(pattern.m))
+        pairs = _exchange_among(part, pull, gram, kept, out, back, least, paired=bool(group_size))
         gained = pairs.made[:, 0] if pairs.made.shape[1] else torch.zeros(len(rows), dtype=torch.bool)
         rows, part, pull, pairs = rows[gained], part[gained], pull[gained], pairs.rows(gained)
         if not len(rows):
@@ -227,14 +228,17 @@ def _lowest(costs: torch.Tensor, count: int) -> torch.Tensor:
     return costs.topk(min(count, costs.shape[1]), dim=1, largest=False).indices
 
 
-def decide_toward(weight: torch.Tensor, aimed: Aimed, pattern: Pattern) -> torch.Tensor:
+def decide_toward_dense(weight: torch.Tensor, target: Target, sparsity: Sparsity, part: Part) -> torch.Tensor:
     """The same exchanges, of the error against what the dense model puts out there."""
-    return exchange(weight, aimed.inputs.products.to(weight.device), pattern, asked=aimed.asked).keep
+    return exchange(weight, target.inputs.products.to(weight.device), sparsity, asked=target.asked).keep
 
 
-SWAPS = Method(
+SWAPS = Score(
     "exchanges from Wanda's mask that lower the output error (arXiv 2512.10922)", ClippedGram, decide, openings=4096
 )
-PURSUIT = Method(
-    "exchanges from Wanda's mask that bring the output toward the dense model's", Toward, decide_toward, openings=4096
+PURSUIT = Score(
+    "exchanges from Wanda's mask that bring the output toward the dense model's",
+    DenseTarget,
+    decide_toward_dense,
+    openings=4096,
 )

@@ -1,7 +1,6 @@
-"""What the verbs' options share."""
+"""Options that several verbs share, and the checks of their values."""
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -9,7 +8,6 @@ from submodel.errors import SubmodelError
 
 DTYPES = ("bfloat16", "float16", "float32")
 AUTO = "auto"
-Run = Callable[[argparse.Namespace], int | None]
 
 
 class Parser(argparse.ArgumentParser):
@@ -17,20 +15,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-class Verbs:
-    """The verbs of a command line, added one by one."""
-
-    def __init__(self, top: argparse.ArgumentParser):
-        self._verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
-
-    def add(self, name: str, run: Run, about: str) -> argparse.ArgumentParser:
-        """A verb, with --json; `run` returns the exit status, None for 0."""
-        p = self._verbs.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
-        p.set_defaults(run=run)
-        p.add_argument("--json", action="store_true", help="print one JSON document")
-        return p
 
 
 def tokens(given: str) -> int | str:
@@ -54,8 +38,8 @@ def check(args: argparse.Namespace) -> None:
     for option, least in _LEAST.items():
         value, most = getattr(args, option, None), _MOST.get(option, float("inf"))
         if isinstance(value, int | float) and not least <= value <= most:
-            wanted = f"{least} to {most}" if option in _MOST else "a larger number"
-            raise SubmodelError(f"--{option.replace('_', '-')} {value}: give {wanted}")
+            allowed = f"{least} to {most}" if option in _MOST else "a larger number"
+            raise SubmodelError(f"--{option.replace('_', '-')} {value}: give {allowed}")
     if (device := getattr(args, "device", "cpu")) != "cpu":
         import torch
 
@@ -67,26 +51,26 @@ def check(args: argparse.Namespace) -> None:
 
 
 def directory(given: str | None) -> Path | None:
-    """What an option that names a directory says. Raises SubmodelError when it is none."""
+    """The directory that an option names, None where it is not given. Raises SubmodelError when there is none."""
     if given is not None and not Path(given).is_dir():
         raise SubmodelError(f"{given}: no such directory")
     return Path(given) if given is not None else None
 
 
-def runs_model(p: argparse.ArgumentParser, moved: bool = True) -> None:
+def add_running(p: argparse.ArgumentParser, moved: bool = True) -> None:
     """Options of what computes with a model."""
     p.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
-    opens_model(p, moved)
+    add_opening(p, moved)
 
 
-def opens_model(p: argparse.ArgumentParser, moved: bool = True) -> None:
+def add_opening(p: argparse.ArgumentParser, moved: bool = True) -> None:
     """Options of what opens a model."""
     p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
     if moved:
         p.add_argument("--base", help="where the store's base is now, if it has moved")
 
 
-def packs(p: argparse.ArgumentParser) -> None:
+def add_format(p: argparse.ArgumentParser) -> None:
     """The option of what may run a model packed."""
     p.add_argument(
         "--format",

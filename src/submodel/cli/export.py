@@ -1,0 +1,22 @@
+"""submodel export"""
+
+import argparse
+
+from submodel.cli import options
+from submodel.cli.console import show
+
+
+def add_options(p: argparse.ArgumentParser) -> None:
+    """The options of `export`."""
+    p.add_argument("model", metavar="STORE@NAME")
+    p.add_argument("--out", required=True, metavar="DIR")
+    p.add_argument("--format", default="hf", help="hf (default), packed-bf16, packed-int8 or packed-int4")
+    options.add_opening(p)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write the directory, and say so."""
+    from submodel.api.stores import export
+
+    export(args.model, args.out, args.format, base=args.base, trust_remote_code=args.trust_remote_code)
+    show(args, {"out": args.out}, [f"{args.out}: {args.model} as {args.format}"])
