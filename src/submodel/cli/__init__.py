@@ -52,7 +52,6 @@ def parser(verbs: Iterable[str] = VERBS) -> argparse.ArgumentParser:
     return top
 
 
-
 def main(argv: Iterable[str] | None = None) -> int:
     """Run one verb; returns the exit status."""
     words = sys.argv[1:] if argv is None else [*argv]

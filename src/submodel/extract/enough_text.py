@@ -124,9 +124,9 @@ def enough_text(
             for half in (0, 1)
         }
 
-        def look(part: str, name: str, weight: torch.Tensor, statistics: Any, parts: Any = parts) -> Pruned:
+        def compare(part: str, name: str, weight: torch.Tensor, statistics: Any, parts: Any = parts) -> Pruned:
             seen, half, _ = parts[part]
-            seen.look(half, name, weight, statistics)
+            seen.compare(half, name, weight, statistics)
             return Pruned(torch.ones(1, dtype=torch.bool).expand(weight.shape))
 
         what = f"settling {', '.join(domain.name for domain in unsettled)} ({stop} samples)"
@@ -135,8 +135,8 @@ def enough_text(
                 base,
                 [replace(samples, name=part) for part, (_, _, samples) in parts.items()],
                 make=SquaredNorm,
-                decide=look,
-                keep=lambda block, found: None,
+                decide=compare,
+                keep=lambda block, pruned: None,
                 work=Path(folder),
                 dtype=dtype or default_dtype(device),
                 device=device,
@@ -172,7 +172,7 @@ class _Halves:
         either = sum(either for _, either in self._counts.values())
         return 1 - both / either if either else 0.0
 
-    def look(self, half: int, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> None:
+    def compare(self, half: int, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> None:
         """Take in what one half has seen of a matrix, or of the experts in one; the second half compares."""
         matrices = weight if weight.dim() == 3 else weight[None]
         both = either = 0

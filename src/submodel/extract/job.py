@@ -173,11 +173,11 @@ def run_steps(
                 states = work.load(index, step.name, states)
             else:
 
-                def tell(done: int, before: int = before) -> None:
+                def report(done: int, before: int = before) -> None:
                     progress(before + done, plan.block_tokens)
 
                 earlier, folder = states, work.folder(index, step.name)
-                work.save(index, step.name, earlier, step.run(plan.job, earlier, folder, tell))
+                work.save(index, step.name, earlier, step.run(plan.job, earlier, folder, report))
                 states = work.load(index, step.name, earlier)
         before += cost.block_tokens
         progress(before, plan.block_tokens)
@@ -221,10 +221,10 @@ def _is_there(target: store.Store, name: str, key: str) -> bool:
 
 def _beside(text: Samples, started: float) -> dict[str, Any]:
     """What a manifest says beside the recipe and what the steps found out."""
-    found = {"contamination": text.contamination, "settling": text.settling}
+    known = {"contamination": text.contamination, "settling": text.settling}
     return {
         "seconds": round(time.monotonic() - started, 1),
-        **{key: value for key, value in found.items() if value is not None},
+        **{key: value for key, value in known.items() if value is not None},
         "created": datetime.now(UTC).isoformat(),
     }
 

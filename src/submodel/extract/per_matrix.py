@@ -9,7 +9,7 @@ import torch
 from submodel.base.models import Base, all_matrices
 from submodel.errors import SubmodelError
 from submodel.extract.workdir import BlockFiles
-from submodel.prune.dense_target import Target, asked_of_rows
+from submodel.prune.dense_target import Target, gap_of_rows
 from submodel.prune.mask import Masks
 from submodel.prune.refit import fitter
 from submodel.prune.rounding import Grid, rounder
@@ -84,15 +84,15 @@ def decider(
                 weight,
                 matrix_sparsity,
             )
-        asked, by_row = asked_of_rows(seen, weight.device)
+        gap, by_row = gap_of_rows(seen, weight.device)
         refit = fitter(weight, seen) if fit else None
 
         def toward_dense(at: int, stored: torch.Tensor, part_sparsity: Sparsity, *share: torch.Tensor) -> Pruned:
             rows = stored.float()
-            wanted = asked(rows, *share)
-            statistic = Target(prepared, wanted) if chosen.uses_dense_target else prepared
+            rows_gap = gap(rows, *share)
+            statistic = Target(prepared, rows_gap) if chosen.uses_dense_target else prepared
             keep = chosen.prune(rows, statistic, part_sparsity, Part(matrix, at, seed)).keep
-            return Pruned(keep, refit(rows, keep, wanted) if refit else None)
+            return Pruned(keep, refit(rows, keep, rows_gap) if refit else None)
 
         return _in_parts(toward_dense, weight, matrix_sparsity, *by_row)
 

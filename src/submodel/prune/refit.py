@@ -39,7 +39,7 @@ def refit(
     gram: torch.Tensor,
     *,
     ridge: float,
-    asked: torch.Tensor | None = None,
+    gap: torch.Tensor | None = None,
     rough: torch.Tensor | None = None,
     steps: int = _STEPS,
     near: float = _NEAR,
@@ -51,7 +51,7 @@ def refit(
         keep: bool (rows, cols), True = kept.
         gram: (cols, cols) of the inputs, in the dtype of `weight`.
         ridge: what a change costs, see above; 0 is plain least squares.
-        asked: (rows, cols) sum over tokens of what is asked for beyond W x, times x^T; nothing if None.
+        gap: (rows, cols), sum over tokens of (t - W x) x^T, t being the target; None where t is W x.
         rough: `gram` in fewer bits, for all products but the first.
         steps: of conjugate gradients at most.
         near: the part of its first residual at which a row is done.
@@ -63,8 +63,8 @@ def refit(
     inverse = torch.where(diagonal > 0, 1 / ((1 + ridge) * diagonal), 0)  # a feature that no token has keeps its weight
     change = torch.zeros_like(weight)
     residual = weight.masked_fill(keep, 0) @ gram
-    if asked is not None:
-        residual += asked
+    if gap is not None:
+        residual += gap
     residual.masked_fill_(dropped, 0)
     scaled = residual * inverse
     direction = scaled.clone()
@@ -91,13 +91,13 @@ def fitter(
     """`refit` for some rows of a weight (rows, cols), with the ridge that its inputs ask for.
 
     Returns:
-        Rows, their mask, what is asked of them beyond W x (`dense_target.asked_of_rows`) -> new rows.
+        Rows, their mask, their gap (`dense_target.gap_of_rows`) -> new rows.
 
     Of a model in bfloat16 products are in it too, where the processor has them: the sum ends within 0.01% of its fall.
     """
     gram, ridge = inputs.products.to(weight.device), ridge_of(weight, inputs)
     rough = gram.bfloat16() if weight.dtype == torch.bfloat16 and multiplies(torch.bfloat16) else None
-    return lambda rows, keep, asked: refit(rows, keep, gram, ridge=ridge, asked=asked, rough=rough)
+    return lambda rows, keep, gap: refit(rows, keep, gram, ridge=ridge, gap=gap, rough=rough)
 
 
 def ridge_of(weight: torch.Tensor, inputs: Gram) -> float:

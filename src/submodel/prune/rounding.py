@@ -64,8 +64,8 @@ def descend(
     """
     target, step = weight.T.contiguous(), scales.T.contiguous()  # a column lies in one piece
     up = torch.where(step == 0, 0, 1 / step)
-    found = (target * up).round_().clamp_(-half, half - 1).mul_(step)
-    error = torch.where(step == 0, 0, found - target)
+    rounded = (target * up).round_().clamp_(-half, half - 1).mul_(step)
+    error = torch.where(step == 0, 0, rounded - target)
     diagonal = (1 + ridge) * gram.diagonal()
     inverse = torch.where(diagonal > 0, 1 / diagonal, 0)  # a feature that no token has stays at its nearest point
     for _ in range(sweeps):
@@ -76,16 +76,16 @@ def descend(
             within = gram[here, here] + torch.diag(ridge * gram.diagonal()[here])
             for j in range(len(pull)):
                 at = start + j
-                best = torch.addcmul(found[at], pull[j], inverse[at], value=-1)
+                best = torch.addcmul(rounded[at], pull[j], inverse[at], value=-1)
                 best.mul_(up[at]).round_().clamp_(-half, half - 1).mul_(step[at])
-                change = best - found[at]
-                found[at] = best
+                change = best - rounded[at]
+                rounded[at] = best
                 error[at] += change
                 pull[j + 1 :].addr_(within[j, j + 1 :], change)
                 moved = moved or bool(change.any())
         if not moved:
             break
-    return found.T.contiguous()
+    return rounded.T.contiguous()
 
 
 def rounder(weight: torch.Tensor, inputs: Gram, grid: Grid) -> Callable[..., torch.Tensor]:

@@ -73,21 +73,21 @@ class NM:
 Sparsity = RowSparsity | NM
 
 
-def parse_sparsity(fraction: float | None, pattern: str | None) -> Sparsity:
+def parse_sparsity(fraction: float | None, sparsity: str | None) -> Sparsity:
     """The options `--sparsity` and `--pattern`; without either, half of every row is removed.
 
     Raises SubmodelError for a fraction outside 0..1, a pattern that is not N:M with 0 < N < M, or two that disagree.
     """
     if fraction is not None and not 0 <= fraction < 1:
         raise SubmodelError(f"sparsity {fraction:g}: give the fraction to remove, from 0 to less than 1, such as 0.5")
-    if pattern is None or pattern == "unstructured":
+    if sparsity is None or sparsity == "unstructured":
         return RowSparsity(0.5 if fraction is None else fraction)
-    match = re.fullmatch(r"(\d+):(\d+)", pattern)
+    match = re.fullmatch(r"(\d+):(\d+)", sparsity)
     n, m = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 < n < m <= 64:
-        raise SubmodelError(f"pattern {pattern!r}: give N:M with N kept of M and 0 < N < M <= 64, such as 2:4 or 4:8")
+        raise SubmodelError(f"pattern {sparsity!r}: give N:M with N kept of M and 0 < N < M <= 64, such as 2:4 or 4:8")
     if fraction is not None and fraction != 1 - n / m:
-        raise SubmodelError(f"pattern {pattern} removes {1 - n / m:g}, but sparsity {fraction:g} was given: drop one")
+        raise SubmodelError(f"pattern {sparsity} removes {1 - n / m:g}, but sparsity {fraction:g} was given: drop one")
     return NM(n, m)
 
 
@@ -155,14 +155,14 @@ def _keep_rows(scores: np.ndarray, removed: int) -> np.ndarray:
     return keep
 
 
-def _keep_groups(scores: np.ndarray, pattern: NM) -> np.ndarray:
+def _keep_groups(scores: np.ndarray, sparsity: NM) -> np.ndarray:
     rows, cols = scores.shape
-    whole = cols // pattern.m * pattern.m
+    grouped = cols // sparsity.m * sparsity.m
     keep = np.empty(scores.shape, dtype=bool)
-    groups = scores[:, :whole].reshape(rows, -1, pattern.m)
-    keep[:, :whole] = (_ranks(groups) >= pattern.m - pattern.n).reshape(rows, whole)
-    tail = scores[:, whole:]
-    keep[:, whole:] = _ranks(tail) >= tail.shape[1] * (pattern.m - pattern.n) // pattern.m
+    groups = scores[:, :grouped].reshape(rows, -1, sparsity.m)
+    keep[:, :grouped] = (_ranks(groups) >= sparsity.m - sparsity.n).reshape(rows, grouped)
+    tail = scores[:, grouped:]
+    keep[:, grouped:] = _ranks(tail) >= tail.shape[1] * (sparsity.m - sparsity.n) // sparsity.m
     return keep
 
 

@@ -292,9 +292,9 @@ def _measured(
     where: str, tasks: Mapping[str, Mapping[str, Any]], domains: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
     """Task -> the domains that it names, each of them known."""
-    found = {name: tuple(map(str, entry[_DOMAINS])) for name, entry in tasks.items() if _DOMAINS in entry}
-    for name, asked in found.items():
-        for domain in asked:
+    measured = {name: tuple(map(str, entry[_DOMAINS])) for name, entry in tasks.items() if _DOMAINS in entry}
+    for name, names in measured.items():
+        for domain in names:
             if domain not in domains:
                 raise unknown_name(f"domain in {where}, [tasks.{name}]:", domain, domains)
-    return found
+    return measured

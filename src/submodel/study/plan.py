@@ -124,13 +124,13 @@ def short(sparsity: Sparsity) -> str:
 
 def words(options: Options) -> tuple[str, ...]:
     """Options as words of a command line."""
-    found: list[str] = []
+    result: list[str] = []
     for key, value in options.items():
         if value is not False:
-            found.append("--" + key.replace("_", "-"))
+            result.append("--" + key.replace("_", "-"))
         if not isinstance(value, bool):
-            found.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
-    return tuple(found)
+            result.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+    return tuple(result)
 
 
 def _extraction(

@@ -148,24 +148,24 @@ def exact_counts(more: Sequence[np.ndarray], cols: Sequence[int], sparsity: floa
         int64 (rows,) of each matrix; together as many as int(cols * sparsity) of every row.
     """
     wide, each = _wide(more, cols), np.concatenate(more)
-    asked = int((wide * sparsity).astype(np.int64).sum())
+    total = int((wide * sparsity).astype(np.int64).sum())
     most = (wide * (1 - (1 - sparsity) * _LEAST_KEPT)).astype(np.int64)
 
     def removed(shift: float) -> np.ndarray:
         return np.clip((wide * (shift - each)).astype(np.int64), 0, most)
 
-    low, high = _bracket(lambda shift: removed(shift).sum(), asked, 10.0)
+    low, high = _bracket(lambda shift: removed(shift).sum(), total, 10.0)
     counts, next_ = removed(low), np.flatnonzero(removed(high) > removed(low))
-    counts[next_[: asked - counts.sum()]] += 1
+    counts[next_[: total - counts.sum()]] += 1
     return _apart(counts, more)
 
 
-def _bracket(removed: Callable[[float], int], asked: int, reach: float) -> tuple[float, float]:
+def _bracket(removed: Callable[[float], int], total: int, reach: float) -> tuple[float, float]:
     """A shift of all, at most `reach` either way, that removes too little or enough, and one next to it, too much."""
     low, high = -reach, reach
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if removed(middle) <= asked else (low, middle)
+        low, high = (middle, high) if removed(middle) <= total else (low, middle)
     return low, high
 
 
