@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from submodel.prune.allocate.sensitivity import costs
+from submodel.prune.allocate.spread import linear, logarithmic
 
 from submodel.base.files import write_json
 from submodel.base.models import Base, blocks_of, matrices_of, open_base, split_name
@@ -19,10 +21,8 @@ from submodel.extract.job import extract
 from submodel.prune import gradients as whole
 from submodel.prune.allocate import sensitivity
 from submodel.prune.allocate.allocation import ALLOCATIONS, attention_or_mlp, outliers, relative_error
-from submodel.prune.allocate.sensitivity import costs
-from submodel.prune.allocate.spread import linear, logarithmic
 from submodel.prune.scores import wanda
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.sparsity import NM, RowSparsity, keep_mask
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.store import Store
 from submodel.store.verify import verify
@@ -81,7 +81,7 @@ def _add(total: Any, more: torch.Tensor) -> None:
 def test_the_cost_of_a_matrix_is_the_fall_of_the_loss_with_it_dense(llama: Path):
     """So little is removed that a first order is enough: against the loss with the matrix pruned and dense."""
     base = open_base(str(llama))
-    pattern, text = Pattern(0.06), Samples("d", tiny.ids(5, 24), lengths=(24, 9, 24, 24, 17))
+    pattern, text = RowSparsity(0.06), Samples("d", tiny.ids(5, 24), lengths=(24, 9, 24, 24, 17))
     found = costs(base, text, pattern, dtype=torch.float32, device="cpu")
     model = base.load(torch.float32)
     dense = {name: model.get_parameter(name).data.clone() for name in found}
@@ -142,11 +142,11 @@ def test_the_relative_error_of_a_matrix():
     weight, inputs = torch.randn(9, 20, generator=generator), torch.randn(50, 20, generator=generator)
     gram = Gram(20, torch.device("cpu"))
     gram.update(inputs)
-    keep = keep_mask(weight.abs() * inputs.square().sum(0).sqrt(), Pattern(0.5))
+    keep = keep_mask(weight.abs() * inputs.square().sum(0).sqrt(), RowSparsity(0.5))
     dense, lost = weight @ inputs.T, (weight * ~keep) @ inputs.T
-    found = relative_error(weight, gram, Pattern(0.5))
+    found = relative_error(weight, gram, RowSparsity(0.5))
     assert found == pytest.approx(float(lost.square().sum() / dense.square().sum()), rel=1e-4)
-    assert relative_error(torch.zeros(2, 20), gram, Pattern(0.5)) == 0
+    assert relative_error(torch.zeros(2, 20), gram, RowSparsity(0.5)) == 0
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", *tiny.MIXTURES])
@@ -159,7 +159,7 @@ def test_blocks_differ_and_rows_are_exact(rule: str, family: str, tmp_path: Path
             base,
             DOMAINS,
             tmp_path / run,
-            pattern=Pattern(0.6),
+            sparsity=RowSparsity(0.6),
             allocation=rule,
             dtype=torch.float32,
             progress=lambda done, total: told.append((done, total)),
@@ -261,7 +261,7 @@ def test_what_does_not_fit_is_refused(llama: Path, tmp_path: Path, monkeypatch: 
     with pytest.raises(SubmodelError, match="did you mean 'owl'"):
         extract(base, DOMAINS, tmp_path / "s", allocation="owls")
     with pytest.raises(SubmodelError, match="2:4 removes as much of every block"):
-        extract(base, DOMAINS, tmp_path / "s", allocation="owl", pattern=Pattern(0.5, 2, 4))
+        extract(base, DOMAINS, tmp_path / "s", allocation="owl", sparsity=NM(2, 4))
     monkeypatch.setattr(whole.os, "sysconf", lambda name: 100)
     with pytest.raises(SubmodelError, match="GiB, this machine has .*: give another --allocation"):
         extract(base, DOMAINS, tmp_path / "s", allocation="loss")

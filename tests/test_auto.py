@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from submodel.extract.auto import CANDIDATES, Choice, OverBudget, Pace
 
 from submodel.base.models import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.extract import auto
-from submodel.extract.auto import CANDIDATES, Choice, OverBudget, Pace
 from submodel.extract.job import extract
-from submodel.prune import METHODS
 from submodel.prune.allocate.allocation import UNIFORM
 from submodel.prune.learn import distil
-from submodel.prune.sparsity import Pattern
+from submodel.prune.sparsity import NM, RowSparsity
 from submodel.store import Store
 from submodel.store.verify import verify
 from tests import tiny
@@ -79,8 +78,8 @@ def test_a_walk_is_judged_by_its_first_block():
     assert again.choice.estimates == {"swaps": 5.0}
 
 
-@pytest.mark.parametrize("pattern", [Pattern(0.5), Pattern(0.5, 2, 4)], ids=str)
-def test_without_a_time_it_is_the_best(pattern: Pattern, llama: Path, tmp_path: Path):
+@pytest.mark.parametrize("pattern", [RowSparsity(0.5), NM(2, 4)], ids=str)
+def test_without_a_time_it_is_the_best(pattern: Sparsity, llama: Path, tmp_path: Path):
     base = open_base(str(llama))
     spread = UNIFORM if pattern.m else "marginal"
     run: Any = partial(extract, base, DOMAINS, pattern=pattern, dtype=torch.float32)
@@ -98,8 +97,8 @@ def test_without_a_time_it_is_the_best(pattern: Pattern, llama: Path, tmp_path: 
         assert "allocation" not in run(tmp_path / "even", method="auto", allocation=UNIFORM).manifests["a"]
 
 
-@pytest.mark.parametrize("pattern", [Pattern(0.5), Pattern(0.5, 2, 4)], ids=str)
-def test_a_short_time_is_wandas(pattern: Pattern, llama: Path, tmp_path: Path, slow: None):
+@pytest.mark.parametrize("pattern", [RowSparsity(0.5), NM(2, 4)], ids=str)
+def test_a_short_time_is_wandas(pattern: Sparsity, llama: Path, tmp_path: Path, slow: None):
     base, out = open_base(str(llama)), tmp_path / "auto"
     found = extract(base, DOMAINS, out, method="auto", minutes=2, pattern=pattern, dtype=torch.float32)
     extract(base, DOMAINS, tmp_path / "wanda", method="wanda", pattern=pattern, dtype=torch.float32)

@@ -23,7 +23,7 @@ from submodel.extract.job import extract
 from submodel.prune import gradients as whole
 from submodel.prune.learn import distil as module
 from submodel.prune.learn.distil import Distilled, distil, first_scores
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.sparsity import NM, RowSparsity, Sparsity, keep_mask
 from submodel.store import Masks, Store
 from submodel.store.verify import verify
 from tests import tiny
@@ -31,7 +31,7 @@ from tests.kill import KilledOnce
 from tests.test_cli import run
 
 SAMPLES = Samples("d", tiny.ids(11, 24))
-HALF = Pattern(0.5)
+HALF = RowSparsity(0.5)
 to_float32 = partial(extract, dtype=torch.float32, routing=False)
 
 
@@ -140,10 +140,10 @@ def test_as_the_literal_reference(
             assert torch.equal(own, (weights[name] * masks[name]).to(base.dtype))
 
 
-PATTERNS = [HALF, Pattern(0), Pattern(0.31), Pattern(0.5, 2, 4), Pattern(0.5, 4, 8), Pattern(4 / 7, 3, 7)]
+PATTERNS = [HALF, RowSparsity(0), RowSparsity(0.31), NM(2, 4), NM(4, 8), RowSparsity(4 / 7, 3, 7)]
 
 
-def _matrix(shape: tuple[int, int], pattern: Pattern, dtype: torch.dtype) -> module._Matrix:
+def _matrix(shape: tuple[int, int], pattern: Sparsity, dtype: torch.dtype) -> module._Matrix:
     torch.manual_seed(sum(shape))
     parameter = nn.Parameter(torch.randn(shape).to(dtype))
     scores = torch.randint(-3, 4, shape).float()  # many are equal
@@ -212,7 +212,7 @@ def test_says_more_of_what_the_dense_model_says(
 def test_first_scores_make_the_mask_they_begin_with():
     torch.manual_seed(0)
     weight, norms = torch.randn(7, 53), torch.rand(53)
-    for pattern in (HALF, Pattern(0.3), Pattern(0.5, 2, 4)):
+    for pattern in (HALF, RowSparsity(0.3), NM(2, 4)):
         keep = keep_mask(torch.rand(7, 53), pattern)  # not Wanda's
         scores = first_scores(weight, keep, norms, pattern)
         assert (scores[keep] >= 0).all() and (scores[~keep] <= 0).all()
@@ -223,8 +223,8 @@ def test_first_scores_make_the_mask_they_begin_with():
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "opt", "phi3", "mixtral", "qwen3_moe"])
-@pytest.mark.parametrize("pattern", [Pattern(0.6), Pattern(0.5, 2, 4)], ids=str)
-def test_every_family_and_pattern_stays_exact(family: str, pattern: Pattern, tmp_path: Path):
+@pytest.mark.parametrize("pattern", [RowSparsity(0.6), NM(2, 4)], ids=str)
+def test_every_family_and_pattern_stays_exact(family: str, pattern: Sparsity, tmp_path: Path):
     base = open_base(str(tiny.save(family, tmp_path / family)))
     out = tmp_path / "store"
     text = Samples("d", tiny.ids(4, 24))

@@ -11,8 +11,7 @@ from submodel.base.models import blocks_of, open_base
 from submodel.calibration import Samples
 from submodel.extract.job import extract
 from submodel.extract.workdir import Work
-from submodel.prune import METHODS
-from submodel.prune.sparsity import parse_pattern
+from submodel.prune.sparsity import parse_sparsity
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.store import Store
 from submodel.store.verify import verify
@@ -40,7 +39,7 @@ def test_exact_rows_and_the_same_bytes_twice(method: str, family: str, tmp_path:
 @pytest.mark.parametrize("method", GATHERING)
 @pytest.mark.parametrize(("sparsity", "pattern"), [(0.7, None), (None, "2:4"), (None, "4:8")])
 def test_patterns(method: str, sparsity: float | None, pattern: str | None, llama: Path, tmp_path: Path):
-    found = parse_pattern(sparsity, pattern)
+    found = parse_sparsity(sparsity, pattern)
     extract(open_base(str(llama)), [Samples("d", tiny.ids(4, 24))], tmp_path / "s", method=method, pattern=found)
     verify(tmp_path / "s")
 

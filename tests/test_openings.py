@@ -10,7 +10,7 @@ from submodel.base.models import open_base
 from submodel.calibration import Samples, with_openings
 from submodel.errors import SubmodelError
 from submodel.extract.job import extract
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.sparsity import RowSparsity, keep_mask
 from submodel.prune.statistics import OPENINGS_SHARE, ClippedGram, Gram, SquaredNorm
 from submodel.runtime.load import apply_masks
 from submodel.store import Store
@@ -83,7 +83,7 @@ def test_the_walk_runs_them_alone(llama: Path, tmp_path: Path):
         text, alone = (x.square().sum(0) for x in seen)
         score = linear.weight.abs() * (text + OPENINGS_SHARE * text.sum() / alone.sum() * alone).sqrt()
         kept = torch.from_numpy(masks[f"model.layers.{block}.mlp.gate_proj.weight"].unpack())
-        assert (keep_mask(score, Pattern(0.5)) == kept).float().mean() > 0.995  # ties by rounding
+        assert (keep_mask(score, RowSparsity(0.5)) == kept).float().mean() > 0.995  # ties by rounding
 
 
 def test_none_by_default_for_wanda(llama: Path, tmp_path: Path):

@@ -11,7 +11,7 @@ from submodel.base.arithmetic import default_dtype
 from submodel.base.models import blocks_of, open_base
 from submodel.calibration import Samples, load_samples
 from submodel.extract.job import extract
-from submodel.prune.sparsity import parse_pattern
+from submodel.prune.sparsity import parse_sparsity
 from submodel.store import Store
 from tests import tiny
 
@@ -48,7 +48,7 @@ def test_methods_sparsities_and_patterns(method: str, sparsity: float, pattern: 
     model.save_pretrained(tmp_path / "model")
     samples = Samples("d", tiny.ids(4, 24))
     ours = _ours(
-        tmp_path / "model", samples, tmp_path / "store", method=method, pattern=parse_pattern(sparsity, pattern)
+        tmp_path / "model", samples, tmp_path / "store", method=method, pattern=parse_sparsity(sparsity, pattern)
     )
     n_m = (int(pattern[0]), int(pattern[2])) if pattern else None
     theirs = textbook_prune(

@@ -12,8 +12,8 @@ from transformers.modeling_utils import PreTrainedModel
 from submodel.base.models import blocks_of, matrices_of, open_base
 from submodel.calibration import Samples
 from submodel.extract.job import extract
-from submodel.prune.dense_target import Toward
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.dense_target import DenseTarget
+from submodel.prune.sparsity import RowSparsity, keep_mask
 from submodel.prune.statistics import OPENINGS_SHARE
 from submodel.runtime import load
 from submodel.store import Store
@@ -75,7 +75,7 @@ def test_what_a_statistic_keeps(rows: int, writes: bool, dtype: torch.dtype):
     weight = draw(rows, 11).to(dtype)
     parts = [(draw(size, 11).to(dtype), draw(size, 11).to(dtype), draw(size, rows) * writes) for size in (17, 1, 40)]
     parts[0][0][5] *= 1000  # is clipped
-    made = [Toward(11, torch.device("cpu")) for _ in parts]
+    made = [DenseTarget(11, torch.device("cpu")) for _ in parts]
     for one, (inputs, dense, lack) in zip(made, parts, strict=True):
         given = inputs.clone()
         one.update_paired(given, dense, weight, lack if writes else None)
@@ -83,7 +83,7 @@ def test_what_a_statistic_keeps(rows: int, writes: bool, dtype: torch.dtype):
     weight = weight.float()
     expected = [_sums(inputs.float(), dense.float(), weight, lack) for inputs, dense, lack in parts]
     made[0].merge(made[1])
-    openings = Toward(11, torch.device("cpu"))
+    openings = DenseTarget(11, torch.device("cpu"))
     openings.update(parts[2][0])
     made[0].add_openings(openings)
     text = [first + second for first, second in zip(*expected[:2], strict=True)]
@@ -91,8 +91,8 @@ def test_what_a_statistic_keeps(rows: int, writes: bool, dtype: torch.dtype):
     whole = made[0]
     assert whole.tokens == 18
     torch.testing.assert_close(whole.products, text[0] + share * expected[2][0], rtol=1e-4, atol=1e-3)
-    assert (whole.asked is None) == (not writes and rows > 11) and (whole.cross is None) == (whole.asked is not None)
-    asked = whole.asked if whole.cross is None else weight @ whole.cross
+    assert (whole.gap is None) == (not writes and rows > 11) and (whole.cross is None) == (whole.gap is not None)
+    asked = whole.gap if whole.cross is None else weight @ whole.cross
     near = 1e-2 if dtype == torch.float32 else 0.02 * float(text[1].abs().max())  # the products' own rounding
     torch.testing.assert_close(asked, text[1], rtol=1e-3, atol=near)
 
@@ -197,7 +197,7 @@ def test_pursuit_is_at_the_end_of_plain_exchanges(llama: Path, tmp_path: Path):
     def look(
         name: str, weight: torch.Tensor, keep: torch.Tensor, x: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        start = keep_mask((weight.abs() * x.norm(dim=0)).float(), Pattern(0.5))
+        start = keep_mask((weight.abs() * x.norm(dim=0)).float(), RowSparsity(0.5))
         errors = [(target - x @ (weight * mask).T).square().sum(0) for mask in (start, keep)]
         assert (errors[1] <= errors[0] * (1 + 1e-4)).all(), name
         before[name], after[name] = (float(error.sum()) for error in errors)

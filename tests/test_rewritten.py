@@ -13,9 +13,9 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
 from submodel.extract.job import extract
-from submodel.prune import METHODS
+from submodel.prune.scores import SCORES
 from submodel.prune.scores.sparsegpt import SPARSEGPT
-from submodel.prune.sparsity import Pattern
+from submodel.prune.sparsity import RowSparsity
 from submodel.prune.statistics import Gram
 from submodel.runtime import load
 from submodel.runtime.packed.formats import unpack
@@ -25,7 +25,7 @@ from submodel.store.verify import verify
 from tests import tiny
 from tests.test_cli import extract_options, run
 
-REWRITING = [name for name in METHODS if name == "sparsegpt" or METHODS[name].refitted]
+REWRITING = [name for name in METHODS if name == "sparsegpt" or SCORES[name].refitted]
 SAMPLES = Samples("d", tiny.ids(5, 24))
 
 
@@ -105,7 +105,7 @@ def test_the_next_block_sees_what_the_new_weights_give(llama: Path, tmp_path: Pa
     with torch.no_grad():
         ours(SAMPLES.ids)
     weight = dense.get_parameter(matrix.name).detach()
-    expected = SPARSEGPT.prune(weight, SPARSEGPT.prepare(weight, gram), Pattern(0.5)).weight
+    expected = SPARSEGPT.prune(weight, SPARSEGPT.prepare(weight, gram), RowSparsity(0.5)).weight
     torch.testing.assert_close(matrix.weight.detach(), expected, rtol=1e-3, atol=1e-4)
 
 

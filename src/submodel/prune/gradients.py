@@ -93,10 +93,6 @@ class DenseModel:
                 self._norms[key] = input_norms(model, self.matrices, text)
         return self._norms[key]
 
-    def remember_norms(self, text: Samples, norms: dict[str, torch.Tensor]) -> None:
-        """Keep norms that were summed over the first NORM_TOKENS of a text in another pass."""
-        self._norms[_beginning(text)] = norms
-
 
 def _beginning(text: Samples) -> str:
     first = text.first(NORM_TOKENS)

@@ -81,11 +81,10 @@ def row_costs(
                 [logits], [sampled_label_slopes(logits.detach(), weights.to(logits.device), chance)]
             )
             progress(len(ids))
-    dense.remember_norms(text, {name: norm.sum_squares.float() for name, norm in norms.items()})
     costs: dict[str, np.ndarray] = {}
     for name, linear in linears.items():
         if seen := norms[name].tokens:
-            scores = linear.weight.detach().float().square_().mul_(norms[name].sum_squares.float())
+            scores = linear.weight.detach().float().square().mul_(norms[name].sum_squares.float())
             last = max(1, sparsity.removed(linear.in_features))
             costs[name] = (scores.kthvalue(last, dim=1).values.double().cpu() * slopes[name] / (2 * seen**2)).numpy()
     return costs
