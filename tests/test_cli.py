@@ -319,10 +319,10 @@ def test_a_disk_that_is_really_full(size: str, llama: Path, texts: dict[str, Pat
 
 
 def test_the_command_line_page_is_the_help(capsys):
-    page = Path(__file__).parent.parent / "docs/cli.md"
+    page = Path(__file__).parent.parent / "docs/reference/cli.md"
     from tests.cli_page import render
 
-    assert page.read_text() == render(), "run: python -m tests.cli_page > docs/cli.md"
+    assert page.read_text() == render(), "run: python -m tests.cli_page > docs/reference/cli.md"
 
 
 BAD_EVALUATIONS = {

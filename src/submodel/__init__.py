@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from submodel.base.opening import open_base
     from submodel.calibration import Samples, load_samples
     from submodel.extract.job import extract
-    from submodel.prune import METHODS
+    from submodel.prune.scores import SCORES
     from submodel.runtime import Loaded, load
     from submodel.store import Store
     from submodel.tasks import TASKS
@@ -35,7 +35,7 @@ _HOMES = {
     "Evaluation": "submodel.api.measuring",
     "Info": "submodel.api.information",
     "Loaded": "submodel.runtime",
-    "METHODS": "submodel.prune",
+    "SCORES": "submodel.prune.scores",
     "Samples": "submodel.calibration",
     "Store": "submodel.store",
     "TASKS": "submodel.tasks",
@@ -58,7 +58,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "METHODS",
+    "SCORES",
     "TASKS",
     "Base",
     "Evaluation",

@@ -19,7 +19,7 @@ from submodel.walk.activations import Activations
 from submodel.walk.record import Call, Recorder
 
 
-class Domain:
+class WalkedText:
     """One domain in the walk: its samples in batches, its hidden states, the recorded calls of its batches.
 
     `parts` are itself and, if its samples have openings, these as a domain of one-token samples. `dense` is itself once
@@ -45,17 +45,17 @@ class Domain:
         step = max(1, batch_tokens // seq_len) if samples.lengths is None else 1
         self.batches = [(at, min(at + step, count)) for at in range(0, count, step)]
         self.calls: list[list[Call]] = []
-        self.parts: list[Domain] = [self]
+        self.parts: list[WalkedText] = [self]
         if samples.openings is not None:
             alone = Samples(f"{samples.name} openings", samples.openings[:, None])
-            self.parts.append(Domain(alone, model, folder / "openings", dtype, batch_tokens, stack))
-        self.dense: Domain | None = None
+            self.parts.append(WalkedText(alone, model, folder / "openings", dtype, batch_tokens, stack))
+        self.dense: WalkedText | None = None
         if paired:
             twin = replace(samples, name=f"{samples.name} dense", openings=None)
-            self.dense = Domain(twin, model, folder / "dense", dtype, batch_tokens, stack)
+            self.dense = WalkedText(twin, model, folder / "dense", dtype, batch_tokens, stack)
 
     @property
-    def all_parts(self) -> list["Domain"]:
+    def all_parts(self) -> list["WalkedText"]:
         """All that has hidden states of its own."""
         return [*self.parts, *([self.dense] if self.dense else [])]
 
@@ -75,9 +75,9 @@ class Domain:
         self.hidden.write(block, start, nn.functional.pad(hidden, (0, 0, 0, padding)) if padding else hidden)
 
 
-def record(base: Base, model: PreTrainedModel, plans: list[Domain], device: str, fresh: bool) -> None:
+def record(base: Base, model: PreTrainedModel, texts: list[WalkedText], device: str, fresh: bool) -> None:
     """Run what stands before the blocks: what they are called with and, of a fresh walk, the first hidden states."""
-    if not plans:
+    if not texts:
         return
     (prefix, blocks), targets = blocks_of(model), base.targets(model)
     head = {f"{n}.weight" for n, m in model.named_modules() if m is model.get_output_embeddings()}
@@ -85,7 +85,7 @@ def record(base: Base, model: PreTrainedModel, plans: list[Domain], device: str,
     unused = {name for name in head if name not in tied}
     # of the embeddings only the rows of tokens that occur: the whole can outweigh many blocks
     embeddings = {f"{n}.weight" for n, m in model.named_modules() if m is model.get_input_embeddings()}
-    rows = sorted(set(torch.cat([plan.samples.ids.unique() for plan in plans]).tolist()))
+    rows = sorted(set(torch.cat([text.samples.ids.unique() for text in texts]).tolist()))
     for name in embeddings & set(targets.values()):
         base.fill_rows(model, name, rows, targets)
         unused.add(name)
@@ -100,15 +100,15 @@ def record(base: Base, model: PreTrainedModel, plans: list[Domain], device: str,
         blocks[0].to(device)
 
     recorder = Recorder(model, blocks, fill_first)
-    for plan in plans:
-        for start, stop in plan.batches:
-            ids = plan.samples.ids[start:stop]
-            if plan.samples.lengths is not None:
-                ids = ids[:, : plan.samples.lengths[start]]
+    for text in texts:
+        for start, stop in text.batches:
+            ids = text.samples.ids[start:stop]
+            if text.samples.lengths is not None:
+                ids = ids[:, : text.samples.lengths[start]]
             hidden, calls = recorder.record(ids.to(device))
-            plan.calls.append(calls)
+            text.calls.append(calls)
             if fresh:
-                plan.write(0, start, hidden)
+                text.write(0, start, hidden)
     for module in front:
         _move_own(module, "meta")
 
@@ -123,18 +123,18 @@ def _move_own(module: nn.Module, device: str) -> None:
             module._buffers[key] = buffer.to(device)
 
 
-def write_journal(work: Path, done: int, plans: list[Domain]) -> None:
+def write_journal(work: Path, done: int, texts: list[WalkedText]) -> None:
     """Note that so many blocks are done, and the checksums of the hidden states that the next one starts from."""
     journal = {
         "done": done,
-        "crc32": {plan.name: [crc for _, crc in sorted(plan.hidden.crc32.items())] for plan in plans},
+        "crc32": {text.name: [crc for _, crc in sorted(text.hidden.crc32.items())] for text in texts},
     }
     partial = work / "journal.partial"
     partial.write_text(json.dumps(journal))
     os.replace(partial, work / "journal.json")
 
 
-def read_journal(work: Path, plans: list[Domain]) -> int:
+def read_journal(work: Path, texts: list[WalkedText]) -> int:
     """How many blocks are done; 0 when there is no journal or the hidden states are not those it speaks of."""
     try:
         journal = json.loads((work / "journal.json").read_text())
@@ -142,7 +142,7 @@ def read_journal(work: Path, plans: list[Domain]) -> int:
         return 0
     done = int(journal["done"])
     try:
-        whole = all(plan.hidden.checksums(done, plan.batches) == journal["crc32"][plan.name] for plan in plans)
+        whole = all(text.hidden.checksums(done, text.batches) == journal["crc32"][text.name] for text in texts)
     except (KeyError, OSError) as error:
         raise SubmodelError(f"{work}: its journal is not of this extraction ({error}): remove the folder") from error
     return done if whole else 0
