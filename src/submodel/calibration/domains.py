@@ -53,7 +53,7 @@ class Domain:
 
     @property
     def recipe(self) -> str:
-        """`python:2+java:1`."""
+        """The parts with their weights, such as `python:2+java:1`."""
         return "+".join(f"{name}:{weight:g}" for name, weight in self.parts)
 
     @property

@@ -1,4 +1,4 @@
-"""Documents -> token samples within a budget.
+"""Pack documents into token samples within a budget.
 
 Documents are shuffled by the seed, tokenised one by one until the budget is full, cut into pieces of at most
 `seq_len` tokens and packed end to end, so that no sample holds padding and many documents take part; or each is a
@@ -52,12 +52,12 @@ class Budget:
 
     @property
     def count(self) -> int:
-        """Samples of a packed budget."""
+        """How many samples a packed budget has."""
         return self.samples if self.tokens is None else max(1, self.tokens // self.seq_len)
 
     @property
     def total_tokens(self) -> int | None:
-        """Tokens; None where documents are counted."""
+        """How many tokens in all; None where documents are counted."""
         return self.count * self.seq_len if self.shape == "packed" else self.tokens
 
     @property
@@ -208,7 +208,7 @@ def _cut(text: Text, form: Form, budget: Budget, tokens_needed: int | None) -> l
     count = 0
 
     def take(piece: _Piece) -> bool:
-        """Whether that is enough."""
+        """Add a piece; returns whether there are enough now."""
         nonlocal count
         pieces.append(replace(piece, tokens=form.finish(piece.tokens, rng)))
         count += len(pieces[-1].tokens)

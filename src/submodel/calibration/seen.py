@@ -50,5 +50,5 @@ def _is_same_place(part: Mapping[str, Any], text: Text) -> bool:
 
 
 def _columns(column: str | None, about: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """What of a row its text is made of."""
+    """The columns of a row that its text is made of."""
     return column, about.get("set", {}).get("name")

@@ -40,7 +40,7 @@ class NamedSet:
 
     @property
     def file(self) -> str:
-        """Its path under the data directory, without .gz."""
+        """The path of its rows, or of their stand-in, under the data directory, without .gz."""
         return f"{self.path}/{self.stored_split or self.split}.jsonl"
 
     @property

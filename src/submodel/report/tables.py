@@ -122,7 +122,7 @@ def _once(lines: Iterable[str]) -> list[str]:
 
 
 def _kinds(rows: list[Row], head: str, lines: list[Line]) -> list[list[str]]:
-    """Of a layer error: a line a sub-model, a column a kind of matrix."""
+    """The table of a layer error: a line a sub-model, a column a kind of matrix."""
     kinds = _once(kind for row in rows for kind in row.kinds or ())
     if not kinds:
         return []

@@ -111,7 +111,7 @@ def layer_errors(
 
 
 def _error(weight: torch.Tensor, pruned: torch.Tensor, statistics: Sequence[Statistic | None]) -> float:
-    """Of one matrix, or of the experts in one that a token reached."""
+    """The error of one matrix, or of those experts in it that a token reached."""
     lost = total = 0.0
     pairs = [(weight, pruned)] if weight.dim() == 2 else zip(weight, pruned, strict=True)
     for (dense, sparse), inputs in zip(pairs, statistics, strict=True):

@@ -65,7 +65,7 @@ def _prefilled(loaded: Loaded, samples: Samples, progress: Callable[[int], Any])
 
 
 def decoded_losses(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> np.ndarray:
-    """As `window_losses`, with the arithmetic of decoding, a few windows side by side on every core."""
+    """`window_losses` with the arithmetic of decoding, a few windows side by side on every core."""
     with Workers(str(loaded.model.device)) as workers:
         groups = workers.map(lambda ids: _decoded_losses(loaded, ids, progress), samples.ids.split(_TOGETHER))
     return np.concatenate(groups) / (samples.ids.shape[1] - 1)

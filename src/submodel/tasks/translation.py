@@ -159,7 +159,7 @@ def open_wordnet(folder: Path) -> Matcher:
 
 
 def no_wordnet() -> Matcher:
-    """In the place of WordNet: no word has synonyms."""
+    """A stand-in for WordNet: no word has synonyms."""
 
     class Nothing:
         def synsets(self, word: str) -> list[Any]:
