@@ -16,7 +16,8 @@ import torch
 
 from benchmarks.measure import machine, machine_line, processor_seconds, show, spread, table
 from submodel.base import native
-from submodel.base.models import all_matrices, open_base
+from submodel.base.matrices import all_matrices
+from submodel.base.opening import open_base
 from submodel.prune import gradients as whole
 from submodel.prune.learn import distil
 from submodel.prune.sparsity import keep_mask, parse_sparsity, Sparsity

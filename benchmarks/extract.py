@@ -58,7 +58,8 @@ from benchmarks.measure import (
     this_module,
 )
 from benchmarks.textbook import textbook_prune
-from submodel.base.models import blocks_of, matrices_of, open_base
+from submodel.base.matrices import blocks_of, matrices_of
+from submodel.base.opening import open_base
 from submodel.base.workers import share_heap
 from submodel.calibration import Samples, load_samples
 from submodel.errors import SubmodelError

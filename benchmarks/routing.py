@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.calibration.sets import NamedSet, read_set
 from submodel.prune.mask import pack_bits
 from submodel.router import Decision, Router, Signals, detector, open_router

@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, LlamaConfig
 
 from benchmarks.measure import GIB, MIB, machine, machine_line, memory_bytes, number, run_child, table, this_module
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.base.workers import share_heap
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from submodel.base.models import blocks_of, matrices_of, open_base
+from submodel.base.matrices import blocks_of, matrices_of
+from submodel.base.opening import open_base
 from submodel.prune.mask import pack_bits
 from submodel.router import Decision, Signals
 from submodel.serve.provision import PackedProvision

@@ -14,7 +14,9 @@ from submodel.prune.allocate.sensitivity import costs
 from submodel.prune.allocate.spread import linear, logarithmic
 
 from submodel.base.files import write_json
-from submodel.base.models import Base, blocks_of, matrices_of, open_base, split_name
+from submodel.base.matrices import blocks_of, matrices_of, split_name
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.extract.job import extract

@@ -10,7 +10,7 @@ import pytest
 import torch
 from submodel.extract.auto import CANDIDATES, Choice, OverBudget, Pace
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.extract import auto

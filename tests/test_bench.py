@@ -13,7 +13,8 @@ import torch
 
 from benchmarks.picture import picture, ticks
 from submodel import bench
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.base.weights import Gguf
 from submodel.bench import contender, ours, peer
 from submodel.bench.child import Child

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from submodel import cli
+from submodel.cli.console import Bar
 from submodel.errors import SubmodelError
 from submodel.runtime import load
 from submodel.tasks.sandbox import open_sandbox
@@ -80,6 +81,35 @@ def test_json_is_one_document(store: Path, capsys):
     for words in (["list", store], ["info", f"{store}@python"], ["verify", store]):
         status, out, _ = run(capsys, *words, "--json")
         assert status == 0 and isinstance(json.loads(out), dict)
+
+
+def test_list_and_info_say_memory_and_what_was_lost(store: Path, tmp_path: Path, capsys):
+    assert run(capsys, "copy", f"{store}@python", "--out", tmp_path / "s")[0] == 0
+    file = tmp_path / "s/submodels/python/manifest.json"
+    check = {"perplexity": 11.0, "base_perplexity": 10.0, "tokens": 1000}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"parameters": 100_000, "check": check}))
+    for words in (["list", tmp_path / "s"], ["info", f"{tmp_path / 's'}@python"]):
+        _, out, _ = run(capsys, *words)
+        assert re.search(r"memory: \d+ MB in bf16, \d+ MB in int8, \d+ MB in int4", out)
+        assert re.search(r"removed: \d+\.\d% of all 100,000 parameters", out)
+        assert "held-out text: perplexity 11.000, of the base 10.000 (+0.095 nats a token, 1,000 tokens)" in out
+    document = json.loads(run(capsys, "list", tmp_path / "s", "--json")[1])
+    assert document["check"] == {"python": check} and document["memory_bytes"]["python"]["bf16"] > 0
+
+
+def test_progress_without_a_terminal(capsys, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("submodel.cli.console.time.monotonic", lambda: now)
+    with Bar("extracting python", "tokens") as bar:
+        for now in range(0, 100, 10):
+            bar.update(1000 + 10 * now, 3000)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "extracting python: 43% of 3,000 tokens, 3 min left" and len(lines) == 3
+    with Bar("", "") as bar:
+        for now in range(0, 60, 10):
+            bar.named("python on stdlib", now, 60)
+        bar.named("java on stdlib", 1, 60)
+    assert capsys.readouterr().err.splitlines() == ["python on stdlib: 50% of 60, 30 s left"]
 
 
 def test_info_shows_openings(store: Path, llama: Path, texts: dict[str, Path], tmp_path: Path, capsys):

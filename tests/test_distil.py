@@ -13,7 +13,8 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from submodel.base import native
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.calibration.samples import Provenance
 from submodel.errors import SubmodelError

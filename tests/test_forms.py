@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import Budget, Document, Samples, load_samples, pack, with_openings
 from submodel.calibration.documents import Text, read_text
 from submodel.calibration.forms import FORMS
@@ -21,13 +21,12 @@ from submodel.walk import Pruned, walk
 from tests import tiny
 
 MARKS = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
-TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 
 
-def text_of(lengths: Sequence[int], turns: bool = False) -> Text:
+def text_of(lengths: Sequence[int]) -> Text:
     letters = "abcdefghijklmnopqrstuvwxyz"
     texts = [letters[i % 26] * length for i, length in enumerate(lengths)]
-    return Text("t", [Document("f", i, t, ("why?", t) if turns else None) for i, t in enumerate(texts)], "f")
+    return Text("t", [Document("f", i, t) for i, t in enumerate(texts)], "f")
 
 
 def packed(text: Text, tokenizer: Any = None, **budget: Any) -> Samples:
@@ -69,19 +68,6 @@ def test_a_mixture_of_documents():
     assert samples.lengths and {10, 5} <= set(samples.lengths[:4])
 
 
-def test_weights_of_documents():
-    for shape in ("packed", "document"):
-        samples = packed(text_of([3, 7, 12, 5, 9, 2]), shape=shape, tokens=32, weighting="document")
-        assert samples.weights is not None and samples.weights.shape == samples.ids.shape
-        weights = torch.cat(
-            [w[: n or None] for w, n in zip(samples.weights, samples.lengths or [0] * 99, strict=False)]
-        )
-        assert weights.mean() == pytest.approx(1.0) and len(weights) == 32
-        starts = [0, *(i + 1 for i, t in enumerate(samples.tokens.tolist()[:-1]) if t == 258)]
-        sums = [float(part.sum()) for part in weights.tensor_split(starts[1:])]
-        assert sums == pytest.approx([sums[0]] * len(sums), rel=1e-5), "every document counts the same"
-
-
 def test_a_token_of_weight_w_counts_as_w_of_it(llama: Path, tmp_path: Path):
     """The last of 12 tokens sees the others and is seen by none, so it is the difference of two walks."""
     ids = tiny.ids(2, 12)
@@ -105,13 +91,6 @@ def test_a_token_of_weight_w_counts_as_w_of_it(llama: Path, tmp_path: Path):
             last = found["second"][name] - found["prefix"][name]
             expected = 0.25 * first + found["prefix"][name] + 3.5 * last
             torch.testing.assert_close(found["weighted"][name], expected, rtol=1e-3, atol=1e-4)
-
-
-def test_weighting_of_experts_is_refused(tmp_path: Path):
-    model = tiny.save("mixtral", tmp_path / "model")
-    samples = packed(text_of([9] * 30), weighting="document")
-    with pytest.raises(SubmodelError, match="--weighting token"):
-        extract(open_base(str(model)), [samples], tmp_path / "store", dtype=torch.float32)
 
 
 def test_fill_in_the_middle():
@@ -148,42 +127,32 @@ def test_fill_in_the_middle_with_what_comes_after_it_first():
         assert tokenizer.decode(seen[at + 1 : -1] + seen[1:at]) == "abcdefgh"
 
 
-def test_chat():
-    tokenizer = tiny.byte_tokenizer()
-    with pytest.raises(SubmodelError, match="no chat template"):
-        packed(text_of([9] * 9, turns=True), form="chat")
-    tokenizer.chat_template = TEMPLATE
-    samples = packed(text_of([9] * 9, turns=True), tokenizer, form="chat", shape="document", seq_len=64)
-    shown = str(tokenizer.decode(samples.ids[0]))
-    assert shown.startswith("[user]why?[assistant]") and len(shown) == len("[user]why?[assistant]") + 9
-    with pytest.raises(SubmodelError, match="PATH:REQUEST,ANSWER"):
-        packed(text_of([9] * 9), tokenizer, form="chat")
-
-
-def test_two_columns_are_turns(tmp_path: Path):
+def test_two_columns_are_joined(tmp_path: Path):
     file = tmp_path / "a.jsonl"
     file.write_text(json.dumps({"q": "why", "a": "so", "n": 1}))
     [document] = read_text("x", f"{file}:q,a").documents
-    assert document.turns == ("why", "so") and document.text == "why\nso"
+    assert document.text == "why\nso"
     with pytest.raises(SubmodelError, match="no column 'b'"):
         read_text("x", f"{file}:q,b")
 
 
 def test_unknown_shapes():
-    for option in ("shape", "form", "weighting"):
+    for option in ("shape", "form"):
         with pytest.raises(SubmodelError, match=f"unknown {option}"):
             packed(text_of([9] * 9), **{option: "odd"})
+    with pytest.raises(SubmodelError, match="form chat has been removed: give raw"):
+        packed(text_of([9] * 9), form="chat")
 
 
 def test_what_is_usual_is_not_written(texts: dict[str, Path]):
     provenance = load_samples(
         "d", str(texts["python"]), tiny.byte_tokenizer(), samples=2, seq_len=16, seed=0
     ).provenance
-    assert provenance and not {"shape", "form", "weighting", "set", "parts"} & provenance.as_dict().keys()
+    assert provenance and not {"shape", "form", "set", "parts"} & provenance.as_dict().keys()
 
 
 def test_documents_are_extracted_from(llama: Path, tmp_path: Path):
-    samples = packed(text_of([9, 30, 12, 4, 20, 11]), shape="document", weighting="document")
+    samples = packed(text_of([9, 30, 12, 4, 20, 11]), shape="document")
     extract(open_base(str(llama)), [samples], tmp_path / "s", dtype=torch.float32)
     calibration = Store(tmp_path / "s").manifest("t")["calibration"]
-    assert calibration["weighting"] == "document" and calibration["samples"] == 6
+    assert calibration["shape"] == "document" and calibration["samples"] == 6

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from submodel import cli
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.base.models import all_matrices, open_base
+from submodel.base.matrices import all_matrices
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.extract.job import extract
 from submodel.prune.allocate import marginal

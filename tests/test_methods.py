@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from benchmarks.textbook import textbook_prune
-from submodel.base.models import blocks_of, open_base
+from submodel.base.matrices import blocks_of
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.extract.job import extract
 from submodel.extract.workdir import Work

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from submodel.base.models import blocks_of, matrices_of, open_base
+from submodel.base.matrices import blocks_of, matrices_of
+from submodel.base.opening import open_base
 from submodel.errors import SubmodelError
 from tests import tiny
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples, with_openings
 from submodel.errors import SubmodelError
 from submodel.extract.job import extract

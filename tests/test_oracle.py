@@ -8,7 +8,8 @@ import torch
 
 from benchmarks.textbook import textbook_prune
 from submodel.base.arithmetic import default_dtype
-from submodel.base.models import blocks_of, open_base
+from submodel.base.matrices import blocks_of
+from submodel.base.opening import open_base
 from submodel.calibration import Samples, load_samples
 from submodel.extract.job import extract
 from submodel.prune.sparsity import parse_sparsity

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.base.models import blocks_of, matrices_of, open_base
+from submodel.base.matrices import blocks_of, matrices_of
+from submodel.base.opening import open_base
 from submodel.base.weights import Safetensors, write_tensors
 from submodel.calibration import load_samples
 from submodel.cli import main

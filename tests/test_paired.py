@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.base.models import blocks_of, matrices_of, open_base
+from submodel.base.matrices import blocks_of, matrices_of
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.extract.job import extract
 from submodel.prune.dense_target import DenseTarget

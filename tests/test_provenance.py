@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -107,7 +108,7 @@ def store(llama: Path, data: Path, texts: dict[str, Path], tmp_path_factory: pyt
     tree = Path(__file__).parent
     assert cli.main([*base, "--domain", "math", "--domain", "mix=math:2+english+own", *own, *budget]) == 0
     assert cli.main([*base, "--domain", f"mine={tree}:python", *own, *budget, "--skip-contamination"]) == 0
-    apart = ["--shape", "document", "--weighting", "document"]
+    apart = ["--shape", "document"]
     assert cli.main([*base, "--domain", "apart=english", *apart, "--samples", "7"]) == 0
     assert cli.main([*base, "--domain", "some=math+english", *apart, "--tokens", "333"]) == 0
     return out
@@ -217,3 +218,28 @@ def test_tables_say_what_was_a_stand_in(store: Path, llama: Path, texts: dict[st
     task = ["--task", "perplexity:english/validation", "--data-dir", str(tmp_path / "data"), "--seq-len", "32"]
     assert cli.main(["eval", str(llama), *task, "--tokens", "320", "--out", str(rows)]) == 0
     assert "c4 (allenai/c4) was not read but c4/validation.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("removed", [{"form": "chat"}, {"weighting": "document"}])
+def test_a_manifest_with_what_has_been_removed(
+    removed: dict[str, str], store: Path, texts: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """It is read as ever; only its text cannot be made again."""
+    old = tmp_path / "old"
+    shutil.copytree(store, old)
+    file = old / "submodels/apart/manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["calibration"] |= removed
+    file.write_text(json.dumps(manifest))
+    rows = ["--out", str(tmp_path / "rows"), "--limit", "2", "--seq-len", "32"]
+    for words in (
+        ["list", str(old)],
+        ["info", f"{old}@apart"],
+        ["verify", str(old)],
+        ["eval", f"{old}@apart", "--task", f"perplexity:{texts['python']}:text", *rows],
+    ):
+        assert cli.main(words) == 0, words
+    capsys.readouterr()
+    assert cli.main(["verify", f"{old}@apart", "--calibration"]) == 2
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1 and "can no longer be rebuilt" in text and "removed" in text

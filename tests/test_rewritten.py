@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from submodel.base.models import Matrix, blocks_of, matrices_of, open_base
+from submodel.base.matrices import Matrix, blocks_of, matrices_of
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory

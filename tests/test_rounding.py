@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.extract.job import extract

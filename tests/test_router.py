@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.cli import main
 from submodel.errors import SubmodelError
 from submodel.prune.mask import pack_bits

@@ -10,7 +10,8 @@ import torch
 from torch.nn import functional
 
 from submodel.base.files import write_json
-from submodel.base.models import all_matrices, open_base
+from submodel.base.matrices import all_matrices
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.extract.job import extract

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import load_samples
 from submodel.errors import SubmodelError
 from submodel.extract.bound import STEPS, Trial, highest, search

@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration.middle import marks_of
 from tests import serving
 from tests.test_cli import run

@@ -9,7 +9,7 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel import cli
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.extract.enough_text import _EVERY, _HANDED_ON, distance_to_limit, settle

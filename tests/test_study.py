@@ -186,7 +186,7 @@ def test_text_of_mixtures_alone(file: Path):
 @pytest.mark.parametrize("verb, options", [("extract", CALIBRATION), ("eval", EVALUATION)])
 def test_every_option_of_a_file_is_one_of_its_verb(verb: str, options: dict[str, Any]):
     values = {"k": [1, 10], "chat": True, "dtype": "float32", "device": "cpu", "wordnet": "DIR"}
-    values |= {"shape": "document", "form": "fim", "weighting": "document", "format": "int8", "decode": True}
+    values |= {"shape": "document", "form": "fim", "format": "int8", "decode": True}
     given = {name: values.get(name, 3) for name in options}
     assert all(options[name].fits(value) for name, value in given.items())
     more = ["--task", "humaneval"] if verb == "eval" else []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from submodel.base.models import split_name
+from submodel.base.matrices import split_name
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.prune.mask import pack_bits

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from submodel.base.arithmetic import default_dtype
-from submodel.base.models import Base, blocks_of, open_base
+from submodel.base.matrices import blocks_of
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
@@ -53,7 +55,7 @@ import importlib, json, os, signal, sys, torch
 from pathlib import Path
 from typing import Any
 from submodel.calibration import Samples
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.extract.job import extract
 from tests import tiny
 def extraction(where, call, store):
@@ -289,7 +291,7 @@ import torch
 from pathlib import Path
 from typing import Any
 from submodel.calibration import Samples
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.extract.job import extract
 from tests import tiny
 base, out = open_base({str(tmp_path / str(layers))!r}), Path({str(tmp_path)!r}) / f"s{layers}-{{sys.argv[1]}}"

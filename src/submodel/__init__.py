@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from submodel.api.measuring import Evaluation, benchmark, evaluate, report
     from submodel.api.running import generate, serve
     from submodel.api.stores import compare, copy, export, remove, verify
-    from submodel.base.models import Base, open_base
+    from submodel.base.models import Base
+    from submodel.base.opening import open_base
     from submodel.calibration import Samples, load_samples
     from submodel.extract.job import extract
     from submodel.prune.scores import SCORES
@@ -49,7 +50,7 @@ _HOMES = {
     "list_submodels": "submodel.api.information",
     "load": "submodel.runtime",
     "load_samples": "submodel.calibration",
-    "open_base": "submodel.base.models",
+    "open_base": "submodel.base.opening",
     "remove": "submodel.api.stores",
     "report": "submodel.api.measuring",
     "serve": "submodel.api.running",

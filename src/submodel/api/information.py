@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from submodel.errors import SubmodelError
-from submodel.runtime.packed.formats import FORMATS
 from submodel.store import Store, split_reference
 
 MEMORY_FORMATS = ("bf16", "int8", "int4")
@@ -98,6 +97,8 @@ class Info:
 
     def _memory(self, name: str, parameters: int) -> int:
         """Kept weights, masks and scales by the shape and sparsity of each matrix; all else as the format keeps it."""
+        from submodel.runtime.packed.formats import FORMATS  # takes seconds, which a list without sizes need not wait
+
         form, rest = FORMATS[name], FORMATS[FORMATS[name].rest]
         size = 0.0
         for entry in self._matrices:

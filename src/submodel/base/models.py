@@ -1,25 +1,19 @@
-"""A base model: open it, build it empty, fill any part of it, find its blocks and its prunable matrices.
+"""A base model: build it empty, fill any part of it.
 
-A base is a Hugging Face directory, a hub id or a .gguf file. `Base.skeleton` gives the whole model without
-memory for its weights; `Base.fill` reads the weights of one part of it. transformers' own tables rename and
-fuse checkpoint tensors, so a family needs no line here as long as its blocks compute with `nn.Linear` or with
-one 3-D parameter for all experts of a mixture.
+`Base.skeleton` gives the complete model without memory for its weights; `Base.fill` reads the weights of one part of
+it. transformers' own tables rename and fuse checkpoint tensors, so a family of models needs no line here.
 """
 
 import copy
-import json
 import mmap
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -34,9 +28,7 @@ from transformers.utils import logging as transformers_logging
 from submodel.base.weights import FLOATS, Gguf, Safetensors, Source
 from submodel.errors import SubmodelError
 
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _ROWS = 1024  # of an embedding, read at once
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 class _Lazy:
@@ -47,25 +39,6 @@ class _Lazy:
 
     def __getitem__(self, _: Any) -> torch.Tensor:
         return self._source.get(self._name)
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """One prunable parameter of a block: a linear's weight (rows, cols), or (experts, rows, cols).
-
-    Attributes:
-        name: the parameter's full name in the model.
-        module: the module that owns it.
-        attribute: the parameter's name in that module.
-    """
-
-    name: str
-    module: nn.Module
-    attribute: str
-
-    @property
-    def weight(self) -> torch.Tensor:
-        return getattr(self.module, self.attribute)
 
 
 class Base:
@@ -89,6 +62,9 @@ class Base:
             skeleton = self._empty(torch.bfloat16)
             source.bind(skeleton, config.to_dict())
 
+    def __repr__(self) -> str:
+        return f"<base {self.reference}: {self.config.model_type}, {self.source.size_bytes / 1e6:,.1f} MB on disk>"
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the stored weights (bfloat16 for a GGUF file, which is dequantised to it)."""
@@ -111,13 +87,14 @@ class Base:
 
     @cached_property
     def tokenizer(self) -> Any:
+        """The tokenizer that lies beside the weights. Raises SubmodelError when there is none."""
         try:
             if isinstance(self.source, Gguf):
                 with self.source.shared_reader():
                     return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError, ImportError) as error:
-            raise SubmodelError(f"{self.reference}: no tokenizer can be loaded ({_first_line(error)})") from error
+            raise SubmodelError(f"{self.reference}: no tokenizer can be loaded ({first_line(error)})") from error
 
     def skeleton(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model with every parameter on the meta device and real non-persistent buffers (rotary tables)."""
@@ -145,7 +122,7 @@ class Base:
                     self.config, dtype=dtype, trust_remote_code=self.trust_remote_code
                 )
         except ValueError as error:
-            raise SubmodelError(f"{self.reference}: not a decoder-only model ({_first_line(error)})") from error
+            raise SubmodelError(f"{self.reference}: not a decoder-only model ({first_line(error)})") from error
         _prefer_observable_experts(model)
         return model.eval()
 
@@ -157,20 +134,20 @@ class Base:
         renamings = [m for m in mapping if isinstance(m, WeightRenaming)]
         converters = [m for m in mapping if isinstance(m, WeightConverter)]
         known = model.state_dict()
-        found: dict[str, str] = {}
+        result: dict[str, str] = {}
         for name in self.source.names:
             target, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, known)
             if target not in known and name in known:
                 target = name
-            found[name] = target
-        return found
+            result[name] = target
+        return result
 
-    def fill(self, model: PreTrainedModel, wanted: Callable[[str], bool], targets: dict[str, str]) -> None:
-        """Read every parameter whose name is `wanted` into `model`, in the model's dtype.
+    def fill(self, model: PreTrainedModel, select: Callable[[str], bool], targets: dict[str, str]) -> None:
+        """Read every parameter whose name `select` accepts into `model`, in the model's dtype.
 
         Raises SubmodelError when one is missing from the checkpoint or has another shape.
         """
-        names = [name for name, target in targets.items() if wanted(target)]
+        names = [name for name, target in targets.items() if select(target)]
         self.source.prefetch(names)
         mapping: Any = None if isinstance(self.source, Gguf) else get_model_conversion_mapping(model)
         shown = transformers_logging.is_progress_bar_enabled()
@@ -189,7 +166,7 @@ class Base:
                 f"{self.reference}: {name} has shape {tuple(given)} in the checkpoint, {tuple(expected)} by its config"
             )
         tied = getattr(model, "all_tied_weights_keys", {})
-        missing = sorted(name for name in info.missing_keys if wanted(name) and name not in tied)
+        missing = sorted(name for name in info.missing_keys if select(name) and name not in tied)
         if missing or info.conversion_errors:
             first = missing[0] if missing else next(iter(info.conversion_errors))
             raise SubmodelError(f"{self.reference}: the checkpoint lacks {first} ({len(missing)} missing in all)")
@@ -223,100 +200,8 @@ def _untouched(size_bytes: int) -> mmap.mmap:
     return memory
 
 
-def open_base(reference: str, trust_remote_code: bool = False) -> Base:
-    """Open a base model.
-
-    Args:
-        reference: a Hugging Face directory, a hub id such as `Qwen/Qwen2.5-Coder-0.5B`, or a .gguf file.
-        trust_remote_code: let code that is shipped with the model run.
-
-    Raises:
-        SubmodelError: nothing there, no config, pickled or quantised weights, or the model's own code not allowed.
-    """
-    path = Path(reference).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise SubmodelError(f"{reference}: no such file: give a .gguf file, a model directory or a hub id")
-        source = Gguf(path)
-        return Base(reference, path, _gguf_config(path, source), source, trust_remote_code)
-    if not path.is_dir():
-        path = _from_hub(reference, trust_remote_code)
-    if not (path / "config.json").is_file():
-        raise SubmodelError(f"{reference}: no config.json in it: give a Hugging Face model directory or a .gguf file")
-    files = sorted(path.glob("*.safetensors"))
-    whole, index = path / "model.safetensors", path / "model.safetensors.index.json"
-    if index.is_file():
-        files = [path / name for name in sorted(set(_weight_map(reference, index).values()))]
-        absent = [file.name for file in files if not file.is_file()]
-        if absent:
-            raise SubmodelError(f"{reference}: {absent[0]} is named in the index but absent: fetch it again")
-    elif whole.is_file():
-        files = [whole]
-    if not files:
-        pickled = any(next(path.glob(pattern), None) for pattern in _PICKLES)
-        what = "only pickled weights, which are never opened" if pickled else "no weights"
-        raise SubmodelError(f"{reference}: {what}: give safetensors or GGUF")
-    config = _config(reference, path, trust_remote_code)
-    if getattr(config, "quantization_config", None):
-        raise SubmodelError(f"{reference}: its weights are quantised: give the unquantised checkpoint or a GGUF file")
-    return Base(reference, path, config, Safetensors(files), trust_remote_code)
-
-
-def _weight_map(reference: str, index: Path) -> dict[str, str]:
-    try:
-        return json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise SubmodelError(
-            f"{reference}: {index.name} cannot be read ({_first_line(error)}): fetch it again"
-        ) from error
-
-
-def _config(reference: str, path: Path, trust_remote_code: bool) -> Any:
-    own_code = False
-    try:
-        own_code = "auto_map" in json.loads((path / "config.json").read_text())
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError, TypeError, StrictDataclassError) as error:
-        if own_code and not trust_remote_code:
-            raise SubmodelError(
-                f"{reference}: the model ships code of its own, which runs only with --trust-remote-code"
-            ) from error
-        raise SubmodelError(f"{reference}: its config cannot be read ({_first_line(error)})") from error
-
-
-def _gguf_config(path: Path, source: Gguf) -> Any:
-    try:
-        with source.shared_reader():
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, OSError, KeyError, IndexError) as error:
-        raise SubmodelError(f"{path}: its model family cannot be read from GGUF ({_first_line(error)})") from error
-    config.__dict__.pop("quantization_config", None)
-    return config
-
-
-def is_hub_id(reference: str) -> bool:
-    """Whether `reference` has the form of a hub id: NAME or OWNER/NAME."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*", reference) is not None
-
-
-def _from_hub(reference: str, trust_remote_code: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    if not is_hub_id(reference):
-        raise SubmodelError(f"{reference}: no such directory: give a model directory, a .gguf file or a hub id")
-    try:
-        code = ["*.py"] if trust_remote_code else []
-        return Path(snapshot_download(reference, allow_patterns=[*_HUB_FILES, *code]))
-    except HFValidationError as error:
-        raise SubmodelError(f"{reference}: neither a directory nor a hub id") from error
-    except Exception as error:  # the hub client raises errors of many libraries when a network is absent
-        raise SubmodelError(
-            f"{reference}: no such directory, and not to be had from the hub ({_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error, at most 200 characters of it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
@@ -326,50 +211,6 @@ def _prefer_observable_experts(model: PreTrainedModel) -> None:
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "_experts_implementation"):
             config._experts_implementation = "eager"
-
-
-def blocks_of(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """The decoder blocks and their name: the outermost list of `num_hidden_layers` modules that hold matrices.
-
-    Raises SubmodelError if there is none.
-    """
-    wanted = model.config.get_text_config().num_hidden_layers
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == wanted and matrices_of(module[0], ""):
-            return name, module
-    raise SubmodelError(f"{type(model).__name__} has no list of {wanted} decoder blocks with linear layers to prune")
-
-
-def matrices_of(block: nn.Module, prefix: str) -> list[Matrix]:
-    """Every prunable parameter of a block, in the order of the block's modules.
-
-    Args:
-        block: a decoder block.
-        prefix: its name in the model, such as `model.layers.0`.
-    """
-    found: list[Matrix] = []
-    for path, module in block.named_modules(prefix=prefix):
-        if isinstance(module, nn.Linear):
-            found.append(Matrix(f"{path}.weight", module, "weight"))
-        else:
-            found += [
-                Matrix(f"{path}.{attribute}", module, attribute)
-                for attribute, parameter in module.named_parameters(recurse=False)
-                if parameter.dim() == 3 and hasattr(module, "num_experts")
-            ]
-    return found
-
-
-def all_matrices(model: PreTrainedModel) -> list[Matrix]:
-    """Every prunable parameter of a model, block by block, under its name in the model."""
-    path, blocks = blocks_of(model)
-    return [matrix for index, block in enumerate(blocks) for matrix in matrices_of(block, f"{path}.{index}")]
-
-
-def split_name(name: str) -> tuple[int, str]:
-    """`model.layers.3.mlp.down_proj.weight` -> (3, "mlp.down_proj")."""
-    match = re.search(r"\.(\d+)\.(.+?)(\.weight)?$", name)
-    return (int(match[1]), match[2]) if match else (0, name)
 
 
 def to_checkpoint(base: Base, model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

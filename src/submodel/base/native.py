@@ -34,13 +34,13 @@ class Matrix(ctypes.Structure):
 
 
 class Linear(ctypes.Structure):
-    """`sm_linear`."""
+    """`sm_linear` of csrc/submodel.h."""
 
     _fields_ = [("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p)]
 
 
 class Move(ctypes.Structure):
-    """`sm_move`."""
+    """`sm_move` of csrc/submodel.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("rows", "cols", "wide", "group", "removed")),
@@ -54,7 +54,7 @@ NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "attention_out_norm",
 
 
 class Block(ctypes.Structure):
-    """`sm_block`."""
+    """`sm_block` of csrc/submodel.h."""
 
     _fields_ = [
         *((name, Linear) for name in LINEARS),
@@ -68,7 +68,7 @@ SIZES = ("blocks", "hidden", "heads", "key_heads", "head_size", "intermediate", 
 
 
 class Model(ctypes.Structure):
-    """`sm_model`."""
+    """`sm_model` of csrc/submodel.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in SIZES),
@@ -84,7 +84,7 @@ class Model(ctypes.Structure):
 
 def open_library(file: Path) -> Any:
     """Load a build of csrc/. Raises OSError when it is not there."""
-    found = ctypes.CDLL(str(file))
+    kernels = ctypes.CDLL(str(file))
     number, pointer, matrix = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(Matrix)
     for name, result, arguments in [
         ("sm_kernels", ctypes.c_char_p, []),
@@ -99,9 +99,9 @@ def open_library(file: Path) -> Any:
         ("sm_divergence", None, [pointer, pointer, *[number] * 3, *[pointer] * 3, number]),
         ("sm_step", None, [ctypes.POINTER(Model), number, *[pointer] * 5, number, pointer, number, pointer, number]),
     ]:
-        function = getattr(found, name)
+        function = getattr(kernels, name)
         function.restype, function.argtypes = result, arguments
-    return found
+    return kernels
 
 
 @cache
@@ -110,18 +110,18 @@ def library() -> Any:
 
     Raises SubmodelError when SUBMODEL_KERNELS names a set that does not exist or this processor does not have.
     """
-    wanted = os.environ.get("SUBMODEL_KERNELS")
-    if wanted is not None and wanted not in SETS:
-        raise unknown_name("SUBMODEL_KERNELS", wanted, SETS)
-    if wanted == "torch":
+    requested = os.environ.get("SUBMODEL_KERNELS")
+    if requested is not None and requested not in SETS:
+        raise unknown_name("SUBMODEL_KERNELS", requested, SETS)
+    if requested == "torch":
         return None
     try:
-        found = open_library(LIBRARY)
-        if wanted is not None and found.sm_kernels().decode() != wanted:
+        loaded = open_library(LIBRARY)
+        if requested is not None and loaded.sm_kernels().decode() != requested:
             raise SubmodelError(
-                f"SUBMODEL_KERNELS={wanted}: this processor has no more than {found.sm_kernels().decode()}"
+                f"SUBMODEL_KERNELS={requested}: this processor has no more than {loaded.sm_kernels().decode()}"
             )
-        return found
+        return loaded
     except OSError as error:
         warnings.warn(
             f"the native kernels are not there ({error}): packed models and the methods swaps and distil run slowly; "
@@ -133,5 +133,5 @@ def library() -> Any:
 
 def instruction_set() -> str:
     """What the kernels run on: "amx", "avx512", "avx2", "neon", "reference" (plain C++) or "torch" (no library)."""
-    found = library()
-    return found.sm_kernels().decode() if found else "torch"
+    loaded = library()
+    return loaded.sm_kernels().decode() if loaded else "torch"

@@ -39,7 +39,11 @@ _HEADER_LIMIT = 100_000_000  # the limit of the reference implementation
 
 
 class Source(Protocol):
-    """Tensors by name. `get` returns memory of its own, `get_rows` some rows only; `sha256` identifies the whole."""
+    """Tensors by name.
+
+    `get` returns memory that nothing else uses, `get_rows` some rows only; `size_bytes` and `sha256` are of all tensors
+    as stored, and `prefetch` says which will be read next.
+    """
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -93,6 +97,7 @@ class Safetensors:
         self._spans: dict[str, _Span] = {}
         for file in files:
             self._spans.update(_read_header(file))
+        self._sha256 = ""
         self._open: dict[Path, Any] = {}
         self._maps: dict[Path, mmap.mmap] = {}
 
@@ -105,6 +110,7 @@ class Safetensors:
         return sum(span.end - span.start for span in self._spans.values())
 
     def dtype_name(self, name: str) -> str:
+        """The dtype of a tensor as safetensors calls it."""
         return self._spans[name].dtype
 
     def get(self, name: str) -> torch.Tensor:
@@ -156,7 +162,8 @@ class Safetensors:
             span = self._spans[name]
             return _entry(name, span.dtype, span.shape, _file_chunks(span))
 
-        return _combine(digest, self.names)
+        self._sha256 = self._sha256 or _combine(digest, self.names)
+        return self._sha256
 
 
 class Gguf:
@@ -182,10 +189,12 @@ class Gguf:
         self._tensors: dict[str, Any] = {t.name: t for t in self.reader.tensors}
         self.file = file
         self._dtype = dtype
+        self._sha256 = ""
         self._names: dict[str, str] = {}
         self._processor: Any = None
 
     def bind(self, skeleton: torch.nn.Module, config: dict[str, Any]) -> None:
+        """Learn the model's names of the tensors. Raises SubmodelError for a mixture of experts."""
         from transformers.modeling_gguf_pytorch_utils import (
             TENSOR_PROCESSORS,
             TensorProcessor,
@@ -206,12 +215,12 @@ class Gguf:
         """While open, transformers reads this file's header through our reader: parsing it takes seconds."""
         import gguf
 
-        own = gguf.GGUFReader
+        original = gguf.GGUFReader
         gguf.GGUFReader = lambda _: self.reader  # type: ignore[assignment,misc]
         try:
             yield
         finally:
-            gguf.GGUFReader = own  # type: ignore[misc]
+            gguf.GGUFReader = original  # type: ignore[misc]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -250,7 +259,8 @@ class Gguf:
             shape = tuple(int(n) for n in t.shape)
             return _entry(name, t.tensor_type.name, shape, iter([t.data.tobytes()]))
 
-        return _combine(digest, tuple(sorted(self._tensors)))
+        self._sha256 = self._sha256 or _combine(digest, tuple(sorted(self._tensors)))
+        return self._sha256
 
 
 def write_tensors(file: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -286,12 +296,12 @@ def write_stream(file: Path, tensors: Iterable[tuple[str, str, tuple[int, ...], 
 def _file_chunks(span: _Span) -> Iterator[bytes]:
     with open(span.file, "rb") as f:
         f.seek(span.start)
-        left = span.end - span.start
-        while left:
-            chunk = f.read(min(_CHUNK, left))
+        remaining = span.end - span.start
+        while remaining:
+            chunk = f.read(min(_CHUNK, remaining))
             if not chunk:
                 raise SubmodelError(f"{span.file}: the file ends early: fetch it again")
-            left -= len(chunk)
+            remaining -= len(chunk)
             yield chunk
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from submodel.base.arithmetic import multiplies
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.errors import unknown_name
 from submodel.runtime.packed.checkpoint import is_packed
 from submodel.runtime.packed.formats import FORMATS as WEIGHT_FORMATS

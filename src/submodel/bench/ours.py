@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from submodel.base.arithmetic import quicken
-from submodel.base.models import open_base
+from submodel.base.opening import open_base
 from submodel.bench.child import answer_requests, resident_bytes
 from submodel.runtime import Loaded, load
 from submodel.runtime.forward import prefill, step

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.base.weights import Gguf
 from submodel.bench.child import Child
 from submodel.bench.contender import Contender

@@ -3,12 +3,13 @@
 from submodel.calibration.catalogue import ALIASES, DOMAINS
 from submodel.calibration.contamination import Problems, problem_text
 from submodel.calibration.documents import Document, Split, Text, parse_spec, read_documents, read_text
-from submodel.calibration.domains import Domain, is_named_split, load_domain, parse_domains, read_held_out, read_part
+from submodel.calibration.domains import Domain, Reader, TextSource, load_domain, read_part
 from submodel.calibration.packing import Budget, TooLittleText, load_samples, pack, pack_documents, tokens_in
 from submodel.calibration.rebuild import rebuild
 from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Provenance, Samples, parts_of, stand_ins, with_openings
 from submodel.calibration.seen import rows_seen
+from submodel.calibration.specs import is_named_split, parse_domains, read_held_out
 from submodel.calibration.trees import LANGUAGES, is_held_out
 
 __all__ = [
@@ -20,9 +21,11 @@ __all__ = [
     "Domain",
     "Problems",
     "Provenance",
+    "Reader",
     "Samples",
     "Split",
     "Text",
+    "TextSource",
     "TooLittleText",
     "is_held_out",
     "is_named_split",
@@ -39,8 +42,8 @@ __all__ = [
     "read_part",
     "read_repository",
     "rebuild",
-    "rows_seen",
     "read_text",
+    "rows_seen",
     "stand_ins",
     "tokens_in",
     "with_openings",

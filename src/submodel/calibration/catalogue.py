@@ -8,19 +8,14 @@ HumanEval and MultiPL-E are not here: they are for evaluation only.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from submodel.calibration.documents import Document, Text
-from submodel.calibration.sets import NamedSet, Rows, read_set
-from submodel.errors import SubmodelError
+from submodel.calibration.sets import NamedSet
 
 Row = dict[str, Any]
 Template = str | Callable[[Row], str]
 """A row -> text: columns in braces, or a function."""
-
-_MOST_ROWS = 20_000  # of a set on the hub: many calibration budgets, and no download of a whole crawl
 
 
 @dataclass(frozen=True)
@@ -30,26 +25,20 @@ class DataSet:
     Attributes:
         source: where its rows are.
         text: a row -> its text; of a stand-in with other columns `stand_in_text`.
-        turns: a row -> request and answer, for what puts them into a chat template; None for text that is neither.
         fraction: the part of its rows, from the start, that calibration may read.
     """
 
     source: NamedSet
     text: Template
-    turns: tuple[Template, Template] | None = None
     stand_in_text: Template | None = None
     fraction: float = 1.0
 
 
 def _options(between: str) -> Callable[[Row], str]:
-    def shown(row: Row) -> str:
+    def options(row: Row) -> str:
         return between.join(f"{k}: {v}" for k, v in zip(row["choices"]["label"], row["choices"]["text"], strict=True))
 
-    return shown
-
-
-def _answer(row: Row) -> str:
-    return row["choices"]["text"][row["choices"]["label"].index(row["answerKey"])]
+    return options
 
 
 def _openbookqa(row: Row) -> str:
@@ -57,8 +46,8 @@ def _openbookqa(row: Row) -> str:
 
 
 def _commonsenseqa(row: Row) -> str:
-    asked = "Choose the right option related to the following sentence."
-    return f"{asked} {row['question']} {_options(', ')(row)}"
+    request = "Choose the right option related to the following sentence."
+    return f"{request} {row['question']} {_options(', ')(row)}"
 
 
 def _hellaswag(row: Row) -> str:
@@ -68,10 +57,6 @@ def _hellaswag(row: Row) -> str:
 
 def _in_brackets(request: Callable[[Row], str]) -> Callable[[Row], str]:
     return lambda row: f"[INST]\n{request(row)}\n[/INST]\n"
-
-
-def _ending(row: Row) -> str:
-    return row["endings"][int(row["label"])]
 
 
 def _first_solution(row: Row) -> str:
@@ -87,12 +72,11 @@ def _function(language: str) -> DataSet:
         "bd0cf265c1ad74dcbcedbabb9e6ebc98a1a7fbe4",
         stand_in="documented functions of packages from registries, in CodeSearchNet's columns",
     )
-    return DataSet(named, "{whole_func_string}", ("{func_documentation_string}", "{func_code_string}"))
+    return DataSet(named, "{whole_func_string}")
 
 
 _FUNCTION = "{whole_func_string}"
 _PAIR = "#Text: {translation[en]} #Translation: {translation[fr]}"
-_TRANSLATE = ("Translate into French: {translation[en]}", "{translation[fr]}")
 
 DOMAINS: dict[str, DataSet] = {
     "python_alpaca": DataSet(
@@ -105,14 +89,12 @@ DOMAINS: dict[str, DataSet] = {
             stand_in="1,608 Python rows of Code Alpaca, the family that the set was filtered from",
         ),
         "{prompt}",
-        ("{instruction}\n{input}", "{output}"),
     ),
     "apps": DataSet(  # problems with their first solution
         NamedSet(
             "apps", "codeparrot/apps", "all", "train", "21e74ddf8de1a21436da12e3e653065c5213e9d1", files="train.jsonl"
         ),
         lambda row: f"{row['question']}\n{_first_solution(row)}",
-        ("{question}", _first_solution),
     ),
     "apps_test": DataSet(  # what the code read: the test split's solutions, a JSON list as it stands
         NamedSet(
@@ -134,7 +116,6 @@ DOMAINS: dict[str, DataSet] = {
     "openbookqa": DataSet(  # as the code has it, without the answer
         NamedSet("openbookqa/main", "allenai/openbookqa", "main", "train", "388097ea7776314e93a529163e0fea805b8a6454"),
         _in_brackets(_openbookqa),
-        (_openbookqa, _answer),
     ),
     "hellaswag": DataSet(  # likewise
         NamedSet(
@@ -143,16 +124,14 @@ DOMAINS: dict[str, DataSet] = {
             None,
             "train",
             "6002345709e0801764318f06bf06ce1e7d1a1fe3",
-            split_here="calibration",
+            stored_split="calibration",
             stand_in="1,500 cleaned rows of HellaSwag's validation split, apart from those that are evaluated on",
         ),
         _in_brackets(_hellaswag),
-        (_hellaswag, _ending),
     ),
     "commonsenseqa": DataSet(  # likewise
         NamedSet("commonsense_qa", "tau/commonsense_qa", None, "train", "94630fe30dad47192a8546eb75f094926d47e155"),
         _in_brackets(_commonsenseqa),
-        (_commonsenseqa, _answer),
     ),
     "wmt14": DataSet(
         NamedSet(
@@ -163,7 +142,6 @@ DOMAINS: dict[str, DataSet] = {
             stand_in="1,972 professionally translated sentences of TICO-19",
         ),
         _PAIR,
-        _TRANSLATE,
     ),
     "croissant": DataSet(  # the paper's [50]
         NamedSet(
@@ -180,7 +158,6 @@ DOMAINS: dict[str, DataSet] = {
             "f2b64a358132305095e602ce11819d834344d90f",
         ),
         "#Text: {original_version} #Translation: {french_version}",
-        ("Translate into French: {original_version}", "{french_version}"),
     ),
     "opus_books": DataSet(  # the first half; the second is what the paper evaluates on
         NamedSet(
@@ -192,7 +169,6 @@ DOMAINS: dict[str, DataSet] = {
             stand_in="2,199 paragraphs of Debian's manuals",
         ),
         _PAIR,
-        _TRANSLATE,
         fraction=0.5,
     ),
     "math_qa": DataSet(  # the paper's [44], from the copy without a script
@@ -201,16 +177,14 @@ DOMAINS: dict[str, DataSet] = {
             "regisss/math_qa",
             None,
             "train",
-            split_here="validation",
+            stored_split="validation",
             stand_in="MathQA's validation split",
         ),
         "{Problem}\n{options}\n{Rationale}",
-        ("{Problem}\n{options}", "{Rationale}"),
     ),
     "metamath_qa": DataSet(  # what the code read for it
         NamedSet("metamath_qa", "meta-math/MetaMathQA", None, "train", "aa4f34d3d2d3231299b5b03d9b3e5a20da45aa18"),
         "{original_question}\n{response}",
-        ("{original_question}", "{response}"),
     ),
     "math_instruct": DataSet(
         NamedSet(
@@ -222,7 +196,6 @@ DOMAINS: dict[str, DataSet] = {
             stand_in="2,196 machine-written rationales of LLM-Adapters, some of them wrong",
         ),
         "{instruction}\n{output}",
-        ("{instruction}", "{output}"),
     ),
     "math_orca": DataSet(
         NamedSet(
@@ -233,7 +206,6 @@ DOMAINS: dict[str, DataSet] = {
             "29255d1770cc4eac66e5e7fa378cba542c026350",
         ),
         "{question}\n{answer}",
-        ("{question}", "{answer}"),
     ),
     **{
         f"code_text_{language}": DataSet(  # what the code read for CodeSearchNet
@@ -246,7 +218,6 @@ DOMAINS: dict[str, DataSet] = {
                 stand_in="documented functions of packages from registries, in CodeSearchNet's columns",
             ),
             "{code}",
-            ("{docstring}", "{code}"),
             stand_in_text=_FUNCTION,
         )
         for language, revision in (
@@ -273,7 +244,6 @@ DOMAINS: dict[str, DataSet] = {
     "gsm8k": DataSet(
         NamedSet("gsm8k/main", "openai/gsm8k", "main", "train", "740312add88f781978c0658806c59bc2815b9866"),
         "{question}\n{answer}",
-        ("{question}", "{answer}"),
     ),
     "c4": DataSet(
         NamedSet(
@@ -293,7 +263,7 @@ DOMAINS: dict[str, DataSet] = {
             "wikitext-2-raw-v1",
             "train",
             "b08601e04326c79dfdd32d625aee71d232d685c3",
-            split_here="validation",
+            stored_split="validation",
             stand_in="WikiText-2's validation split, tokenised, with <unk>",
         ),
         "{text}",
@@ -310,65 +280,3 @@ ALIASES: dict[str, str] = {
     "translation": "wmt14",
     "english": "c4",
 }
-
-
-def read_domain(name: str, data_dir: Path | None, revision: str | None = None, split: str | None = None) -> Text:
-    """The documents of a named set or alias.
-
-    Args:
-        name: a key of DOMAINS or ALIASES.
-        data_dir: where sets lie (see `sets`); the hub if None.
-        revision: another commit of the hub than the entry's.
-        split: another split than the one to calibrate on, read whole.
-
-    Raises:
-        SubmodelError: it cannot be had, has other columns, or no text.
-    """
-    key = ALIASES.get(name, name)
-    wanted = DOMAINS[key]
-    source = replace(wanted.source, revision=revision) if revision else wanted.source
-    if split is not None:
-        source = _other_split(source, split)
-    found = read_set(source, data_dir, _MOST_ROWS)
-    rows = found.rows if split else found.rows[: max(1, int(len(found.rows) * wanted.fraction))]
-    text = wanted.stand_in_text if found.stand_in and wanted.stand_in_text else wanted.text
-    turns = wanted.turns if text is wanted.text else None
-    documents: list[Document] = []
-    for number, row in enumerate(rows):
-        shown = _render(text, row, found, number)
-        if shown.strip():
-            pair = (_render(turns[0], row, found, number), _render(turns[1], row, found, number)) if turns else None
-            documents.append(Document(found.origin, number, shown, pair))
-    if not documents:
-        raise SubmodelError(f"{found.origin}: no text in it: give the set's own rows")
-    return Text(name, documents, found.origin, None, source.split, {"set": _named(key, found)})
-
-
-def _other_split(source: NamedSet, split: str) -> NamedSet:
-    if source.files:
-        raise SubmodelError(f"{source.hub}: only its {source.split} split can be read, not {split!r}: name another set")
-    stand_in = f"{source.path}/{split}.jsonl" if source.stand_in else ""
-    return replace(source, split=split, split_here=None, stand_in=stand_in)
-
-
-def _render(template: Template, row: Row, found: Rows, number: int) -> str:
-    try:
-        return template.format_map(row) if isinstance(template, str) else template(row)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise SubmodelError(
-            f"{found.origin}, row {number}: not the columns of {found.source.hub} ({type(error).__name__}: {error}); "
-            f"it has {', '.join(row)}"
-        ) from error
-
-
-def _named(key: str, found: Rows) -> dict[str, Any]:
-    source = found.source
-    said = {
-        "name": key,
-        "hub": source.hub,
-        "config": source.config,
-        "split": source.split,
-        "revision": found.revision,
-        "stand_in": found.stand_in,
-    }
-    return {k: v for k, v in said.items() if v}

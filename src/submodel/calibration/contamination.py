@@ -41,20 +41,20 @@ class Problems:
             For the manifest: `words`, the length of a run; `rows`, how many documents share one with any set; `sets`:
             set -> `problems` and how many of them are `overlapping`.
         """
-        own = [_runs(document.text, self._known) for document in documents]
-        whole = _union(own)
+        runs = [_runs(document.text, self._known) for document in documents]
+        all_runs = _union(runs)
         shared: list[np.ndarray] = []
-        found: dict[str, dict[str, int]] = {}
+        sets: dict[str, dict[str, int]] = {}
         for name, problems in self._runs.items():
-            every, uses = np.unique(np.concatenate([*problems, whole[:0]]), return_counts=True)
-            shared.append(np.intersect1d(every[uses <= _COMMON], whole, assume_unique=True))
-            found[name] = {"problems": len(problems), "overlapping": _hit(problems, shared[-1])}
-        return {"words": LENGTH, "rows": _hit(own, _union(shared)), "sets": found}
+            every, uses = np.unique(np.concatenate([*problems, all_runs[:0]]), return_counts=True)
+            shared.append(np.intersect1d(every[uses <= _COMMON], all_runs, assume_unique=True))
+            sets[name] = {"problems": len(problems), "overlapping": _hit(problems, shared[-1])}
+        return {"words": LENGTH, "rows": _hit(runs, _union(shared)), "sets": sets}
 
 
-def _hit(texts: Sequence[np.ndarray], wanted: np.ndarray) -> int:
-    """How many texts have one of the wanted runs."""
-    return sum(bool(np.isin(text, wanted).any()) for text in texts) if len(wanted) else 0
+def _hit(texts: Sequence[np.ndarray], runs: np.ndarray) -> int:
+    """How many texts have one of the runs."""
+    return sum(bool(np.isin(text, runs).any()) for text in texts) if len(runs) else 0
 
 
 def _union(texts: Sequence[np.ndarray]) -> np.ndarray:
@@ -69,10 +69,10 @@ def _runs(text: str, known: dict[str, int]) -> np.ndarray:
         return np.empty(0, dtype=np.uint64)
     words = words * np.uint64(0xD6E8FEB86659FD93)
     words ^= words >> np.uint64(32)
-    found = np.zeros(count, dtype=np.uint64)
+    hashes = np.zeros(count, dtype=np.uint64)
     for at in range(LENGTH):
-        found = found * np.uint64(_BASE) + words[at : at + count]
-    return np.unique(found)
+        hashes = hashes * np.uint64(_BASE) + words[at : at + count]
+    return np.unique(hashes)
 
 
 def _strings(value: Any) -> Iterable[str]:

@@ -19,15 +19,11 @@ _COLUMNS = ("text", "content", "prompt", "code")
 
 @dataclass(frozen=True)
 class Document:
-    """One text: `row` counts the rows of the file `source`; a source file has the one row 0.
-
-    `turns`, if there, are a request and its answer, for what puts them into a chat template.
-    """
+    """One text: `row` counts the rows of the file `source`; a source file has the one row 0."""
 
     source: str
     row: int
     text: str
-    turns: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Text:
 
     @property
     def sha256(self) -> str:
-        """Over its texts in their order."""
+        """The digest of its texts in their order."""
         digest = hashlib.sha256()
         for document in self.documents:
             digest.update(hashlib.sha256(document.text.encode()).digest())
@@ -74,8 +70,8 @@ def read_documents(path: Path, column: str | None = None, split: Split = "calibr
 
     Args:
         path: the file or directory.
-        column: the column to read, REQUEST,ANSWER for two that make a chat's turns, or for a directory the language
-            (a key of LANGUAGES; all of them if None).
+        column: the column to read, COLUMN,COLUMN for several that are joined by line ends, or for a directory the
+            language (a key of LANGUAGES; all of them if None).
         split: which part of a source tree; files are read whole.
 
     Raises:
@@ -136,10 +132,9 @@ def _read_rows(path: Path, rows: Iterable[dict[str, Any]], column: str | None) -
                 raise SubmodelError(f"{path}, row {number}: no column {name!r}; it has {', '.join(row)}")
             if not isinstance(row[name], str):
                 raise SubmodelError(f"{path}, row {number}: column {name!r} is not text: name a text column")
-        turns = (row[columns[0]], row[columns[1]]) if len(columns) == 2 else None
         text = "\n".join(row[name] for name in columns)
         try:
             text.encode()
         except UnicodeEncodeError as error:  # JSON may spell it
             raise SubmodelError(f"{path}, row {number}: half of a surrogate pair: not Unicode text") from error
-        yield Document(str(path), number, text, turns)
+        yield Document(str(path), number, text)

@@ -1,4 +1,4 @@
-"""FORMS: what a document looks like to the model: raw text, a chat's turns, fill-in-the-middle."""
+"""FORMS: what a document looks like to the model: raw text, or fill-in-the-middle."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,13 +19,11 @@ class Form:
         encode: a document -> its tokens.
         finish: a piece of them -> what the model sees; `extra` tokens longer at most.
         extra: see `finish`.
-        whole: a piece has to begin where its document does.
     """
 
     encode: Callable[[Document], list[int]]
     finish: Callable[[list[int], np.random.Generator], list[int]] = lambda tokens, rng: tokens
     extra: int = 0
-    whole: bool = False
 
 
 def raw(tokenizer: Any) -> Form:
@@ -40,27 +38,6 @@ def raw(tokenizer: Any) -> Form:
     return Form(encode)
 
 
-def chat(tokenizer: Any) -> Form:
-    """A request and its answer in the model's own chat template.
-
-    Raises SubmodelError when the model has no template; `encode` when a document has no turns.
-    """
-    if not tokenizer.chat_template:
-        raise SubmodelError("--form chat: the model has no chat template: give --form raw")
-
-    def encode(document: Document) -> list[int]:
-        if document.turns is None:
-            raise SubmodelError(
-                f"{document.source}: no request and answer for --form chat: give a set that has them, or "
-                "PATH:REQUEST,ANSWER for two columns of own text"
-            )
-        request, answer = document.turns
-        turns = [{"role": "user", "content": request.strip()}, {"role": "assistant", "content": answer}]
-        return list(tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False))
-
-    return Form(encode, whole=True)
-
-
 def fill_in_the_middle(tokenizer: Any) -> Form:
     """Text cut at two places at random: what is before, what is after, then what is between.
 
@@ -70,7 +47,7 @@ def fill_in_the_middle(tokenizer: Any) -> Form:
     """
     marks = marks_of(tokenizer)
     if marks is None:
-        raise SubmodelError("--form fim: the model has no fill-in-the-middle tokens: give --form raw")
+        raise SubmodelError("form fim: the model has no fill-in-the-middle tokens: give --form raw")
     first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
 
     def finish(tokens: list[int], rng: np.random.Generator) -> list[int]:
@@ -83,4 +60,4 @@ def fill_in_the_middle(tokenizer: Any) -> Form:
     return Form(raw(tokenizer).encode, finish, extra=4)
 
 
-FORMS: dict[str, Callable[[Any], Form]] = {"raw": raw, "chat": chat, "fim": fill_in_the_middle}
+FORMS: dict[str, Callable[[Any], Form]] = {"raw": raw, "fim": fill_in_the_middle}

@@ -20,7 +20,7 @@ def held_out(
     *,
     tokens: int,
     seq_len: int,
-    readers: Mapping[str, Reader],
+    readers: Mapping[str, Reader] | None = None,
     data_dir: Path | None = None,
 ) -> Samples | None:
     """Packed samples of a domain that calibration has not seen, its parts weighed as the domain weighs them.
@@ -42,22 +42,23 @@ def held_out(
     if samples.provenance is None:
         return None
     calibration = samples.provenance.as_dict()
+    readers = {**(readers or {}), **domain.readers}
     texts: list[tuple[Text, float]] = []
     for (name, weight), part in zip(domain.parts, parts_of(calibration), strict=True):
-        text = _left(name, part, calibration, readers, data_dir)
+        text = _unseen(name, part, calibration, readers, data_dir)
         if text.documents:
             texts.append((text, weight))
     if not texts:
         return None
     share = min(tokens_in(text, tokenizer) / weight for text, weight in texts)
-    there = int(share * sum(weight for _, weight in texts))
-    if there < 2 * seq_len:
+    available = int(share * sum(weight for _, weight in texts))
+    if available < 2 * seq_len:
         return None
-    budget = Budget(seq_len, tokens=min(tokens, there // seq_len * seq_len))
+    budget = Budget(seq_len, tokens=min(tokens, available // seq_len * seq_len))
     return pack(samples.name, texts, tokenizer, budget, domain.recipe)
 
 
-def _left(
+def _unseen(
     name: str,
     part: Mapping[str, Any],
     calibration: Mapping[str, Any],

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spelling:
-    """One family's.
+    """How one family of models writes a gap.
 
     Attributes:
         prefix, suffix: the tokens before the two texts.
@@ -28,6 +28,7 @@ class Spelling:
 
     @property
     def tokens(self) -> tuple[str, ...]:
+        """All the tokens that the vocabulary must have."""
         return (self.prefix, self.suffix) if self.middle is None else (self.prefix, self.suffix, self.middle)
 
     def split(self, prompt: str) -> tuple[str, str, str, str] | None:
@@ -36,13 +37,13 @@ class Spelling:
         """
         prefix, suffix, middle = self.written or (self.prefix, self.suffix, self.middle)
         opening, between = (suffix, prefix) if self.suffix_first else (prefix, suffix)
-        head, found, rest = prompt.partition(opening)
-        first, also, second = rest.partition(between)
+        head, opens, rest = prompt.partition(opening)
+        first, continues, second = rest.partition(between)
         tail = ""
         if middle is not None:
             second, closes, tail = second.partition(middle)
-            also = also and closes
-        if not found or not also:
+            continues = continues and closes
+        if not opens or not continues:
             return None
         return (head, second, first, tail) if self.suffix_first else (head, first, second, tail)
 

@@ -1,4 +1,4 @@
-"""Documents -> token samples within a budget.
+"""Pack documents into token samples within a budget.
 
 Documents are shuffled by the seed, tokenised one by one until the budget is full, cut into pieces of at most
 `seq_len` tokens and packed end to end, so that no sample holds padding and many documents take part; or each is a
@@ -7,7 +7,6 @@ part alone would take; its samples are then spread evenly among those of the oth
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +20,6 @@ from submodel.calibration.samples import Provenance, Samples
 from submodel.errors import SubmodelError, unknown_name
 
 SHAPES = ("packed", "document")
-WEIGHTINGS = ("token", "document")
 
 
 class TooLittleText(SubmodelError):
@@ -43,7 +41,6 @@ class Budget:
         seed: of the choice of text.
         shape: "packed": samples are full; "document": each sample is one document, cut off at `seq_len`.
         form: a key of FORMS.
-        weighting: "token": every token counts as much in a statistic; "document": every document does.
     """
 
     seq_len: int
@@ -52,22 +49,21 @@ class Budget:
     seed: int = 0
     shape: str = "packed"
     form: str = "raw"
-    weighting: str = "token"
 
     @property
     def count(self) -> int:
-        """Samples of a packed budget."""
+        """How many samples a packed budget has."""
         return self.samples if self.tokens is None else max(1, self.tokens // self.seq_len)
 
     @property
-    def wanted(self) -> int | None:
-        """Tokens; None where documents are counted."""
+    def total_tokens(self) -> int | None:
+        """How many tokens in all; None where documents are counted."""
         return self.count * self.seq_len if self.shape == "packed" else self.tokens
 
     @property
     def unusual(self) -> dict[str, str]:
-        """What differs from packed raw text with tokens of equal weight."""
-        usual = {"shape": "packed", "form": "raw", "weighting": "token"}
+        """What differs from packed raw text."""
+        usual = {"shape": "packed", "form": "raw"}
         return {key: getattr(self, key) for key, value in usual.items() if getattr(self, key) != value}
 
 
@@ -77,17 +73,6 @@ class _Piece:
 
     document: int
     tokens: list[int]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive tokens of a sample, and what each of them weighs."""
-
-    tokens: np.ndarray
-    weights: np.ndarray
-
-    def __getitem__(self, which: slice) -> "_Run":
-        return _Run(self.tokens[which], self.weights[which])
 
 
 def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget: Budget, recipe: str = "") -> Samples:
@@ -104,56 +89,63 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
         TooLittleText: a part holds fewer tokens than its share.
         SubmodelError: a part's share is no token, or its documents cannot have the form asked for.
     """
-    for kind, given, known in (
-        ("shape", budget.shape, SHAPES),
-        ("form", budget.form, FORMS),
-        ("weighting", budget.weighting, WEIGHTINGS),
-    ):
+    if budget.form == "chat":
+        raise SubmodelError("form chat has been removed: give raw, for answers in the text of the set itself")
+    for kind, given, known in (("shape", budget.shape, SHAPES), ("form", budget.form, FORMS)):
         if given not in known:
             raise unknown_name(kind, given, known)
-    if budget.wanted is None and len(parts) > 1:
+    if budget.total_tokens is None and len(parts) > 1:
         raise SubmodelError("a mixture with --shape document is by tokens: give --tokens")
     weights = [weight for _, weight in parts]
-    shares = [None] if budget.wanted is None else share(budget.wanted, weights)
+    shares = [None] if budget.total_tokens is None else share(budget.total_tokens, weights)
     form = FORMS[budget.form](tokenizer)
     pieces = [_cut(text, form, budget, tokens) for (text, _), tokens in zip(parts, shares, strict=True)]
-    runs = [[_joined(part, budget)] if budget.shape == "packed" else _apart(part, budget) for part in pieces]
-    samples = _packed([part[0] for part in runs], budget.seq_len) if budget.shape == "packed" else _spread(runs)
-    lengths = tuple(len(sample.tokens) for sample in samples)
-    described = [
-        {"name": text.name, "weight": weight, "tokens": sum(len(p.tokens) for p in part), **_describe(text, part)}
-        for (text, weight), part in zip(parts, pieces, strict=True)
-    ]
-    own = described[0] if len(parts) == 1 else {"path": recipe, "column": None, "split": "mixture", "rows": {}}
-    provenance = Provenance(
-        path=own["path"],
-        column=own["column"],
-        split=own["split"],
-        seed=budget.seed,
-        seq_len=budget.seq_len,
-        samples=len(samples),
-        tokens=sum(lengths),
-        documents=sum(part["documents"] for part in described),
-        rows=own["rows"],
-        sha256_rows=own.get("sha256_rows", {}),
-        sha256_tokens=hashlib.sha256(b"".join(s.tokens.astype("<i8").tobytes() for s in samples)).hexdigest(),
-        shape=budget.unusual,
-        about=parts[0][0].about if len(parts) == 1 else {},
-        parts=tuple({**part, **text.about} for part, (text, _) in zip(described, parts, strict=True))
-        if len(parts) > 1
-        else (),
-    )
+    rows = [[np.array(piece.tokens, dtype=np.int64) for piece in part] for part in pieces]
+    samples = _packed([np.concatenate(r) for r in rows], budget.seq_len) if budget.shape == "packed" else _spread(rows)
+    lengths = tuple(len(sample) for sample in samples)
     return Samples(
         name,
-        _padded([sample.tokens for sample in samples], np.int64),
-        provenance,
+        _padded(samples),
+        _provenance(parts, pieces, samples, budget, recipe),
         lengths=lengths if len(set(lengths)) > 1 else None,
         documents=tuple(
             text.documents[index]
             for (text, _), part in zip(parts, pieces, strict=True)
             for index in sorted({piece.document for piece in part})
         ),
-        weights=_padded([sample.weights for sample in samples], np.float32) if budget.weighting == "document" else None,
+    )
+
+
+def _provenance(
+    parts: Sequence[tuple[Text, float]],
+    pieces: Sequence[Sequence[_Piece]],
+    samples: Sequence[np.ndarray],
+    budget: Budget,
+    recipe: str,
+) -> Provenance:
+    """Where the samples of `pack` come from; of one text what its manifest says of it, of several the parts'."""
+    described = [
+        {"name": text.name, "weight": weight, "tokens": sum(len(p.tokens) for p in part), **_describe(text, part)}
+        for (text, weight), part in zip(parts, pieces, strict=True)
+    ]
+    single = described[0] if len(parts) == 1 else {"path": recipe, "column": None, "split": "mixture", "rows": {}}
+    return Provenance(
+        path=single["path"],
+        column=single["column"],
+        split=single["split"],
+        seed=budget.seed,
+        seq_len=budget.seq_len,
+        samples=len(samples),
+        tokens=sum(len(sample) for sample in samples),
+        documents=sum(part["documents"] for part in described),
+        rows=single["rows"],
+        sha256_rows=single.get("sha256_rows", {}),
+        sha256_tokens=hashlib.sha256(b"".join(s.astype("<i8").tobytes() for s in samples)).hexdigest(),
+        shape=budget.unusual,
+        about=parts[0][0].about if len(parts) == 1 else {},
+        parts=tuple({**part, **text.about} for part, (text, _) in zip(described, parts, strict=True))
+        if len(parts) > 1
+        else (),
     )
 
 
@@ -187,48 +179,47 @@ def tokens_in(text: Text, tokenizer: Any) -> int:
     return sum(len(raw(tokenizer).encode(document)) for document in text.documents)
 
 
-def share(whole: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers that add up to `whole`, in proportion to the weights but for less than 1 (largest remainders).
+def share(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers that add up to `total`, in proportion to the weights but for less than 1 (largest remainders).
 
     Raises SubmodelError when one of them is 0.
     """
-    exact = [whole * weight / sum(weights) for weight in weights]
-    found = [int(x) for x in exact]
-    behind = sorted(range(len(exact)), key=lambda i: found[i] - exact[i])
-    for i in behind[: whole - sum(found)]:
-        found[i] += 1
-    if not all(found):
-        raise SubmodelError(f"{whole:,} tokens leave no token for a part of the mixture: ask for more --tokens")
-    return found
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [int(x) for x in exact]
+    behind = sorted(range(len(exact)), key=lambda i: shares[i] - exact[i])
+    for i in behind[: total - sum(shares)]:
+        shares[i] += 1
+    if not all(shares):
+        raise SubmodelError(f"{total:,} tokens leave no token for a part of the mixture: ask for more --tokens")
+    return shares
 
 
-def _cut(text: Text, form: Form, budget: Budget, wanted: int | None) -> list[_Piece]:
-    """Pieces of `wanted` tokens together: of every document one piece, of long ones more where they run out.
+def _cut(text: Text, form: Form, budget: Budget, tokens_needed: int | None) -> list[_Piece]:
+    """Pieces of `tokens_needed` tokens together: of every document one piece, of long ones more where they run out.
 
-    As many as the budget has samples if `wanted` is None.
+    As many pieces as the budget has samples if `tokens_needed` is None.
     """
     rng = np.random.default_rng(budget.seed)
     room = budget.seq_len - form.extra
     if room < 1:
         raise SubmodelError(f"--form {budget.form} adds {form.extra} tokens: give a --seq-len above that")
-    whole = form.whole or budget.shape == "document"
     pieces: list[_Piece] = []
     later: list[_Piece] = []  # the other pieces of long documents, for when documents run out
     count = 0
 
     def take(piece: _Piece) -> bool:
-        """Whether that is enough."""
+        """Add a piece; returns whether there are enough now."""
         nonlocal count
         pieces.append(replace(piece, tokens=form.finish(piece.tokens, rng)))
         count += len(pieces[-1].tokens)
-        return count >= wanted if wanted is not None else len(pieces) == budget.samples
+        return count >= tokens_needed if tokens_needed is not None else len(pieces) == budget.samples
 
     full = False
     for index in rng.permutation(len(text.documents)):
         tokens = form.encode(text.documents[index])
         cuts = [_Piece(int(index), tokens[at : at + room]) for at in range(0, len(tokens), room)]
-        first = cuts.pop(0 if whole else int(rng.integers(len(cuts))))
-        later += [] if form.whole else cuts
+        first = cuts.pop(0 if budget.shape == "document" else int(rng.integers(len(cuts))))
+        later += cuts
         full = take(first)
         if full:
             break
@@ -237,67 +228,46 @@ def _cut(text: Text, form: Form, budget: Budget, wanted: int | None) -> list[_Pi
         if full:
             break
     if not full:
-        asked = f"{wanted:,} asked" if wanted is not None else f"{budget.samples} samples asked"
+        request = f"{tokens_needed:,} asked" if tokens_needed is not None else f"{budget.samples} samples asked"
         size = f" ({budget.count} samples of {budget.seq_len})" if budget.shape == "packed" else ""
         raise TooLittleText(
-            f"{text.path}: {count:,} tokens in it, {asked}{size}: "
+            f"{text.path}: {count:,} tokens in it, {request}{size}: "
             "give more text or ask for fewer --samples, --tokens or --seq-len",
             text.path,
-            len(pieces) if wanted is None else budget.count * count // wanted,
+            len(pieces) if tokens_needed is None else budget.count * count // tokens_needed,
         )
-    if wanted is None:
+    if tokens_needed is None:
         return pieces
     last = pieces.pop()
-    return [*pieces, replace(last, tokens=last.tokens[: len(last.tokens) + wanted - count])]
+    return [*pieces, replace(last, tokens=last.tokens[: len(last.tokens) + tokens_needed - count])]
 
 
-def _apart(pieces: list[_Piece], budget: Budget) -> list[_Run]:
-    """A run of each piece. Weights of a document's tokens add up to the same for each; their mean is 1."""
-    sizes: Counter[int] = Counter()
-    for piece in pieces:
-        sizes[piece.document] += len(piece.tokens)
-    each = sum(sizes.values()) / len(sizes)
-    runs: list[_Run] = []
-    for piece in pieces:
-        weight = each / sizes[piece.document] if budget.weighting == "document" else 1.0
-        runs.append(_Run(np.array(piece.tokens, dtype=np.int64), np.full(len(piece.tokens), weight, dtype=np.float32)))
-    return runs
-
-
-def _joined(pieces: list[_Piece], budget: Budget) -> _Run:
-    return _end_to_end(_apart(pieces, budget))
-
-
-def _end_to_end(runs: list[_Run]) -> _Run:
-    return _Run(np.concatenate([run.tokens for run in runs]), np.concatenate([run.weights for run in runs]))
-
-
-def _packed(streams: list[_Run], seq_len: int) -> list[_Run]:
+def _packed(streams: list[np.ndarray], seq_len: int) -> list[np.ndarray]:
     """Samples of one stream each; what is left over of the streams fills the last ones together."""
-    counts = [len(stream.tokens) // seq_len for stream in streams]
+    counts = [len(stream) // seq_len for stream in streams]
     full = [
         [stream[k * seq_len : (k + 1) * seq_len] for k in range(count)]
         for stream, count in zip(streams, counts, strict=True)
     ]
-    rest = _end_to_end([stream[count * seq_len :] for stream, count in zip(streams, counts, strict=True)])
-    return _spread(full) + [rest[at : at + seq_len] for at in range(0, len(rest.tokens), seq_len)]
+    rest = np.concatenate([stream[count * seq_len :] for stream, count in zip(streams, counts, strict=True)])
+    return _spread(full) + [rest[at : at + seq_len] for at in range(0, len(rest), seq_len)]
 
 
-def _spread(parts: list[list[_Run]]) -> list[_Run]:
-    """The samples of several parts, each part's spread evenly over the whole."""
-    placed = [((k + 0.5) / len(part), i, k) for i, part in enumerate(parts) for k in range(len(part))]
-    return [parts[i][k] for _, i, k in sorted(placed)]
+def _spread(parts: list[list[np.ndarray]]) -> list[np.ndarray]:
+    """The samples of several parts, each part's spread evenly over all of them."""
+    positions = [((k + 0.5) / len(part), i, k) for i, part in enumerate(parts) for k in range(len(part))]
+    return [parts[i][k] for _, i, k in sorted(positions)]
 
 
-def _padded(rows: list[np.ndarray], dtype: Any) -> torch.Tensor:
-    """(rows, the longest one's length); 0 after the end of a shorter one."""
-    whole = np.zeros((len(rows), max(map(len, rows))), dtype=dtype)
-    for padded, row in zip(whole, rows, strict=True):
+def _padded(rows: list[np.ndarray]) -> torch.Tensor:
+    """int64 (rows, the longest one's length); 0 after the end of a shorter one."""
+    result = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+    for padded, row in zip(result, rows, strict=True):
         padded[: len(row)] = row
-    return torch.from_numpy(whole)
+    return torch.from_numpy(result)
 
 
-def _describe(text: Text, pieces: list[_Piece]) -> dict[str, Any]:
+def _describe(text: Text, pieces: Sequence[_Piece]) -> dict[str, Any]:
     """Where pieces come from, as a manifest has it."""
     used = [text.documents[index] for index in sorted({piece.document for piece in pieces})]
     rows: dict[str, list[int]] = {}

@@ -80,8 +80,8 @@ def without_licence(file: str, text: str) -> str:
     at = first.end() if first else 0
     head, rest = text[:at], text[at:]
     comment = _HASHES if file.endswith(_HASH_ENDINGS) else _SLASHES
-    while (found := comment.match(rest)) and _LICENCE.search(found[1]):
-        rest = rest[found.end() :].lstrip("\n")
+    while (header := comment.match(rest)) and _LICENCE.search(header[1]):
+        rest = rest[header.end() :].lstrip("\n")
     return head + rest
 
 
@@ -152,7 +152,7 @@ def _git_files(root: Path) -> list[str]:
 def _git_marked(root: Path, files: list[str]) -> dict[str, str]:
     """File -> "vendored" or "generated", where .gitattributes says so."""
     kinds = {"linguist-vendored": "vendored", "linguist-generated": "generated"}
-    found = _git(root, "check-attr", "-z", "--stdin", *kinds, given="".join(f"{file}\0" for file in files))
-    words: list[Any] = found.stdout.split("\0")
+    attributes = _git(root, "check-attr", "-z", "--stdin", *kinds, given="".join(f"{file}\0" for file in files))
+    words: list[Any] = attributes.stdout.split("\0")
     triples = zip(words[0::3], words[1::3], words[2::3], strict=False)
     return {file: kinds[name] for file, name, value in triples if value in ("set", "true")}

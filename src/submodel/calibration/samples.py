@@ -20,7 +20,7 @@ class Provenance:
         sha256_rows: file -> SHA-256 over the texts of those rows.
         tokens, documents: how much took part.
         sha256_tokens: SHA-256 of the samples without padding, int64 little-endian, sample by sample.
-        shape: what differs from packed raw text with tokens of equal weight: `shape`, `form`, `weighting`.
+        shape: what differs from packed raw text: `shape`, `form`.
         about: of a named set `set`: its name, its place on the hub, what stands in for it; of a repository
             `repository`: its commit, its files by language, and how many were left out and why.
         parts: of a mixture: for each part its name, weight, tokens and these same keys.
@@ -43,9 +43,9 @@ class Provenance:
 
     def as_dict(self) -> dict[str, Any]:
         """The manifest's `calibration`; keys that hold nothing are left out."""
-        found = asdict(self)
-        shape, about, parts = found.pop("shape"), found.pop("about"), found.pop("parts")
-        return {**found, **shape, **about, **({"parts": list(parts)} if parts else {})}
+        fields = asdict(self)
+        shape, about, parts = fields.pop("shape"), fields.pop("about"), fields.pop("parts")
+        return {**fields, **shape, **about, **({"parts": list(parts)} if parts else {})}
 
 
 def parts_of(calibration: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
@@ -61,7 +61,7 @@ def stand_ins(calibration: Mapping[str, Any] | None) -> list[str]:
     return [f"{of['name']} ({of['hub']}) was not read but {of['stand_in']}" for of in named if of.get("stand_in")]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Samples:
     """Token samples of one domain: `ids` int64 (samples, seq_len).
 
@@ -81,6 +81,9 @@ class Samples:
     documents: tuple[Document, ...] = ()
     contamination: Mapping[str, Any] | None = None
     settling: Mapping[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {len(self.ids)} samples of {self.ids.shape[1]} tokens>"
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -104,12 +107,12 @@ class Samples:
         )
 
     def first(self, tokens: int) -> "Samples":
-        """As many samples from the beginning as have so many tokens; all, if they have fewer."""
+        """The first samples that have at least so many tokens together; all, if they have fewer."""
         return self.take(slice(int((torch.tensor(self.sizes).cumsum(0) < tokens).sum()) + 1))
 
     @property
     def parts(self) -> list[Mapping[str, Any]]:
-        """`parts_of` what its manifest will say."""
+        """The parts of what its manifest will say (see `parts_of`)."""
         return parts_of(self.provenance.as_dict() if self.provenance else None)
 
 
@@ -126,7 +129,7 @@ def with_openings(samples: Samples, count: int, vocabulary: int) -> Samples:
         vocabulary: tokens are below this.
     """
     tokens, uses = samples.tokens.unique(return_counts=True)
-    found = tokens[uses.argsort(descending=True, stable=True)]
+    frequent = tokens[uses.argsort(descending=True, stable=True)]
     others = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(0))
-    others = others[~torch.isin(others, found)]
-    return replace(samples, openings=torch.cat([found, others])[:count])
+    others = others[~torch.isin(others, frequent)]
+    return replace(samples, openings=torch.cat([frequent, others])[:count])

@@ -21,6 +21,7 @@ VERBS = {
     "list": "say what is in a store",
     "info": "print a sub-model's sizes and recipe",
     "verify": "check every checksum, the base's identity and the exact sparsity of every row",
+    "rebase": "record where the base of a store is now",
     "copy": "copy sub-models to another store, which then stands by itself",
     "remove": "take a sub-model out of its store",
     "compare": "print the Jaccard distances between sub-models",

@@ -131,7 +131,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Read the options, calibrate, plan, extract, say what came of it."""
-    from submodel.base.models import open_base
+    from submodel.base.opening import open_base
     from submodel.base.workers import share_heap
     from submodel.extract.steps import parse
     from submodel.prune.sparsity import parse_sparsity
@@ -403,7 +403,7 @@ def _named(spec: str) -> tuple[str, str]:
 def _check_against(args: argparse.Namespace, texts: "list[Samples]") -> None:
     """Raises SubmodelError when what the new sub-models are to be compared with is not there, or there is nothing to
     compare them on."""
-    from submodel.base.models import open_base
+    from submodel.base.opening import open_base
     from submodel.runtime.packed.checkpoint import is_packed
     from submodel.store import Store, split_reference
 

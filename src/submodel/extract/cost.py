@@ -10,7 +10,7 @@ from functools import cache
 
 import torch
 
-from submodel.base.models import all_matrices, split_name
+from submodel.base.matrices import all_matrices, split_name
 from submodel.calibration import Samples
 from submodel.extract.step import Cost, Job
 from submodel.prune import gradients

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from submodel.base.models import Base, all_matrices
+from submodel.base.matrices import all_matrices
+from submodel.base.models import Base
 from submodel.errors import SubmodelError
 from submodel.extract.workdir import BlockFiles
 from submodel.prune.dense_target import Target, gap_of_rows

@@ -15,7 +15,8 @@ from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base import native
-from submodel.base.models import Base, all_matrices
+from submodel.base.matrices import all_matrices
+from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.prune.statistics import SquaredNorm

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from submodel.base.arithmetic import default_dtype
-from submodel.base.models import Base, blocks_of
+from submodel.base.matrices import blocks_of
+from submodel.base.models import Base
 
 BLOCKS = 1
 _BATCH = 16  # texts at once

@@ -8,7 +8,8 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base.arithmetic import quicken
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.errors import SubmodelError
 from submodel.runtime.engine import Engine, engine_of
 from submodel.runtime.packed.checkpoint import is_packed, open_packed
@@ -35,6 +36,10 @@ class Loaded:
     model: PreTrainedModel
     manifest: dict[str, Any] | None
     weight_format: str | None = None
+
+    def __repr__(self) -> str:
+        packed = f", packed in {self.weight_format}" if self.weight_format else ""
+        return f"<{self.reference}: {self.base.config.model_type} in {str(self.model.dtype)[6:]}{packed}>"
 
     @property
     def tokenizer(self) -> Any:

@@ -6,10 +6,9 @@ the pruned positions; the two agree only where every row keeps exactly half.
 
 from dataclasses import dataclass
 
-from submodel.base.models import split_name
+from submodel.base.matrices import split_name
 from submodel.errors import SubmodelError
-from submodel.prune.mask import popcount
-from submodel.store.format import Mask, Masks
+from submodel.prune.mask import Mask, Masks, popcount
 
 _ANOTHER_BASE = "the sub-models are not of one base: compare sub-models of one store, or of one base"
 
@@ -56,6 +55,9 @@ class Comparison:
     matrices: dict[str, Overlap]
     blocks: dict[int, Overlap]
     types: dict[str, Overlap]
+
+    def __repr__(self) -> str:
+        return f"<Jaccard distance {self.whole.jaccard_distance:.4f}, {self.whole.differing:.4f} of positions differ>"
 
 
 def compare_masks(a: Masks, b: Masks) -> Comparison:

@@ -1,13 +1,13 @@
 """A store: one base model and many sub-models of it on disk, each a set of masks with its recipe.
 
-Layout, encodings and digests are specified in docs/format.md. Everything is written to a temporary name and
-renamed; a manifest is the last file of its sub-model; nothing is ever unpickled. The masks of the second and
-later sub-models are coded by their differences from the first one's. A method that rewrites the surviving weights
-has their new values kept beside the masks.
+Everything is written to a temporary name and renamed; a manifest is the last file of its sub-model; nothing is ever
+unpickled. The masks of the second and later sub-models are coded by their differences from the first one's. A method
+that rewrites the surviving weights has their new values kept beside the masks.
+
+docs/reference/format.md specifies the layout.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -17,100 +17,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from safetensors import SafetensorError, safe_open
-
-from submodel.base.files import sync, write_json
-from submodel.base.weights import FLOATS, write_stream
+from submodel.base.files import write_json
 from submodel.errors import SubmodelError, unknown_name
-from submodel.prune.mask import Mask, Masks, Packed, popcount
-from submodel.store.encoding import decode, encode
+from submodel.prune.mask import Masks
+from submodel.store.masks import StoredMasks, digest_of_all, digest_of_values, write_masks
 
 FORMAT = 1
 FORMAT_REWRITTEN = 2  # of a manifest: the sub-model has weights of its own, which a reader of format 1 would miss
-_ENCODINGS = ("bits", "gaps", "gaps-from-reference")
-_SAMPLE_BYTES = 1 << 14
-_DTYPES = {dtype: name for name, dtype in FLOATS.items()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-
-
-class StoredMasks(Mapping[str, Mask]):
-    """A sub-model's masks in its files: each is read, decoded and checked when asked for, and not kept."""
-
-    def __init__(self, folder: Path, manifest: dict[str, Any], reference: Masks):
-        self._file = folder / "masks.safetensors"
-        self._entries: dict[str, Any] = manifest["matrices"]
-        self._reference = reference
-        self._again = f"extract {manifest['name']} again"
-        self._grid: str | None = manifest.get("grid")
-        self._tensors = self._open(self._file, "numpy")
-        self._values_file = folder / "weights.safetensors"
-        self._values: Any = self._open(self._values_file, "pt") if "weights" in manifest else None
-
-    def _open(self, file: Path, framework: str) -> Any:
-        try:
-            tensors: Any = safe_open(file, framework=framework, backend="pread")
-        except (SafetensorError, OSError) as error:
-            raise SubmodelError(f"{file}: cut short or damaged ({error}): {self._again}") from error
-        lost = sorted(set(self._entries) - set(tensors.keys()))
-        if lost:
-            raise SubmodelError(f"{file}: {lost[0]} is missing: {self._again}")
-        return tensors
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, matrix: str) -> Mask:
-        entry = self._entries[matrix]
-        *rows, cols = entry["shape"]
-        shape = (*rows, -(-cols // 8))
-        data = self._tensors.get_tensor(matrix)
-        if entry["encoding"] not in _ENCODINGS:
-            raise unknown_name(f"mask encoding in {self._file}", entry["encoding"], _ENCODINGS)
-        if entry["encoding"] == "bits":
-            packed = data
-        elif entry["encoding"] == "gaps":
-            packed = decode(data.tobytes(), shape)
-        else:
-            packed = decode(data.tobytes(), shape, self._reference[matrix].packed)
-        if packed.shape != shape or digest(packed) != entry["sha256"]:
-            raise SubmodelError(f"{self._file}: altered: {matrix} is not that of the manifest: {self._again}")
-        values = None if self._values is None else lambda: self._read_values(matrix)
-        return Mask(packed, cols, values, self._grid)
-
-    def _read_values(self, matrix: str) -> torch.Tensor:
-        values = self._values.get_tensor(matrix)
-        if _describe(values) != self._entries[matrix]["values"]:
-            raise SubmodelError(f"{self._values_file}: altered: {matrix} is not that of the manifest: {self._again}")
-        return values
-
-
-def digest(packed: Packed) -> str:
-    """SHA-256 of one packed mask, whatever its encoding on disk."""
-    return hashlib.sha256(np.ascontiguousarray(packed).data).hexdigest()
-
-
-def digest_of_all(entries: Mapping[str, dict[str, Any]]) -> str:
-    """SHA-256 of a set of masks, from the shape and digest of each."""
-    lines = [f"{name} {entries[name]['shape']} {entries[name]['sha256']}\n" for name in sorted(entries)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def digest_of_values(entries: Mapping[str, dict[str, Any]]) -> str:
-    """SHA-256 of the new values of a set of matrices, from the dtype, count and digest of each."""
-    values = {name: entries[name]["values"] for name in sorted(entries)}
-    lines = [f"{name} {v['dtype']} [{v['count']}] {v['sha256']}\n" for name, v in values.items()]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def digest_of_submodel(manifest: Mapping[str, Any]) -> str:
     """What tells a sub-model from others of its base: the digest of its masks, and of own weights if it has any."""
-    own = manifest.get("weights")
-    return manifest["masks"]["sha256"] + (f"+{own['sha256']}" if own else "")
+    weights = manifest.get("weights")
+    return manifest["masks"]["sha256"] + (f"+{weights['sha256']}" if weights else "")
 
 
 OWN_KEYS = ("format", "name", "masks", "weights", "matrices")
@@ -122,7 +42,7 @@ class Store:
 
     Attributes:
         path: its directory.
-        base: the base's reference, weight digest and size, as in store.json.
+        base: the base's reference, its absolute path if recorded, weight digest and size, as in store.json.
     """
 
     def __init__(self, path: Path):
@@ -135,6 +55,9 @@ class Store:
                 f"{path}: its format is {document.get('format')}, this version reads {FORMAT}: upgrade submodel"
             )
         self.base: dict[str, Any] = document["base"]
+
+    def __repr__(self) -> str:
+        return f"<store {self.path}: {len(self._folders())} sub-models of {self.base['reference']}>"
 
     @property
     def names(self) -> list[str]:
@@ -159,11 +82,11 @@ class Store:
                 f"weights of their own, {FORMAT_REWRITTEN}: upgrade submodel"
             )
         try:
-            whole = digest_of_all(manifest["matrices"]) == manifest["masks"]["sha256"]
-            whole &= not rewritten or digest_of_values(manifest["matrices"]) == manifest["weights"]["sha256"]
+            is_unaltered = digest_of_all(manifest["matrices"]) == manifest["masks"]["sha256"]
+            is_unaltered &= not rewritten or digest_of_values(manifest["matrices"]) == manifest["weights"]["sha256"]
         except (KeyError, TypeError, AttributeError):
-            whole = False
-        if not whole:
+            is_unaltered = False
+        if not is_unaltered:
             raise SubmodelError(f"{file}: altered: its entries do not fit its digest: extract {name} again")
         return manifest
 
@@ -207,13 +130,8 @@ class Store:
         try:
             partial.mkdir(parents=True)
             reference, against = self._reference(model)
-            entries: dict[str, Any] = {}
-            write_stream(partial / "masks.safetensors", _encoded(model, against, entries))
-            sync(partial / "masks.safetensors")
-            rewritten = any(mask.values is not None for mask in model.values())
-            if rewritten:
-                write_stream(partial / "weights.safetensors", _values(model, entries))
-                sync(partial / "weights.safetensors")
+            entries = write_masks(partial, model, against)
+            rewritten = any("values" in entry for entry in entries.values())
             if not any(entry["encoding"] == "gaps-from-reference" for entry in entries.values()):
                 reference = None
             manifest = {
@@ -248,8 +166,17 @@ class Store:
 
 @contextmanager
 def locked(folder: Path, taken: str) -> Iterator[None]:
-    """Hold a folder's lock, which goes with the process. Raises SubmodelError saying `taken` when another has it."""
-    with open(folder / ".lock", "w") as file:
+    """Hold a folder's lock, which goes with the process.
+
+    Raises SubmodelError saying `taken` when another has it, or that the folder cannot be written to.
+    """
+    try:
+        file = open(folder / ".lock", "w")
+    except OSError as error:
+        raise SubmodelError(
+            f"{folder}: cannot be written to ({error.strerror}): make it writable, or copy it"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -257,67 +184,12 @@ def locked(folder: Path, taken: str) -> Iterator[None]:
         yield
 
 
-_Written = tuple[str, str, tuple[int, ...], memoryview]
-
-
-def _encoded(model: Masks, against: Masks, entries: dict[str, Any]) -> Iterator[_Written]:
-    """Every mask in its smallest encoding, by name; what the manifest says of it goes into `entries`."""
-    for name in sorted(model):
-        mask = model[name]
-        reference = against[name] if name in against else None
-        if reference is not None and reference.packed.shape != mask.packed.shape:
-            reference = None
-        data, encoding = _encode(mask, reference)
-        entries[name] = {
-            "shape": [*mask.packed.shape[:-1], mask.cols],
-            "encoding": encoding,
-            "sparsity": 1 - popcount(mask.packed) / mask.weights,
-            "sha256": digest(mask.packed),
-        }
-        yield name, "U8", data.shape, np.ascontiguousarray(data).data
-
-
-def _values(model: Masks, entries: dict[str, Any]) -> Iterator[_Written]:
-    """The new values of every matrix, by name; what the manifest says of them goes into `entries`."""
-    for name in sorted(model):
-        read = model[name].values
-        assert read is not None, f"{name} has no values"
-        values = read()
-        entries[name]["values"] = _describe(values)
-        yield name, _DTYPES[values.dtype], tuple(values.shape), _bytes_of(values)
-
-
-def _describe(values: torch.Tensor) -> dict[str, Any]:
-    return {
-        "dtype": _DTYPES[values.dtype],
-        "count": values.numel(),
-        "sha256": hashlib.sha256(_bytes_of(values)).hexdigest(),
-    }
-
-
-def _bytes_of(values: torch.Tensor) -> memoryview:
-    return values.contiguous().view(torch.uint8).numpy().data
-
-
-def _encode(mask: Mask, reference: Mask | None) -> tuple[np.ndarray, str]:
-    """The smallest encoding. Gaps by themselves are tried only if a sample says that they pay."""
-    coded: dict[str, np.ndarray] = {"bits": mask.packed}
-    sample = mask.packed.reshape(-1)[:_SAMPLE_BYTES]
-    if len(encode(sample)) < 0.95 * len(sample):
-        coded["gaps"] = np.frombuffer(encode(mask.packed), dtype=np.uint8)
-    if reference is not None:
-        against = encode(mask.packed, reference.packed)
-        coded["gaps-from-reference"] = np.frombuffer(against, dtype=np.uint8)
-    encoding = min(coded, key=lambda key: coded[key].nbytes)
-    return coded[encoding], encoding
-
-
 def open_or_create(path: Path, base: dict[str, Any]) -> Store:
     """The store at `path`, made if there is none.
 
     Args:
         path: its directory.
-        base: `reference`, `sha256` and `size_bytes` of the base model.
+        base: `reference`, `sha256` and `size_bytes` of the base model; where it lies now is recorded as well.
 
     Raises:
         SubmodelError: there is something else, or a store of another base.
@@ -333,8 +205,17 @@ def open_or_create(path: Path, base: dict[str, Any]) -> Store:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SubmodelError(f"{path}: there is something else: give a new directory or a store for --out")
     path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "store.json", {"kind": "submodel store", "format": FORMAT, "base": base})
+    write_json(
+        path / "store.json",
+        {"kind": "submodel store", "format": FORMAT, "base": {**base_fields(base["reference"]), **base}},
+    )
     return Store(path)
+
+
+def base_fields(reference: str) -> dict[str, str]:
+    """How store.json says where a base is: `reference` as given and, of one on this machine, its `absolute` path."""
+    path = Path(reference).expanduser()
+    return {"reference": reference, **({"absolute": os.path.abspath(path)} if path.exists() else {})}
 
 
 def check_name(name: str) -> None:

@@ -6,10 +6,10 @@ import numpy as np
 
 from submodel.calibration import rebuild
 from submodel.errors import SubmodelError
-from submodel.prune.mask import popcount, row_popcounts
+from submodel.prune.mask import Mask, popcount, row_popcounts
 from submodel.prune.sparsity import NM, RowSparsity, Sparsity, parse_sparsity
 from submodel.store.base import open_store_base
-from submodel.store.format import Mask, Store, split_reference
+from submodel.store.format import Store, split_reference
 
 
 def verify(path: Path, base: str | None = None, trust_remote_code: bool = False) -> list[tuple[str, str]]:
@@ -31,21 +31,21 @@ def verify(path: Path, base: str | None = None, trust_remote_code: bool = False)
     lines = [("base", f"{opened.reference}: weights {store.base['sha256'][:12]} as recorded")]
     for name in store.names:
         manifest = store.manifest(name)
-        found = store.masks(name)
+        masks = store.masks(name)
         structured = manifest["pattern"] != "unstructured"
-        asked = parse_sparsity(manifest["sparsity"], manifest["pattern"] if structured else None)
-        own_sparsity = manifest.get("matrix_sparsity")  # absent where every matrix has the whole's
+        recipe_sparsity = parse_sparsity(manifest["sparsity"], manifest["pattern"] if structured else None)
+        matrix_sparsity = manifest.get("matrix_sparsity")  # absent where every matrix has that of the recipe
         rows = 0
-        for matrix, mask in found.items():
-            sparsity = asked if own_sparsity is None else RowSparsity(own_sparsity[matrix])
+        for matrix, mask in masks.items():
+            sparsity = recipe_sparsity if matrix_sparsity is None else RowSparsity(matrix_sparsity[matrix])
             _check_values(f"{path}@{name}", matrix, mask)
             if manifest["group"] == "matrix":
-                _check_whole(f"{path}@{name}", matrix, mask, sparsity)
+                _check_matrix(f"{path}@{name}", matrix, mask, sparsity)
             else:
                 rows += _check_rows(f"{path}@{name}", matrix, mask, sparsity)
-        own = ", own weights whole" if "weights" in manifest else ""
+        rewritten = ", own weights whole" if "weights" in manifest else ""
         exact = f"{rows:,} rows of exact sparsity" if rows else "of exact sparsity each"
-        lines.append((name, f"{len(found)} masks whole, {exact}, {manifest['pattern']}{own}"))
+        lines.append((name, f"{len(masks)} masks whole, {exact}, {manifest['pattern']}{rewritten}"))
     return lines
 
 
@@ -94,14 +94,15 @@ def _check_values(model: str, matrix: str, mask: Mask) -> None:
             raise SubmodelError(f"{model}: {matrix}: its own weights are not one finite number for every kept weight")
 
 
-def _check_whole(model: str, matrix: str, mask: Mask, sparsity: Sparsity) -> None:
-    """Of a matrix whose rows do not lose as many each."""
+def _check_matrix(model: str, matrix: str, mask: Mask, sparsity: Sparsity) -> None:
+    """Check how many weights a matrix keeps, where its rows may keep different numbers."""
     kept, expected = popcount(mask.packed), mask.weights - round(mask.weights * sparsity.fraction)
     if kept != expected:
         raise SubmodelError(f"{model}: {matrix}: keeps {kept:,} of {mask.weights:,} weights, not {expected:,}")
 
 
 def _check_rows(model: str, matrix: str, mask: Mask, sparsity: Sparsity) -> int:
+    """Check how many weights every row keeps, and every group of N:M; returns the number of rows."""
     kept = row_popcounts(mask.packed)
     expected = mask.cols - sparsity.removed(mask.cols)
     wrong = np.argwhere(kept != expected)
@@ -109,8 +110,8 @@ def _check_rows(model: str, matrix: str, mask: Mask, sparsity: Sparsity) -> int:
         row = tuple(int(i) for i in wrong[0])
         raise SubmodelError(f"{model}: {matrix}, row {row}: keeps {kept[row]} of {mask.cols} weights, not {expected}")
     if isinstance(sparsity, NM):
-        whole = mask.cols // sparsity.m * sparsity.m
-        groups = mask.unpack()[..., :whole].reshape(-1, sparsity.m)
+        grouped = mask.cols // sparsity.m * sparsity.m
+        groups = mask.unpack()[..., :grouped].reshape(-1, sparsity.m)
         if (groups.sum(axis=1) != sparsity.n).any():
             raise SubmodelError(f"{model}: {matrix}: not {sparsity} in every group")
     return int(kept.size)

@@ -11,7 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from submodel.base.models import Base, is_hub_id, open_base
+from submodel.base.models import Base
+from submodel.base.opening import is_hub_id, open_base
 from submodel.calibration.forms import FORMS
 from submodel.calibration.packing import SHAPES
 from submodel.errors import SubmodelError, unknown_name

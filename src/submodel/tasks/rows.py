@@ -50,6 +50,10 @@ class Row:
     parts: list[float] | None = None
     kinds: dict[str, float] | None = None
 
+    def __repr__(self) -> str:
+        data = self.data.get("name", self.task)
+        return f"<{self.submodel}: {self.metric} of {data} {self.value:.4g} [{self.low:.4g}, {self.high:.4g}]>"
+
     @property
     def key(self) -> str:
         """Equal for two measurements of the same thing."""
@@ -93,6 +97,7 @@ def append_rows(file: Path, rows: Iterable[Row]) -> None:
 
 
 def versions() -> dict[str, str]:
+    """The versions of what bears on a result."""
     return {name: version(name) for name in ("submodel", "torch", "transformers")}
 
 

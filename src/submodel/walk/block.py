@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from submodel.base.models import Matrix
+from submodel.base.matrices import Matrix
 from submodel.base.workers import Workers
 from submodel.walk.observe import Make, Merged, Observer, Statistic, Statistics
 from submodel.walk.walked_text import WalkedText

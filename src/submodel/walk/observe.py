@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from submodel.base.models import Matrix
+from submodel.base.matrices import Matrix
 from submodel.errors import SubmodelError
 from submodel.walk.record import Call, _Stop
 

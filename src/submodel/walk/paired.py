@@ -19,7 +19,7 @@ from typing import Any, Protocol, Self
 import torch
 from torch import nn
 
-from submodel.base.models import Matrix, matrices_of
+from submodel.base.matrices import Matrix, matrices_of
 from submodel.walk.block import Answer, Block, Counter, Pruned
 from submodel.walk.observe import Make, Merged, Statistic, Statistics
 from submodel.walk.record import Call, _Stop

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from submodel.base.arithmetic import quicken
-from submodel.base.models import Base, blocks_of, matrices_of
+from submodel.base.matrices import blocks_of, matrices_of
+from submodel.base.models import Base
 from submodel.base.workers import Workers
 from submodel.calibration import Samples
 from submodel.walk.block import Answer, Block, Counter, Pruned

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.base.models import Base, blocks_of
+from submodel.base.matrices import blocks_of
+from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.walk.activations import Activations

@@ -14,7 +14,8 @@ from torch import nn
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base.files import write_json
-from submodel.base.models import Base, open_base
+from submodel.base.models import Base
+from submodel.base.opening import open_base
 from submodel.base.weights import Safetensors, write_tensors
 from submodel.errors import SubmodelError
 from submodel.runtime.packed.formats import FORMATS, Packed

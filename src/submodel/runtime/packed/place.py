@@ -10,7 +10,8 @@ from torch import nn
 from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.base.models import Base, blocks_of, matrices_of
+from submodel.base.matrices import blocks_of, matrices_of
+from submodel.base.models import Base
 from submodel.errors import SubmodelError
 from submodel.runtime import pages
 from submodel.runtime.packed.formats import FORMATS, Packed, format_named, pack

@@ -9,13 +9,13 @@ from pathlib import Path
 
 def descendants(pid: int) -> list[int]:
     """Every process below `pid`. Those whose parent died are below the sandbox's own first process."""
-    found: list[int] = []
+    pids: list[int] = []
     waiting = [pid]
     while waiting:
         children = _children(waiting.pop())
-        found += children
+        pids += children
         waiting += children
-    return found
+    return pids
 
 
 def memory_bytes(pids: list[int], limit: int) -> int:
@@ -44,13 +44,13 @@ def file_count(pids: list[int], size_bytes: int) -> int:
 
 
 def _children(pid: int) -> list[int]:
-    found: list[int] = []
+    pids: list[int] = []
     try:
         for task in os.listdir(f"/proc/{pid}/task"):
-            found += [int(word) for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
+            pids += [int(word) for word in Path(f"/proc/{pid}/task/{task}/children").read_text().split()]
     except OSError:  # it ended meanwhile
         pass
-    return found
+    return pids
 
 
 def _kilobytes(pid: int, file: str, fields: tuple[str, ...]) -> int:
