@@ -56,8 +56,8 @@ def _serve(args: argparse.Namespace) -> None:
     from submodel.router import open_router
 
     try:
-        from submodel.serve.limits import Limits
-        from submodel.serve.provision import provision_of
+        from submodel.serve.access import Limits
+        from submodel.serve.registry import open_registry
         from submodel.serve.server import Server, Settings
         from submodel.serve.upstream import parse_upstream
     except ModuleNotFoundError as error:
@@ -80,12 +80,12 @@ def _serve(args: argparse.Namespace) -> None:
         upstream_key=os.environ.get("SUBMODEL_UPSTREAM_KEY"),
         limits=limits,
     )
-    provision = provision_of(Path(args.store), args.format, args.base, args.trust_remote_code)
-    router = open_router(provision.store, provision.base)
+    registry = open_registry(Path(args.store), args.format, args.base, args.trust_remote_code)
+    router = open_router(registry.store, registry.base)
     if router.missing:
         say(f"without statistics for routing: {', '.join(router.missing)}; see submodel route --fit")
-    server = Server(provision, router.choose, settings)
-    names = [*provision.names, *settings.upstreams]
+    server = Server(registry, router.choose, settings)
+    names = [*registry.names, *settings.upstreams]
     show(args, {"url": server.url, "models": names}, [f"{server.url}/v1 answers as auto, {', '.join(names)}"])
     sys.stdout.flush()  # a program that started this one waits for the line
     with contextlib.suppress(KeyboardInterrupt):  # raised again when all is put away

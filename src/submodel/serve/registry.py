@@ -19,7 +19,7 @@ BASE = "base"
 AUTO = "auto"
 
 
-class Provision(Protocol):
+class Registry(Protocol):
     """Models by name."""
 
     @property
@@ -55,7 +55,7 @@ class Provision(Protocol):
         ...
 
 
-class PackedProvision:
+class PackedRegistry:
     """The models of a store, each packed by itself: the fastest, and the smallest for few.
 
     Args:
@@ -140,12 +140,12 @@ class PackedProvision:
         )
 
 
-class SharedProvision(PackedProvision):
+class SharedRegistry(PackedRegistry):
     """The base's weights once in memory, every sub-model as a mask over them: the smallest for many.
 
     A sub-model with weights of its own cannot share them and is packed beside them.
 
-    Args, Raises: as of PackedProvision; `weight_format` is one of SHARED.
+    Args, Raises: as of PackedRegistry; `weight_format` is one of SHARED.
     """
 
     def __init__(self, store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False):
@@ -173,11 +173,11 @@ class SharedProvision(PackedProvision):
         return "weights" in self._manifests[name]
 
 
-def provision_of(
+def open_registry(
     store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False
-) -> PackedProvision:
+) -> PackedRegistry:
     """The models of a store in a format. Raises SubmodelError as the two kinds do."""
-    kind = SharedProvision if weight_format in SHARED else PackedProvision
+    kind = SharedRegistry if weight_format in SHARED else PackedRegistry
     return kind(store, weight_format, base, trust_remote_code)
 
 
