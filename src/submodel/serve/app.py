@@ -52,6 +52,8 @@ def build_app(service: Service) -> FastAPI:
     app = FastAPI(title="submodel", lifespan=lifespan, docs_url=None, redoc_url=None, responses=_RESPONSES, version="1")
     started = int(time.time())
 
+    # models: what there is, what is in memory
+
     def about(name: str) -> dict[str, Any]:
         upstream = name in service.upstreams
         known = name in service.models.registry.names
@@ -72,6 +74,8 @@ def build_app(service: Service) -> FastAPI:
         if name not in names():
             raise Refusal(404, f"model {name[:80]!r} does not exist", "model_not_found", "model")
         return about(name)
+
+    # answers
 
     @app.post("/v1/chat/completions", response_model=None, responses=_STREAMED)
     async def chat(
@@ -100,6 +104,8 @@ def build_app(service: Service) -> FastAPI:
         decision = await service.chooser.decide(signals)
         scores = {"signal": decision.signal, "confidence": decision.confidence, "scores": decision.scores}
         return {"model": decision.name, **scores}
+
+    # for those who run it
 
     @app.get("/health")
     async def health() -> dict[str, str]:

@@ -21,7 +21,7 @@ from submodel.serve.model_pool import Lease, ModelPool
 from submodel.serve.openai import answers
 from submodel.serve.openai.answers import Chat, Form, Plain
 from submodel.serve.openai.prompts import RequestPrompts
-from submodel.serve.openai.schema import ChatRequest, CompletionRequest, Sampling, given
+from submodel.serve.openai.schema import ChatRequest, CompletionRequest, Sampling, or_default
 from submodel.serve.refusal import Refusal
 from submodel.serve.routing import Chooser, Chosen
 from submodel.serve.upstream import Upstream
@@ -123,7 +123,7 @@ class Service:
         except BaseException:
             permit.release()
             raise
-        choices = len(written) * given(body.n, 1)
+        choices = len(written) * or_default(body.n, 1)
         if body.stream:
             events = answers.stream(generation, form, chosen.name, choices, body.include_usage)
             return Events(events, generation.cancel, chosen.headers)
@@ -144,7 +144,7 @@ class Service:
         permit: Permit,
     ) -> Generation:
         """Begins to generate; the permit and the model's lease are released when that ends."""
-        n = given(body.n, 1)
+        n = or_default(body.n, 1)
         if len(prompts) * n > self.limits.choices:
             raise Refusal(400, f"{len(prompts) * n} choices: {self.limits.choices} are allowed at once", param="n")
         self._check_length(prompts, self.models.registry.context)
@@ -158,8 +158,8 @@ class Service:
                 min(max_tokens, room, self.limits.tokens),
                 body.stops,
                 tuple(first + i for i in range(n)),
-                given(body.temperature, 1.0),
-                given(body.top_p, 1.0),
+                or_default(body.temperature, 1.0),
+                or_default(body.top_p, 1.0),
             )
         except BaseException:
             self._release(lease)
