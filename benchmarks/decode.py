@@ -53,12 +53,12 @@ def main() -> None:
     times: dict[str, list[float]] = {form: [] for form in models}
     for _ in range(args.rounds):
         for form, loaded in models.items():
-            slots, logits = state[form]
+            cache, logits = state[form]
             for _ in range(_STEPS):
                 start = time.perf_counter()
-                logits = step(loaded, slots, [int(logits.argmax())])
+                logits = step(loaded, cache, [int(logits.argmax())])
                 times[form].append(time.perf_counter() - start)
-            state[form] = slots, logits
+            state[form] = cache, logits
     print(f"{native.instruction_set()}, {args.threads} threads, {args.reference}")
     print(f"{'':14}{'ms':>8}{'q1':>8}{'q3':>8}{'tok/s':>8}{'x':>7}{'MiB':>8}")
     eager = statistics.median(times["transformers"])

@@ -37,7 +37,7 @@ from submodel.base.arithmetic import Linear, default_dtype
 from submodel.calibration.sets import Rows, read_set
 from submodel.report import aligned
 from submodel.runtime import Loaded, load
-from submodel.runtime.sample import pick
+from submodel.runtime.sampling import pick
 from submodel.tasks import parse_task
 from submodel.tasks.cell import Cell, Settings
 from submodel.tasks.code.problem import Problem, program

@@ -27,16 +27,17 @@ from torch.nn import functional
 
 from submodel.base import native
 from submodel.base.arithmetic import linear, multiplies
-from submodel.runtime.packed.formats import FORMATS, Packed, multiply, pack
+from submodel.runtime.packed.formats import FORMATS
+from submodel.runtime.packed.matrix import PackedMatrix, multiply, pack
 from submodel.store import Mask
 
 SHAPES = ("4864x896", "896x4864", "4096x4096", "11008x4096")  # of 0.5B and 7B models
 
 
-def _copies(packed: Packed, total: int) -> list[Packed]:
+def _copies(packed: PackedMatrix, total: int) -> list[PackedMatrix]:
     count = max(2, -(-total // packed.size_bytes))
     parts = [{name: tensor.clone() for name, tensor in packed.tensors.items()} for _ in range(count)]
-    return [Packed(packed.format, packed.rows, packed.cols, **part) for part in parts]
+    return [PackedMatrix(packed.format, packed.rows, packed.cols, **part) for part in parts]
 
 
 def _passes(shape: str, sparsity: float, count: int, total: int) -> dict[str, tuple[int, int, Callable[[], Any]]]:

@@ -80,14 +80,14 @@ Kernels choose() {
   for (int f = 0; f < SM_FORMATS; f++) {
     if (!chosen.pack[f]) chosen.pack[f] = reference_kernels.pack[f];
     if (!chosen.unpack[f]) chosen.unpack[f] = reference_kernels.unpack[f];
+    if (!chosen.product[f]) chosen.product[f] = reference_kernels.product[f];
   }
   return chosen;
 }
 
 // rows of one piece of work: whole blocks, about 64 KiB of weights
 int64_t piece_rows(const sm_matrix& m) {
-  static const int64_t bits[SM_FORMATS] = {16, 9, 9, 6, 4, 17, 10};
-  int64_t blocks = (int64_t(1) << 19) / (bits[m.format] * (m.cols + 1) * SM_BLOCK);
+  int64_t blocks = (int64_t(1) << 19) / (read_bits[m.format] * (m.cols + 1) * SM_BLOCK);
   return (blocks < 1 ? 1 : blocks) * SM_BLOCK;
 }
 
@@ -191,7 +191,7 @@ int64_t sm_starts(int64_t format, const uint64_t* mask, int64_t rows, int64_t co
     for (int64_t w = 0; w < half; w++) left += __builtin_popcountll(load64(mask + w));
     for (int64_t w = half; w < words; w++) right += __builtin_popcountll(load64(mask + w));
     if (words && load64(mask + words - 1) & beyond) return -1;
-    at += format == SM_INT4 ? (left > right ? left : right) : (left + right) * (format == SM_BF16 ? 2 : 1);
+    at += row_bytes(format, left, right);
   }
   starts[pieces(rows, SM_BLOCK)] = at;
   return at;

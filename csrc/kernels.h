@@ -72,6 +72,17 @@ inline int64_t words_of(const sm_matrix& m) { return (m.cols + 63) / 64; }
 
 inline int64_t scratch_of(const sm_matrix& m) { return SM_BLOCK * m.cols + 96; }  // a tile reads on, and alignment
 
+// What a packed format adds here and in the loops of reference.cpp; other sets fall back on these.
+
+// bits that a product reads for each weight of the matrix, about, at half of them kept
+constexpr int64_t read_bits[SM_FORMATS] = {16, 9, 9, 6, 4, 17, 10};
+
+// bytes of a row whose halves keep so many weights
+inline int64_t row_bytes(int64_t format, int64_t left, int64_t right) {
+  if (format == SM_INT4) return left > right ? left : right;
+  return (left + right) * (format == SM_BF16 ? 2 : 1);
+}
+
 inline int32_t offset_of(int64_t format) { return format == SM_INT4 ? 8 : 128; }
 
 inline bool is_bf16(int64_t format) {

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from submodel.runtime import Loaded, Request, batch, generate_batch, load
-from submodel.runtime.sample import pick
-from submodel.runtime.slots import Slots
+from submodel.runtime.cache import KeyValueCache
+from submodel.runtime.sampling import pick
 from tests import tiny
 
 
@@ -145,17 +145,17 @@ def test_an_abandoned_run_ends(llama: Path):
 def test_a_cache_is_let_go_at_once(llama: Path):
     """Not by the garbage collector, which may come gigabytes later."""
     loaded = load(str(llama))
-    slots = Slots(loaded.model.config.num_hidden_layers, 2, 9)
+    cache = KeyValueCache(loaded.model.config.num_hidden_layers, 2, 9)
     gc.disable()
     try:
-        slots.starts = [0, 0]
+        cache.starts = [0, 0]
         with torch.inference_mode():
-            loaded.model(input_ids=torch.ones(2, 4, dtype=torch.long), past_key_values=slots.cache)
-        layer: Any = slots.cache.layers[0]
+            loaded.model(input_ids=torch.ones(2, 4, dtype=torch.long), past_key_values=cache.past_key_values)
+        layer: Any = cache.past_key_values.layers[0]
         kept = weakref.ref(layer.keys)
         del layer
         assert kept() is not None
-        del slots
+        del cache
         assert kept() is None
     finally:
         gc.enable()
@@ -203,6 +203,6 @@ def test_slots_move_left_when_the_columns_are_used_up(llama: Path):
     tight = {c.key: c.tokens for c in generate_batch(loaded, requests, slots=2, lanes=1)}
     assert tight == {c.key: c.tokens for c in generate_batch(loaded, requests, slots=9, lanes=1)}
     with pytest.raises(ValueError, match="do not hold"):
-        full = Slots(1, 1, 4)
+        full = KeyValueCache(1, 1, 4)
         full.starts, full.end = [0], 4
         full.prepare(1)

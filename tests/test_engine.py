@@ -12,9 +12,9 @@ from submodel.calibration import middle
 from submodel.calibration.middle import Spelling
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, Request, generate, generate_batch, infill, load
+from submodel.runtime.cache import KeyValueCache
 from submodel.runtime.engine import FAMILIES
 from submodel.runtime.forward import prefill, step
-from submodel.runtime.slots import Slots
 from tests import tiny
 from tests.test_packed_models import export, store_of
 
@@ -47,16 +47,16 @@ def test_steps_are_the_models(family: str, form: str, tmp_path: Path):
     assert loaded.engine is not None
     caches = []
     for one in (loaded, plain):
-        slots = Slots(len(one.model.model.layers), 2, 40)  # type: ignore[union-attr]
+        cache = KeyValueCache(len(one.model.model.layers), 2, 40)  # type: ignore[union-attr]
         for length in (15, 4):
             found, _ = prefill(one, tiny.ids(1, length, seed=length)[0].tolist(), length)
-            slots.add(found, 0)
-        caches.append(slots)
+            cache.add(found, 0)
+        caches.append(cache)
     for token in range(7):
         last = [token * 17 + 3, 200 - token]
-        mine, theirs = (step(one, slots, last).float() for one, slots in zip((loaded, plain), caches, strict=True))
+        mine, theirs = (step(one, cache, last).float() for one, cache in zip((loaded, plain), caches, strict=True))
         assert (mine - theirs).norm() <= 0.03 * theirs.norm(), (token, float((mine - theirs).norm() / theirs.norm()))
-    for a, b in zip(caches[0].cache.layers, caches[1].cache.layers, strict=True):
+    for a, b in zip(caches[0].past_key_values.layers, caches[1].past_key_values.layers, strict=True):
         mine, theirs = (t.keys[:, :, : caches[0].end].float() for t in (a, b))  # type: ignore[attr-defined]
         assert (mine - theirs).norm() <= 0.03 * theirs.norm()
 
@@ -75,8 +75,8 @@ def test_caps_and_rotations_are_felt(family: str, tmp_path: Path):
                 plan.block[i].rotation = 0
         elif leave_out:
             setattr(plan, leave_out, 0.0)
-        slots, _ = prefill(loaded, tiny.ids(1, 15)[0].tolist(), 17)
-        found.append(step(loaded, slots, [7]).clone())
+        cache, _ = prefill(loaded, tiny.ids(1, 15)[0].tolist(), 17)
+        found.append(step(loaded, cache, [7]).clone())
     for one, other in zip(found, found[1:], strict=False):
         assert (one - other).norm() > 0.05 * one.norm()
 
@@ -158,9 +158,9 @@ def test_bf16_loses_nothing(family: str, tmp_path: Path):
 def test_steps_while_another_thread_builds_a_model(tmp_path: Path):
     """transformers sets the default dtype of the whole process for as long as it builds one."""
     loaded = load(store_of(tmp_path, "llama"), weight_format="bf16")
-    slots, _ = prefill(loaded, [5, 6, 7], 20)
+    cache, _ = prefill(loaded, [5, 6, 7], 20)
     again, _ = prefill(loaded, [5, 6, 7], 20)
-    expected = step(loaded, slots, [9])
+    expected = step(loaded, cache, [9])
     torch.set_default_dtype(torch.bfloat16)
     try:
         found = step(loaded, again, [9])

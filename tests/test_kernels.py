@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from submodel.base import arithmetic, native
 from submodel.base.arithmetic import linear
 from submodel.errors import SubmodelError
 from submodel.prune.mask import pack_bits
-from submodel.runtime import pages
-from submodel.runtime.packed import formats as packed
-from submodel.runtime.packed.formats import BLOCK, FORMATS, SLACK, Packed, multiply, pack, unpack
+from submodel.runtime.packed import formats, huge_pages
+from submodel.runtime.packed import matrix as packed
+from submodel.runtime.packed.formats import BLOCK, FORMATS, SLACK, SURVIVORS
+from submodel.runtime.packed.matrix import PackedMatrix, multiply, pack, unpack
 from submodel.store import Mask
 
 SHAPES = ((1, 1), (1, 64), (17, 63), (33, 65), (50, 128), (40, 130), (130, 896), (257, 385), (16, 576))
@@ -78,7 +80,7 @@ def test_packing_is_the_twins(name: str, shape: tuple[int, int], kernels: str, m
         assert bool((off <= (1.1 if name == "int4" else 0.5 + 0.004 * 127) * step[..., None] + 1e-6).all())
 
 
-@pytest.mark.parametrize("name", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("name", SURVIVORS)
 def test_masks_share_one_grid(name: str):
     """A weight that two sub-models keep has the same value in both."""
     weights, one, keep = _example(20, 200)
@@ -139,7 +141,7 @@ def test_prefill_is_dense_with_zeros(shape: tuple[int, int], tokens: int):
 
 
 def test_room_that_outlives_inference_mode_can_be_written():
-    chunks = pages._Chunks()
+    chunks = huge_pages._Chunks()
     with torch.inference_mode():
         chunks.take(100)
         arithmetic._buffers.by_dtype.clear()
@@ -154,6 +156,26 @@ def test_sizes():
     weights, mask, _ = _example(256, 896, seed=3)
     for name, most in {"bf16": 0.57, "int8": 0.34, "int4": 0.22}.items():
         assert pack(weights, mask, name).size_bytes <= most * weights.nbytes
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_sizes_are_known_before_packing(name: str):
+    """From the shape and the number of kept weights; halves of a row in 4 bits are about alike."""
+    rows, cols = 256, 900
+    keep = torch.rand(rows, cols, generator=torch.Generator().manual_seed(1)) < 0.4
+    matrix = pack(torch.randn(rows, cols), Mask(pack_bits(keep.numpy()), cols), name)
+    assert FORMATS[name].matrix_bytes(rows, cols, int(keep.sum())) == pytest.approx(matrix.size_bytes, rel=0.05)
+
+
+def test_a_format_that_no_kernel_knows_runs_through_its_encoding(monkeypatch: pytest.MonkeyPatch):
+    weights, mask, _ = _example(33, 130)
+    x = torch.randn(3, 130).to(torch.bfloat16)
+    known = pack(weights, mask, "int4")
+    monkeypatch.setitem(FORMATS, "new", replace(FORMATS["int4"], code=None))
+    new = pack(weights, mask, "new")
+    new.check()
+    assert torch.equal(new.values, known.values) and torch.equal(unpack(new), unpack(known))
+    assert torch.equal(multiply(new, x), linear(x, unpack(known)))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -204,12 +226,12 @@ def test_a_damaged_matrix_is_refused(kernels: str):
             damaged += [{**parts, "mask": more}, {**parts, "starts": moved}]
         for bad in damaged:
             with pytest.raises(SubmodelError, match="is damaged"):
-                Packed(matrix.format, 40, 130, **bad).check()
+                PackedMatrix(matrix.format, 40, 130, **bad).check()
 
 
 def test_unknown_format():
     with pytest.raises(SubmodelError, match=r"unknown weight format 'int88' \(did you mean 'int8'\?\)"):
-        packed.format_named("int88")
+        formats.format_named("int88")
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch):

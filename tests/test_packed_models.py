@@ -17,8 +17,8 @@ from submodel.errors import SubmodelError
 from submodel.export import export_directory
 from submodel.prune.mask import pack_bits
 from submodel.runtime import load
-from submodel.runtime.packed.linear import PackedEmbedding, PackedLinear
-from submodel.runtime.packed.place import packed_of
+from submodel.runtime.packed.formats import SURVIVORS
+from submodel.runtime.packed.linear import PackedEmbedding, PackedLinear, packed_matrices
 from submodel.store import Mask, Store, open_or_create
 from submodel.store.base import open_store_base
 from submodel.tasks import evaluate, parse_task
@@ -57,7 +57,7 @@ def test_every_family(family: str, tmp_path: Path):
     """bf16 gives the logits of the dense model with zeros, bit for bit where the dense product is used."""
     reference = store_of(tmp_path, family)
     zeros, packed = load(reference), load(reference, weight_format="bf16")
-    assert len(dict(packed_of(packed.model))) >= len(zeros.manifest["matrices"])  # type: ignore[index]
+    assert len(dict(packed_matrices(packed.model))) >= len(zeros.manifest["matrices"])  # type: ignore[index]
     if family not in tiny.MIXTURES:  # an expert may get few rows
         assert torch.equal(_logits(packed.model, 40), _logits(zeros.model, 40))
     exact = _logits(zeros.model.float(), 6)
@@ -70,7 +70,7 @@ def test_the_base_has_dense_counterparts(tmp_path: Path):
     store_of(tmp_path, "llama")
     for name, kind in {"dense": "dense", "bf16": "dense", "int8": "dense-int8", "int4": "dense-int8"}.items():
         loaded = load(str(tmp_path / "llama"), weight_format=name)
-        assert {packed.format for _, parts in packed_of(loaded.model) for packed in parts} == {kind}
+        assert {packed.format for _, parts in packed_matrices(loaded.model) for packed in parts} == {kind}
 
 
 def test_a_dense_sub_model_has_zeros(tmp_path: Path):
@@ -120,7 +120,7 @@ def export(reference: str, out: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "qwen2", "opt", "qwen3_moe"])
-@pytest.mark.parametrize("name", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("name", SURVIVORS)
 def test_a_checkpoint_is_the_model(family: str, name: str, tmp_path: Path):
     reference = store_of(tmp_path, family)
     export(reference, tmp_path / "out", f"packed-{name}")
@@ -141,7 +141,7 @@ def test_an_opened_checkpoint_lies_in_the_file(tmp_path: Path):
     lines = [line.split() for line in maps.read_text().splitlines() if "out/packed.safetensors" in line]
     ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in lines]
     assert ranges
-    for _, parts in packed_of(model):
+    for _, parts in packed_matrices(model):
         for tensor in parts[0].tensors.values():
             assert any(low <= tensor.data_ptr() < high for low, high in ranges)
 

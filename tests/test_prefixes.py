@@ -1,7 +1,7 @@
 """Prompts that begin as earlier ones did: the same answers, bit for bit, with less computed, in bounded memory."""
 
 import random
-from pathlib import Path as File
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,10 +9,10 @@ import torch
 from submodel.base import native
 from submodel.runtime import Loaded, Request, load
 from submodel.runtime.forward import extend, one_row
-from submodel.runtime.live import Live
-from submodel.runtime.prefixes import Path, Prefixes
+from submodel.runtime.model_thread import ModelThread
+from submodel.runtime.prefix_cache import PrefixCache, PrefixPath
 from tests import tiny
-from tests.test_live import Caller
+from tests.test_model_thread import Caller
 from tests.test_packed_models import store_of
 
 PIECE = 8
@@ -44,8 +44,8 @@ def _states(pieces: tuple[Tokens, ...]) -> list[torch.Tensor]:
     return [torch.tensor([*sum(pieces, ())], dtype=torch.int64)[-4:]]
 
 
-def _walk(prefixes: Prefixes, pieces: tuple[Tokens, ...]) -> int:
-    path, known = Path(), 0
+def _walk(prefixes: PrefixCache, pieces: tuple[Tokens, ...]) -> int:
+    path, known = PrefixPath(), 0
     for depth, piece in enumerate(pieces, start=1):
         found = prefixes.find(path, piece) if len(path) == known == depth - 1 else None
         if found is not None:
@@ -60,7 +60,7 @@ def _walk(prefixes: Prefixes, pieces: tuple[Tokens, ...]) -> int:
 def test_what_is_kept_and_what_goes(most: int):
     rng = random.Random(most)
     size = _states(((1, 2, 3, 4),))[0].nbytes
-    prefixes, plain = Prefixes(most * size), Plain(most)
+    prefixes, plain = PrefixCache(most * size), Plain(most)
     for turn in range(400):
         if turn == 200:
             prefixes.limit(most // 2 * size)
@@ -72,12 +72,12 @@ def test_what_is_kept_and_what_goes(most: int):
 
 
 def test_a_path_whose_end_has_gone_is_not_gone_on_with():
-    prefixes = Prefixes(1000)
-    path, first, second = Path(), (1, 2, 3, 4), (5, 6, 7, 8)
+    prefixes = PrefixCache(1000)
+    path, first, second = PrefixPath(), (1, 2, 3, 4), (5, 6, 7, 8)
     prefixes.keep(path, first, _states((first,)))
     prefixes.limit(0)
     prefixes.limit(1000)
-    other = Path()
+    other = PrefixPath()
     prefixes.keep(other, first, _states((first,)))  # the same tokens again
     prefixes.keep(path, second, _states((first, second)))
     assert len(path) == len(other) == 1 and prefixes.find(other, second) is None
@@ -86,9 +86,9 @@ def test_a_path_whose_end_has_gone_is_not_gone_on_with():
 
 
 @pytest.fixture(params=["qwen2 bf16", "llama int8", "mistral bf16", "gemma2 int4", "opt"])
-def loaded(request: pytest.FixtureRequest, tmp_path: File, monkeypatch: pytest.MonkeyPatch) -> Loaded:
+def loaded(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     """With the native engine, with a window of attention, and through transformers."""
-    monkeypatch.setattr("submodel.runtime.live.PIECE", PIECE)
+    monkeypatch.setattr("submodel.runtime.model_thread.PIECE", PIECE)
     family, _, weight_format = request.param.partition(" ")
     if weight_format and not native.LIBRARY.is_file():
         pytest.skip("no native kernels: run python csrc/build.py")
@@ -132,22 +132,22 @@ def test_answers_are_those_of_a_model_that_was_never_asked(loaded: Loaded):
     requests = _requests(24)
     fresh = []
     for request in requests:
-        live = Live(loaded)
-        caller = Caller(live, request, best=3)
+        thread = ModelThread(loaded)
+        caller = Caller(thread, request, best=3)
         fresh.append(_answer(caller))
         assert caller.ticket.cached == 0
-        live.close()
-    live = Live(loaded)
+        thread.close()
+    thread = ModelThread(loaded)
     try:
         for index, request in enumerate(requests):
-            caller = Caller(live, request, best=3)
+            caller = Caller(thread, request, best=3)
             assert _answer(caller) == fresh[index], index
             assert caller.ticket.cached == _shared(request.prompt, [other.prompt for other in requests[:index]])
         if loaded.engine:  # side by side as well
-            together = [Caller(live, request, best=3) for request in requests]
+            together = [Caller(thread, request, best=3) for request in requests]
             assert [_answer(caller) for caller in together] == fresh
     finally:
-        live.close()
+        thread.close()
 
 
 @torch.inference_mode()
@@ -156,10 +156,10 @@ def test_a_piece_does_not_depend_on_the_prompt_that_it_was_computed_for(loaded: 
     prompt = tiny.ids(1, 60, seed=4)[0].tolist()
     found = []
     for length in (16, 17, 23, 24, 47, 60):
-        slots = one_row(loaded, length)
+        cache = one_row(loaded, length)
         for start in range(0, length, PIECE):
-            extend(loaded, slots, prompt[start : min(start + PIECE, length)])
-        found.append(slots.cut(0, 16))
+            extend(loaded, cache, prompt[start : min(start + PIECE, length)])
+        found.append(cache.cut(0, 16))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
     again = one_row(loaded, 20)
@@ -167,49 +167,49 @@ def test_a_piece_does_not_depend_on_the_prompt_that_it_was_computed_for(loaded: 
     assert again.end == 16 and all(torch.equal(a, b) for a, b in zip(again.cut(0, 16), found[0], strict=True))
 
 
-def test_what_is_kept_and_what_answers_share_the_budget(tmp_path: File, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("submodel.runtime.live.PIECE", PIECE)
+def test_what_is_kept_and_what_answers_share_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("submodel.runtime.model_thread.PIECE", PIECE)
     loaded = load(store_of(tmp_path, "llama"))
-    live = Live(loaded)
-    fresh = [_answer(Caller(live, request)) for request in _requests(24)]
-    live.close()
-    cache_bytes = 300 * live._token_bytes  # room for 300 tokens: 256 of them for one answer
-    live = Live(loaded, rows=4, cache_bytes=cache_bytes)
+    thread = ModelThread(loaded)
+    fresh = [_answer(Caller(thread, request)) for request in _requests(24)]
+    thread.close()
+    cache_bytes = 300 * thread._token_bytes  # room for 300 tokens: 256 of them for one answer
+    thread = ModelThread(loaded, rows=4, cache_bytes=cache_bytes)
     seen: list[tuple[int, int]] = []
-    turn = live._turn
+    turn = thread._turn
 
     def watched() -> None:
         turn()
-        slots = live._slots
-        size = slots.rows * slots.columns * live._token_bytes if slots else 0
-        seen.append((live._prefixes.size_bytes, size))
+        cache = thread._scheduler.cache if thread._scheduler else None
+        size = cache.rows * cache.columns * thread._token_bytes if cache else 0
+        seen.append((thread._prefixes.size_bytes, size))
 
-    monkeypatch.setattr(live, "_turn", watched)
+    monkeypatch.setattr(thread, "_turn", watched)
     try:
         hits = 0
         for request, expected in zip(_requests(24), fresh, strict=True):
-            caller = Caller(live, request)
+            caller = Caller(thread, request)
             assert _answer(caller) == expected
             hits += caller.ticket.cached
         assert hits > 0
-        assert all(kept + slots <= cache_bytes for kept, slots in seen)
-        assert any(slots for _, slots in seen) and max(kept for kept, _ in seen) > 0
+        assert all(kept + rows <= cache_bytes for kept, rows in seen)
+        assert any(rows for _, rows in seen) and max(kept for kept, _ in seen) > 0
     finally:
-        live.close()
+        thread.close()
 
 
 def test_a_prompt_that_is_cancelled_leaves_what_it_computed(loaded: Loaded):
     prompt = tuple(tiny.ids(1, 90, seed=9)[0].tolist())
-    live = Live(loaded)
+    thread = ModelThread(loaded)
     try:
         for _ in range(5):
-            caller = Caller(live, Request("a", prompt, 4))
+            caller = Caller(thread, Request("a", prompt, 4))
             caller.ticket.cancel()
             caller.wait()
-        after = Caller(live, Request("b", prompt, 4))
+        after = Caller(thread, Request("b", prompt, 4))
         answer = _answer(after)
     finally:
-        live.close()
-    live = Live(loaded)
-    assert _answer(Caller(live, Request("b", prompt, 4))) == answer
-    live.close()
+        thread.close()
+    thread = ModelThread(loaded)
+    assert _answer(Caller(thread, Request("b", prompt, 4))) == answer
+    thread.close()

@@ -19,8 +19,8 @@ from submodel.prune.scores.sparsegpt import SPARSEGPT
 from submodel.prune.sparsity import RowSparsity
 from submodel.prune.statistics import Gram
 from submodel.runtime import load
-from submodel.runtime.packed.formats import unpack
-from submodel.runtime.packed.place import packed_of
+from submodel.runtime.packed.linear import packed_matrices
+from submodel.runtime.packed.matrix import unpack
 from submodel.store import FORMAT, FORMAT_REWRITTEN, Store
 from submodel.store.verify import verify
 from tests import tiny
@@ -86,7 +86,7 @@ def test_packed_holds_the_new_weights(family: str, tmp_path: Path):
     extract(base, [SAMPLES], tmp_path / "store", method="wanda+reconstruct")
     reference = f"{tmp_path / 'store'}@d"
     plain = load(reference).model
-    packed = dict(packed_of(load(reference, weight_format="bf16").model))
+    packed = dict(packed_matrices(load(reference, weight_format="bf16").model))
     for name in Store(tmp_path / "store").masks("d"):
         weight = plain.get_parameter(name)
         experts = weight if weight.dim() == 3 else weight[None]

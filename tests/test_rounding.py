@@ -14,8 +14,9 @@ from submodel.errors import SubmodelError
 from submodel.extract.job import extract
 from submodel.prune.rounding import descend
 from submodel.runtime import load
-from submodel.runtime.packed.formats import FORMATS, GRIDS, pack, scales_of, unpack
-from submodel.runtime.packed.place import packed_of
+from submodel.runtime.packed.formats import FORMATS, GRIDS, scales_of
+from submodel.runtime.packed.linear import packed_matrices
+from submodel.runtime.packed.matrix import pack, unpack
 from submodel.store import Store
 from tests import tiny
 from tests.kill import KilledOnce
@@ -113,7 +114,7 @@ def test_a_sub_model_on_a_grid_loses_nothing_by_packing(family: str, method: str
     whole = _references(family, tmp_path / "whole", method=method)
     assert manifest["grid"] == grid and manifest["masks"] == Store(Path(whole[:-2])).manifest("d")["masks"]
     plain = load(reference).model
-    packed = dict(packed_of(load(reference, weight_format=grid).model))
+    packed = dict(packed_matrices(load(reference, weight_format=grid).model))
     unseen = {name.partition("[")[0] for name in Store(tmp_path / "store").manifest("d")["unseen_experts"]}
     checked = 0
     for name in Store(tmp_path / "store").masks("d").keys() - unseen:

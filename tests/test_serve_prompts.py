@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from submodel.calibration.middle import SPELLINGS, Spelling
-from submodel.serve.prompts import Prompts
+from submodel.serve.openai.prompts import RequestPrompts
 from submodel.serve.refusal import Refusal
 from tests import tiny
 
@@ -37,7 +37,7 @@ def test_every_spelling_both_ways(spelling: Spelling, make: Any):
     tokenizer.add_tokens([*spelling.tokens], special_tokens=True)
     if make is tiny.byte_tokenizer and spelling.written:
         pytest.skip("its tokens are SentencePiece's")
-    prompts, known = Prompts(tokenizer), tokenizer.get_vocab()
+    prompts, known = RequestPrompts(tokenizer), tokenizer.get_vocab()
     prefix, suffix, *middle = (known[token] for token in spelling.tokens)
     encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
     inside = encode(AFTER)[make is spaced_tokenizer :]  # no space before what goes on in the middle of a text
@@ -60,7 +60,7 @@ def test_every_spelling_both_ways(spelling: Spelling, make: Any):
 def test_the_beginning_of_a_middle_is_kept():
     tokenizer = spaced_tokenizer()
     tokenizer.add_tokens(["▁<PRE>", "▁<SUF>", "▁<MID>", "▁<EOT>"], special_tokens=True)
-    prompts = Prompts(tokenizer)
+    prompts = RequestPrompts(tokenizer)
     found = prompts.text("<PRE> ab <SUF>cd <MID>ef")
     assert tokenizer.convert_ids_to_tokens(list(found.tokens)) == (
         ["<s>", "▁<PRE>", "▁", "a", "b", "▁<SUF>", "c", "d", "▁<MID>", "e", "f"]
@@ -74,13 +74,13 @@ def test_the_beginning_of_a_middle_is_kept():
 def test_suffix_first():
     tokenizer = spaced_tokenizer()
     tokenizer.add_tokens(["[PREFIX]", "[SUFFIX]", "[MIDDLE]"], special_tokens=True)
-    for found in (Prompts(tokenizer).infill("ab", "cd"), Prompts(tokenizer).text("[SUFFIX]cd[PREFIX]ab")):
+    for found in (RequestPrompts(tokenizer).infill("ab", "cd"), RequestPrompts(tokenizer).text("[SUFFIX]cd[PREFIX]ab")):
         tokens = tokenizer.convert_ids_to_tokens(list(found.tokens))
         assert tokens == ["<s>", "[SUFFIX]", "c", "d", "[PREFIX]", "▁", "a", "b"]
 
 
 def test_a_base_that_has_no_such_tokens():
-    prompts = Prompts(tiny.byte_tokenizer())
+    prompts = RequestPrompts(tiny.byte_tokenizer())
     with pytest.raises(Refusal, match="no fill-in-the-middle tokens"):
         prompts.infill("a", "b")
     text = "<|fim_prefix|>a<|fim_suffix|>b<|fim_middle|>"

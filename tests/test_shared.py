@@ -13,9 +13,10 @@ import torch
 from submodel.base.models import Base
 from submodel.errors import SubmodelError
 from submodel.prune.mask import pack_bits, popcount
-from submodel.runtime import Loaded, Request, SharedBase, generate_batch, load, pages
-from submodel.runtime.packed.formats import multiply, pack
-from submodel.runtime.packed.place import packed_of
+from submodel.runtime import Loaded, Request, SharedBase, generate_batch, load
+from submodel.runtime.packed import huge_pages
+from submodel.runtime.packed.linear import packed_matrices
+from submodel.runtime.packed.matrix import multiply, pack
 from submodel.store import Mask, Store
 from submodel.store.base import open_store_base
 from tests import tiny
@@ -63,7 +64,7 @@ def test_text_is_that_of_the_packed_model(family: str, form: str, own: str, tmp_
 
 def _tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     yield from model.named_parameters()
-    for name, parts in packed_of(model):
+    for name, parts in packed_matrices(model):
         for i, packed in enumerate(parts):
             yield from ((f"{name}.{i}.{part}", tensor) for part, tensor in packed.tensors.items())
 
@@ -86,7 +87,7 @@ def test_only_masks_are_their_own(family: str, form: str, tmp_path: Path):
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux")
 def test_memory_of_masks_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A sub-model's masks lie in one mapping, which goes when the sub-model goes."""
-    monkeypatch.setattr(pages, "_LARGE", 1)
+    monkeypatch.setattr(huge_pages, "_LARGE", 1)
     store, base = _store(tmp_path, "llama")
     shared = SharedBase(base)
     loaded = shared.submodel(store, "half")

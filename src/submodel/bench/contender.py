@@ -9,11 +9,11 @@ from submodel.base.models import Base
 from submodel.base.opening import open_base
 from submodel.errors import unknown_name
 from submodel.runtime.packed.checkpoint import is_packed
-from submodel.runtime.packed.formats import FORMATS as WEIGHT_FORMATS
+from submodel.runtime.packed.formats import DENSE, MASKED
 from submodel.store import Store, split_reference
 from submodel.store.base import open_store_base
 
-FORMATS = tuple(name for name, form in WEIGHT_FORMATS.items() if form.masked)
+FORMATS = MASKED
 """The formats that a sub-model may be measured in."""
 
 
@@ -84,5 +84,5 @@ def contenders(
     for reference in bases:
         forms = [None] if multiplies(opened[reference].dtype) else [None, "float32"]
         dense += [Contender("transformers", reference, form) for form in forms]
-        dense += [Contender("submodel", reference, form) for form in ("dense", "dense-int8")]
+        dense += [Contender("submodel", reference, form) for form in DENSE]
     return list(dict.fromkeys([*dense, *others]))

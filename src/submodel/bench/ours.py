@@ -12,7 +12,7 @@ from submodel.base.opening import open_base
 from submodel.bench.child import answer_requests, resident_bytes
 from submodel.runtime import Loaded, load
 from submodel.runtime.forward import prefill, step
-from submodel.runtime.packed.place import packed_of
+from submodel.runtime.packed.linear import packed_matrices
 from submodel.tasks import TASKS, parse_task
 from submodel.tasks.cell import Cell, Settings, Task
 from submodel.tasks.rows import read_rows
@@ -25,10 +25,10 @@ class _Packed:
         self._loaded, self._room = loaded, room
 
     def prefill(self, ids: list[int]) -> None:
-        self._slots, self._logits = prefill(self._loaded, ids, len(ids) + self._room)
+        self._cache, self._logits = prefill(self._loaded, ids, len(ids) + self._room)
 
     def step(self) -> None:
-        self._logits = step(self._loaded, self._slots, [int(self._logits.argmax())])
+        self._logits = step(self._loaded, self._cache, [int(self._logits.argmax())])
 
 
 class _Transformers:
@@ -51,7 +51,7 @@ class _Transformers:
 def weight_bytes(model: torch.nn.Module) -> int:
     """Bytes of all weights as they are held, what is tied counted once: what the model takes on disk."""
     tensors = [*model.parameters()]
-    tensors += [tensor for _, parts in packed_of(model) for packed in parts for tensor in packed.tensors.values()]
+    tensors += [tensor for _, parts in packed_matrices(model) for packed in parts for tensor in packed.tensors.values()]
     return sum({tensor.data_ptr(): tensor.nbytes for tensor in tensors}.values())
 
 
@@ -95,11 +95,11 @@ def start(about: dict[str, Any]) -> dict[str, Any]:
         there = {row.key: row for row in read_rows(Path(out))}
         old: list[dict[str, Any]] = []
         data_dir = settings.pop("data_dir", None)
-        own = Settings(**settings, data_dir=Path(data_dir) if data_dir else None)
+        cell_settings = Settings(**settings, data_dir=Path(data_dir) if data_dir else None)
         cell = Cell(
             parse_task(task),
             loaded,
-            own,
+            cell_settings,
             Path(out),
             frozenset(there),
             lambda *_: None,

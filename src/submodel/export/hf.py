@@ -13,10 +13,11 @@ from submodel.base.models import Base, to_checkpoint
 from submodel.base.weights import Safetensors, write_tensors
 from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime.packed.checkpoint import save_packed
-from submodel.runtime.packed.place import load_packed
+from submodel.runtime.packed.formats import SURVIVORS
+from submodel.runtime.packed.model import load_packed
 from submodel.store import Mask, Masks
 
-FORMATS = ("hf", "packed-bf16", "packed-int8", "packed-int4")
+FORMATS = ("hf", *(f"packed-{name}" for name in SURVIVORS))
 _SIDE_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py")
 _SHARD_BYTES = 5_000_000_000
 

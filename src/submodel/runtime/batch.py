@@ -4,7 +4,7 @@ A sequence leaves the batch the moment it stops and the next prompt takes its sl
 share its prefill, and what all prompts begin with, such as a task's worked examples, is computed once. Lanes, one a
 processor core with single-threaded arithmetic, work off one queue (see `workers`). Towards the end, when a step costs
 the reading of the weights whoever takes part, a lane with few sequences hands them to another, and its core as well.
-Each continuation has a generator of its own, so what is sampled does not hang on who shares the batch beyond rounding.
+Each continuation has a generator of its own, so what is sampled depends on who shares the batch by rounding alone.
 """
 
 import os
@@ -17,10 +17,11 @@ from typing import Any
 
 import torch
 
-from submodel.runtime.forward import end_tokens, extend, forward, layers_of, one_row, prefill, step, token_bytes
+from submodel.runtime.cache import KeyValueCache, cache_for, token_bytes
+from submodel.runtime.continuation import Continuation, Request, Sequence
+from submodel.runtime.forward import extend, forward, one_row, prefill
 from submodel.runtime.load import Loaded
-from submodel.runtime.sequence import Continuation, Request, Sequence, Text, finish, next_tokens
-from submodel.runtime.slots import Slots
+from submodel.runtime.scheduler import Scheduler
 
 _PREFILL_TOKENS = 2048  # at once, padding included: bounds its activations
 _ENOUGH = 512  # tokens at once from which on more do not make one cheaper, padding does make it dearer
@@ -33,13 +34,13 @@ _FEW = 16  # sequences of a lane that another takes over once no prompt waits
 
 @dataclass
 class _Prefilled:
-    """A prompt whose keys and values are there, and the seeds that still wait for a slot."""
+    """A prompt whose keys and values are in a row of a cache, and the seeds that still wait for a slot."""
 
     request: Request
-    slots: Slots
+    cache: KeyValueCache
     row: int
     logits: torch.Tensor
-    waiting: deque[int]
+    seeds: deque[int]
 
 
 def generate_batch(
@@ -62,6 +63,7 @@ def generate_batch(
     Raises:
         ValueError: an empty prompt.
     """
+    # the longest first, so that prompts of like length are run together
     waiting = deque(sorted(requests, key=lambda r: len(r.prompt), reverse=True))
     if any(not request.prompt for request in waiting):
         raise ValueError("a prompt needs at least one token")
@@ -69,21 +71,22 @@ def generate_batch(
     cpu = loaded.model.device.type == "cpu"
     count = min(lanes or (threads if cpu else 1), max(1, len(waiting)))
     rows = slots or _rows(loaded.model, waiting, count)
-    found: queue.Queue[Continuation | BaseException | None] = queue.Queue()
+    results: queue.Queue[Continuation | BaseException | None] = queue.Queue()  # None: a lane has ended
     stop = threading.Event()
 
     def work() -> None:
         try:
             with torch.inference_mode():
                 for continuation in _lane(loaded, crew, rows):
-                    found.put(continuation)
+                    results.put(continuation)
                     if stop.is_set():
                         return
-        except BaseException as error:  # shown by the thread that asked
-            found.put(error)
+        except BaseException as error:  # raised by the thread that reads the results
+            results.put(error)
         finally:
-            found.put(None)
+            results.put(None)
 
+    # lanes work in threads of their own and hand their results to this one
     crew = _Crew(waiting, count, threads if cpu and count > 1 else None, _beginning(loaded, waiting))
     pool = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in pool:
@@ -91,7 +94,7 @@ def generate_batch(
     try:
         running = count
         while running:
-            item = found.get()
+            item = results.get()
             if item is None:
                 running -= 1
             elif isinstance(item, BaseException):
@@ -119,7 +122,7 @@ class _Crew:
         self.beginning = beginning
         self._active = lanes
         self._cores = cores
-        self._left: list[tuple[Slots, list[Sequence]]] = []
+        self._handed_over: list[Scheduler] = []
         self._lock = threading.Lock()
 
     def use_cores(self) -> None:
@@ -127,87 +130,75 @@ class _Crew:
         if self._cores is not None and torch.get_num_threads() != (share := max(1, self._cores // self._active)):
             torch.set_num_threads(share)
 
-    def hand_over(self, slots: Slots, live: list[Sequence]) -> bool:
+    def hand_over(self, scheduler: Scheduler) -> bool:
         """Leave one's sequences to another lane; False for the last lane."""
         with self._lock:
             if self._active == 1:
                 return False
-            self._left.append((slots, live))
+            self._handed_over.append(scheduler)
             self._active -= 1
             return True
 
-    def take_over(self) -> list[tuple[Slots, list[Sequence]]]:
-        """What other lanes have left behind."""
+    def take_over(self) -> list[Scheduler]:
+        """What other lanes have handed over."""
         with self._lock:
-            found, self._left = self._left, []
-            return found
+            schedulers, self._handed_over = self._handed_over, []
+            return schedulers
 
     def leave(self) -> bool:
         """Leave with nothing; False while there is something to take over."""
         with self._lock:
-            self._active -= not self._left
-            return not self._left
+            self._active -= not self._handed_over
+            return not self._handed_over
 
 
-def _join(parts: list[tuple[Slots, list[Sequence]]], layers: int) -> tuple[Slots, list[Sequence]]:
-    """All sequences in slots of their own, the longest first."""
-    rows = [(slots, row, live[row]) for slots, live in parts for row in range(len(live))]
+def _joined(loaded: Loaded, parts: list[Scheduler]) -> Scheduler:
+    """All sequences in one cache, the longest first."""
+    rows = [(part.cache, row, sequence) for part in parts for row, sequence in enumerate(part.running)]
     rows.sort(key=lambda item: item[0].end - item[0].starts[item[1]], reverse=True)
-    joined = Slots(layers, len(rows), max(slots.columns for slots, _ in parts))
-    for slots, row, _ in rows:
-        joined.add(slots, row)
-    return joined, [sequence for _, _, sequence in rows]
+    joined = Scheduler(loaded, cache_for(loaded.model, len(rows), max(part.cache.columns for part in parts)))
+    for cache, row, sequence in rows:
+        joined.cache.add(cache, row)
+        joined.running.append(sequence)
+    return joined
 
 
 def _lane(loaded: Loaded, crew: _Crew, rows: int) -> Iterator[Continuation]:
     """Work off the shared queue, longest prompt first, in `rows` slots."""
-    model, text, waiting = loaded.model, Text(loaded.tokenizer), crew.waiting
-    ends = end_tokens(loaded)
-    slots = Slots(layers_of(model), rows, _longest(waiting) + _SLACK)
-    live: list[Sequence] = []
+    waiting = crew.waiting
+    scheduler = Scheduler(loaded, cache_for(loaded.model, rows, _longest(waiting) + _SLACK))
     ready: deque[_Prefilled] = deque()
     crew.use_cores()
     while True:
-        while len(live) < rows and (ready or waiting):
+        # fill free slots: from prompts that have been run, else by running more
+        while len(scheduler.running) < rows and (ready or waiting):
             if not ready:
                 # a prefill of few rows costs almost that of many, so it waits until a quarter of the slots is free
-                if live and rows - len(live) < max(1, rows // 4):
+                free = rows - len(scheduler.running)
+                if scheduler.running and free < max(1, rows // 4):
                     break
-                ready.extend(_prefill(loaded, crew, rows - len(live)))
+                ready.extend(_prefill(loaded, crew, free))
                 if not ready:
                     break
             first = ready[0]
-            sample = first.waiting.popleft()
-            if not first.waiting:
+            sequence = Sequence(loaded, first.request, first.seeds.popleft())
+            if not first.seeds:
                 ready.popleft()
-            sequence = Sequence(first.request, sample, torch.Generator().manual_seed(first.request.seeds[sample]))
-            sequence.tokens.append(next_tokens(first.logits[None], [sequence])[0])
-            done = finish(sequence, text, ends)
-            if done:
-                yield done
-            else:
-                slots.add(first.slots, first.row)
-                live.append(sequence)
+            scheduler.start(sequence, first.logits, first.cache, first.row)
+            if sequence.finish is not None:
+                yield sequence.continuation
+        # nothing waits any more: few sequences go to another lane, and theirs come here
         if not waiting and not ready:
-            if 0 < len(live) <= _FEW and crew.hand_over(slots, live):
+            if 0 < len(scheduler.running) <= _FEW and crew.hand_over(scheduler):
                 return
-            if left := crew.take_over():
-                slots, live = _join([(slots, live), *left], layers_of(model))
-            if not live and crew.leave():
+            if others := crew.take_over():
+                scheduler = _joined(loaded, [scheduler, *others])
+            if not scheduler.running and crew.leave():
                 return
         crew.use_cores()
-        if not live:
-            continue
-        logits = step(loaded, slots, [s.tokens[-1] for s in live])
-        for sequence, token in zip(live, next_tokens(logits, live), strict=True):
-            sequence.tokens.append(token)
-        for row in reversed(range(len(live))):
-            done = finish(live[row], text, ends)
-            if done:
-                yield done
-                slots.remove(row)
-                live[row] = live[-1]
-                live.pop()
+        if scheduler.running:
+            for sequence in scheduler.step():
+                yield sequence.continuation
 
 
 def _beginning(loaded: Loaded, waiting: deque[Request]) -> list[torch.Tensor] | None:
@@ -218,8 +209,8 @@ def _beginning(loaded: Loaded, waiting: deque[Request]) -> list[torch.Tensor] | 
     if len(common) < _SHARED:
         return None
     with torch.inference_mode():
-        slots, _ = prefill(loaded, list(common), len(common))
-        return slots.cut(0, len(common))
+        cache, _ = prefill(loaded, list(common), len(common))
+        return cache.cut(0, len(common))
 
 
 def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
@@ -242,16 +233,16 @@ def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
     if not taken:
         return []
     width = len(max(taken, key=lambda r: len(r.prompt)).prompt)
-    slots = Slots(layers_of(model), len(taken), width)
+    cache = cache_for(model, len(taken), width)
     pads = [width - len(r.prompt) for r in taken]
     ids = torch.tensor([[r.prompt[0]] * pad + list(r.prompt) for r, pad in zip(taken, pads, strict=True)])
     mask = (torch.arange(width)[None] >= torch.tensor(pads)[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     device = model.device
-    logits = forward(model, ids.to(device), mask.to(device), positions.to(device), slots)
-    slots.advance(width)
-    slots.starts = pads
-    return [_Prefilled(r, slots, i, logits[i], deque(range(len(r.seeds)))) for i, r in enumerate(taken)]
+    logits = forward(model, ids.to(device), mask.to(device), positions.to(device), cache)
+    cache.advance(width)
+    cache.starts = pads
+    return [_Prefilled(r, cache, i, logits[i], deque(range(len(r.seeds)))) for i, r in enumerate(taken)]
 
 
 def _next_length(waiting: deque[Request]) -> int:
@@ -264,10 +255,10 @@ def _next_length(waiting: deque[Request]) -> int:
 
 def _finish_prompt(loaded: Loaded, beginning: list[torch.Tensor], request: Request) -> _Prefilled:
     """Run what a prompt has beyond the beginning; by itself, since padding in the midst of a row moves its windows."""
-    slots = one_row(loaded, len(request.prompt))
-    slots.paste(beginning)
-    logits = extend(loaded, slots, list(request.prompt[slots.end :]))
-    return _Prefilled(request, slots, 0, logits[0], deque(range(len(request.seeds))))
+    cache = one_row(loaded, len(request.prompt))
+    cache.paste(beginning)
+    logits = extend(loaded, cache, list(request.prompt[cache.end :]))
+    return _Prefilled(request, cache, 0, logits[0], deque(range(len(request.seeds))))
 
 
 def _longest(waiting: Iterable[Request]) -> int:

@@ -1,6 +1,6 @@
 """A whole token in one native call, for packed models of the LLaMA kind; others take a step through `transformers`.
 
-The engine reads the very matrices that the model's own layers hold, and writes the same cache (`slots`), so prefill
+The engine reads the very matrices that the model's own layers hold, and writes the same cache, so prefill
 through the model and decoding through the engine take turns freely.
 """
 
@@ -11,8 +11,8 @@ import torch
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base import native
+from submodel.runtime.cache import KeyValueCache
 from submodel.runtime.packed.linear import PackedLinear
-from submodel.runtime.slots import Slots
 
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 _ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1}
@@ -35,12 +35,14 @@ class Engine:
         self._embed, self._rotary = model.get_input_embeddings(), model.model.rotary_emb
         self._rotations = rotations  # kinds of layers with one of their own; none if all share one
 
-    def step(self, ids: torch.Tensor, positions: torch.Tensor, slots: Slots, *, alone: bool = False) -> torch.Tensor:
-        """Write one token of every live row into the cache; the caller advances it.
+    def step(
+        self, ids: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache, *, alone: bool = False
+    ) -> torch.Tensor:
+        """Write one token of every row into the cache; the caller advances it.
 
         Args:
             ids, positions: int64 (rows, 1).
-            slots: of at least `rows` sequences, with room for a column.
+            cache: of at least `rows` sequences, with room for a column.
             alone: every row's logits are, bit for bit, those it gets by itself; many rows then take up to twice as long
                 where the processor has tiles.
 
@@ -53,11 +55,11 @@ class Engine:
         kinds = [(kind,) for kind in self._rotations] or [()]
         turns = [self._rotary(embedded.float(), positions, *kind) for kind in kinds]
         cosine, sine = (torch.stack([t[:, 0].float() for t in both]) for both in zip(*turns, strict=True))
-        layers: Any = slots.cache.layers
+        layers: Any = cache.past_key_values.layers
         pointers = ctypes.c_void_p * len(layers)
         keys = pointers(*(layer.keys.data_ptr() for layer in layers))
         values = pointers(*(layer.values.data_ptr() for layer in layers))
-        starts = (ctypes.c_int64 * len(ids))(*slots.starts)
+        starts = (ctypes.c_int64 * len(ids))(*cache.starts)
         logits = torch.empty(len(ids), self.vocabulary, dtype=torch.float32)
         native.library().sm_step(
             ctypes.byref(self._plan),
@@ -67,9 +69,9 @@ class Engine:
             sine.data_ptr(),
             keys,
             values,
-            slots.columns,
+            cache.columns,
             starts,
-            slots.end,
+            cache.end,
             logits.data_ptr(),
             torch.get_num_threads(),
         )
@@ -80,7 +82,12 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
     """The engine for a packed model, or None where there is none: another family, or no native kernels."""
     config: Any = model.config
     head: Any = model.get_output_embeddings()
-    known = config.model_type in FAMILIES and isinstance(head, PackedLinear) and head.bias is None
+    known = (
+        config.model_type in FAMILIES
+        and isinstance(head, PackedLinear)
+        and head.bias is None
+        and head.packed.has_kernels
+    )
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     both_ways = getattr(config, "use_bidirectional_attention", None)
     if not known or activation not in _ACTIVATIONS or both_ways or not native.library():
@@ -96,17 +103,19 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
     def linear(module: PackedLinear) -> native.Linear:
         return native.Linear(ctypes.pointer(module.packed.native), floats(module.bias))
 
-    own: Any = model.model
+    # where families differ: norms around the layers, rotations by kind of layer
+    decoder: Any = model.model
     gemma = config.model_type.startswith("gemma")
     plus = 1.0 if gemma else 0.0  # its norms are weighted by 1 + weight
     sandwich = config.model_type in ("gemma2", "gemma3_text")  # norms before and after attention and MLP
     rotations = sorted(set(config.layer_types)) if config.model_type == "gemma3_text" else []
-    blocks = (native.Block * len(own.layers))()
-    for i, layer in enumerate(own.layers):
+    # matrices and norms of every block, in the order of `native.Block`
+    blocks = (native.Block * len(decoder.layers))()
+    for i, layer in enumerate(decoder.layers):
         attention, mlp = layer.self_attn, layer.mlp
         modules = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
         modules += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
-        if not all(isinstance(module, PackedLinear) for module in modules):
+        if not all(isinstance(module, PackedLinear) and module.packed.has_kernels for module in modules):
             return None
         norms = [layer.input_layernorm, layer.pre_feedforward_layernorm if sandwich else layer.post_attention_layernorm]
         norms += [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
@@ -116,9 +125,10 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         weights = [None if norm is None else floats(norm.weight, plus) for norm in norms]
         rotation = rotations.index(attention.layer_type) if rotations else 0
         blocks[i] = native.Block(*map(linear, modules), *weights, window, rotation)
-    first = own.layers[0].self_attn
+    # the model: sizes, constants, then what is around the blocks
+    first = decoder.layers[0].self_attn
     plan = native.Model(
-        len(own.layers),
+        len(decoder.layers),
         config.hidden_size,
         config.num_attention_heads,
         config.num_key_value_heads,
@@ -131,7 +141,7 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         (config.attn_logit_softcapping or 0) if config.model_type == "gemma2" else 0,
         getattr(config, "final_logit_softcapping", None) or 0,
         blocks,
-        floats(own.norm.weight, plus),
+        floats(decoder.norm.weight, plus),
         ctypes.pointer(head.packed.native),
     )
     held += [blocks, model]

@@ -23,8 +23,7 @@ from lm_eval.tasks._yaml_loader import load_yaml  # load() cannot replace a data
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from submodel.errors import SubmodelError
-from submodel.runtime import Loaded
-from submodel.runtime.batch import Request, generate_batch
+from submodel.runtime import Loaded, Request, generate_batch
 from submodel.tasks.chat import refuse_without_template
 from submodel.tasks.journal import Journal
 from submodel.tasks.likelihood import Finished, loglikelihoods

@@ -21,8 +21,8 @@ from submodel.base.workers import Workers
 from submodel.calibration import Budget, Samples, Text, pack, read_held_out, read_repository, rows_seen, tokens_in
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
+from submodel.runtime.cache import KeyValueCache
 from submodel.runtime.forward import prefill, step
-from submodel.runtime.slots import Slots
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
@@ -73,15 +73,15 @@ def decoded_losses(loaded: Loaded, samples: Samples, progress: Callable[[int], A
 
 def _decoded_losses(loaded: Loaded, ids: torch.Tensor, progress: Callable[[int], Any]) -> np.ndarray:
     begun = [prefill(loaded, [token], 1) for token in ids[:, 0].tolist()]
-    slots = Slots(len(begun[0][0].cache.layers), len(ids), ids.shape[1])
+    cache = KeyValueCache(len(begun[0][0].past_key_values.layers), len(ids), ids.shape[1])
     for one, _ in begun:
-        slots.add(one, 0)
+        cache.add(one, 0)
     logits = torch.cat([logits for _, logits in begun])
     losses = np.zeros(len(ids))
     for at in range(1, ids.shape[1]):
         losses += F.cross_entropy(logits.float(), ids[:, at].to(logits.device), reduction="none").double().cpu().numpy()
         if at + 1 < ids.shape[1]:
-            logits = step(loaded, slots, ids[:, at].tolist())
+            logits = step(loaded, cache, ids[:, at].tolist())
         progress(len(ids))
     return losses
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from submodel.calibration.sets import NamedSet
 from submodel.errors import SubmodelError, unknown_name
-from submodel.runtime.batch import Request, generate_batch
+from submodel.runtime import Request, generate_batch
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.chat import refuse_without_template, user_turn
 from submodel.tasks.intervals import bootstrap

@@ -18,8 +18,10 @@ from submodel.base.models import Base
 from submodel.base.opening import open_base
 from submodel.base.weights import Safetensors, write_tensors
 from submodel.errors import SubmodelError
-from submodel.runtime.packed.formats import FORMATS, Packed
-from submodel.runtime.packed.place import pack_head, packed_of, place, read_generation_config
+from submodel.runtime.packed.formats import FORMATS
+from submodel.runtime.packed.linear import packed_matrices, set_packed
+from submodel.runtime.packed.matrix import PackedMatrix
+from submodel.runtime.packed.model import pack_head, read_generation_config
 
 FORMAT = 1
 _KIND = "submodel packed model"
@@ -36,11 +38,11 @@ def save_packed(model: PreTrainedModel, form: str, manifest: dict[str, Any] | No
 
     Raises OSError when the disk is full.
     """
-    tensors = {name: tensor.detach() for name, tensor in _own_tensors(model)}
+    tensors = {name: tensor.detach() for name, tensor in _unpacked_tensors(model)}
     matrices: dict[str, Any] = {}
     written = {tensor.data_ptr(): name for name, tensor in tensors.items()}
     same: dict[str, str] = {}
-    for name, parts in packed_of(model):
+    for name, parts in packed_matrices(model):
         if (values := parts[0].values.data_ptr()) in written:  # tied
             same[name] = written[values]
             continue
@@ -94,21 +96,21 @@ def _build(base: Base, source: Safetensors, document: dict[str, Any]) -> PreTrai
         expected = tuple(model.get_parameter(name).shape)
         if entry["format"] not in FORMATS or tuple(entry["shape"]) != expected:
             raise SubmodelError(f"{base.reference}: {name} is not that of the model: export it again")
-        place(model, name, [_matrix(source, at, entry) for at in _names(name, entry["shape"])])
-    placed = dict(packed_of(model))
+        set_packed(model, name, [_matrix(source, at, entry) for at in _names(name, entry["shape"])])
+    packed = dict(packed_matrices(model))
     for name, other in document["same"].items():
-        if other in placed and tuple(model.get_parameter(name).shape) == (placed[other][0].rows, placed[other][0].cols):
-            place(model, name, placed[other])
-    for name, tensor in _own_tensors(model):
-        own = source.mapped(name)
-        if own.shape != tensor.shape or own.dtype != tensor.dtype:
+        if other in packed and tuple(model.get_parameter(name).shape) == (packed[other][0].rows, packed[other][0].cols):
+            set_packed(model, name, packed[other])
+    for name, tensor in _unpacked_tensors(model):
+        stored = source.mapped(name)
+        if stored.shape != tensor.shape or stored.dtype != tensor.dtype:
             raise SubmodelError(f"{base.reference}: {name} is not that of the model: export it again")
         path, _, attribute = name.rpartition(".")
         module = model.get_submodule(path)
         if attribute in module._parameters:
-            module._parameters[attribute] = nn.Parameter(own, requires_grad=False)
+            module._parameters[attribute] = nn.Parameter(stored, requires_grad=False)
         else:
-            module._buffers[attribute] = own
+            module._buffers[attribute] = stored
     if isinstance(model.get_output_embeddings(), nn.Linear):
         model.tie_weights()
         pack_head(model, FORMATS[document["weights"]].rest)
@@ -116,10 +118,10 @@ def _build(base: Base, source: Safetensors, document: dict[str, Any]) -> PreTrai
     return model
 
 
-def _matrix(source: Safetensors, at: str, entry: dict[str, Any]) -> Packed:
+def _matrix(source: Safetensors, at: str, entry: dict[str, Any]) -> PackedMatrix:
     present = {part for part in ("mask", "scales", "starts", "values") if f"{at}.{part}" in source.names}
     parts = {part: source.mapped(f"{at}.{part}") for part in present}
-    packed = Packed(entry["format"], *entry["shape"][-2:], **parts)
+    packed = PackedMatrix(entry["format"], *entry["shape"][-2:], **parts)
     packed.check()
     return packed
 
@@ -129,7 +131,7 @@ def _names(name: str, shape: list[int]) -> list[str]:
     return [name] if len(shape) == 2 else [f"{name}.{expert}" for expert in range(shape[0])]
 
 
-def _own_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _unpacked_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Everything that is not packed: parameters, tied ones once, and the buffers that a checkpoint has."""
     yield from model.named_parameters()
     saved = model.state_dict(keep_vars=True)

@@ -1,29 +1,130 @@
-"""Packed matrices: a bitmask and the surviving weights, in bfloat16, 8 or 4 bits, and their dense counterparts; and
-dense weights with a bitmask over them, which many sub-models share.
+"""The packed formats: all that is known of each stands in its one entry of FORMATS.
 
-Layouts are specified in docs/format.md. Packing, unpacking and products run in the native kernels; where these are
-missing the torch twins at the end of this file do the same, bit for bit but for the order of sums.
+An entry says how one stored weight is written (its encoding), which weights are stored, and which kernels of csrc/ know
+it. Lists of formats, size estimates and checks all follow from the table. Layouts are specified in docs/format.md.
+
+A new format is an entry here (with an encoding, if no other one fits), a number in csrc/submodel.h, the shared facts
+in csrc/kernels.h and its loops in csrc/reference.cpp. One without a number (`code` None) runs by its encoding alone.
 """
 
-import ctypes
-from dataclasses import dataclass, replace
-from functools import cached_property
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from submodel.base import native
-from submodel.base.arithmetic import linear, multiplies, scratch
-from submodel.errors import SubmodelError, unknown_name
+from submodel.errors import unknown_name
 from submodel.prune.rounding import Grid
-from submodel.runtime import pages
-from submodel.store import Mask
 
+GROUP = 64  # columns of a row that share a word of the mask and, below 16 bits, a scale
 BLOCK = 16  # rows between two entries of `starts`
 SLACK = 64  # bytes after the last value, which the kernels may read
-_FEW = 8 if multiplies(torch.bfloat16) else 16  # rows of activations up to which the format's own kernel is faster
-_PANEL = 1024  # rows unpacked at once
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How stored weights lie in bytes: the torch twin of the kernels, which they equal bit for bit.
+
+    A stored weight is bfloat16 at 16 bits; below, it is a whole number of the scale of its group, as uint8 with an
+    offset of half the range.
+
+    Attributes:
+        bits: of one stored weight.
+        row_bytes: numbers of weights that each row stores in the left and right half of its groups -> its bytes.
+        write: weights (rows, width) and which of them are stored, bool (rows, width) -> their bytes, uint8.
+        read: the inverse: bytes, which weights are stored, and what stands for the others -> weights (rows, width).
+        scale: largest and smallest weight of each group, 0 included -> its scale in bfloat16; None at 16 bits.
+    """
+
+    bits: int
+    row_bytes: Callable[[Any, Any], Any]
+    write: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    read: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+    scale: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+
+    def width(self, cols: int) -> int:
+        """Columns of a row that are stored when all are: whole groups, where groups have scales."""
+        return cols if self.scale is None else GROUP * words_of(cols)
+
+
+def words_of(cols: int) -> int:
+    """Groups, and 64-bit words of the mask, of one row."""
+    return -(-cols // GROUP)
+
+
+# 16 bits: the survivors one after another
+
+
+def _write_halves(weights: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+    return weights.view(torch.int16)[stored].view(torch.uint8)
+
+
+def _read_halves(values: torch.Tensor, stored: torch.Tensor, other: int) -> torch.Tensor:
+    weights = torch.full(stored.shape, other, dtype=torch.int16)
+    weights[stored] = values.view(torch.int16)
+    return weights.view(torch.bfloat16)
+
+
+# 8 bits: a byte each, one after another
+
+
+def _write_bytes(weights: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+    return weights[stored]
+
+
+def _read_bytes(values: torch.Tensor, stored: torch.Tensor, other: int) -> torch.Tensor:
+    weights = torch.full(stored.shape, other, dtype=torch.uint8)
+    weights[stored] = values
+    return weights
+
+
+def _scale_8(most: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+    """Rounded up, so that 127 steps reach the largest."""
+    largest = torch.maximum(most, -least) / 127
+    return (((largest.view(torch.int32) + 0xFFFF) >> 16) << 16).view(torch.float32).to(torch.bfloat16)
+
+
+# 4 bits: the survivors of a row's left half in the low halves of its bytes, those of its right half in the high ones
+
+
+def _middle(width: int) -> int:
+    return (width // GROUP + 1) // 2 * GROUP
+
+
+def _write_nibbles(weights: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
+    middle = _middle(stored.shape[1])
+    rows: list[torch.Tensor] = []
+    for row, kept in zip(weights, stored, strict=True):
+        left, right = row[:middle][kept[:middle]], row[middle:][kept[middle:]]
+        size = max(len(left), len(right))
+        low, high = (functional.pad(half, (0, size - len(half))) for half in (left, right))
+        rows.append(low | high << 4)
+    return torch.cat(rows)
+
+
+def _read_nibbles(values: torch.Tensor, stored: torch.Tensor, other: int) -> torch.Tensor:
+    middle = _middle(stored.shape[1])
+    weights = torch.full(stored.shape, other, dtype=torch.uint8)
+    at = 0
+    for row, kept in zip(weights, stored, strict=True):
+        left, right = int(kept[:middle].sum()), int(kept[middle:].sum())
+        row[:middle][kept[:middle]] = values[at : at + left] & 15
+        row[middle:][kept[middle:]] = values[at : at + right] >> 4
+        at += max(left, right)
+    return weights
+
+
+def _scale_4(most: torch.Tensor, least: torch.Tensor) -> torch.Tensor:
+    """The weight that is largest either way is -8 steps."""
+    return (torch.where(most >= -least, most, least) / -8).to(torch.bfloat16)
+
+
+HALVES = Encoding(16, lambda left, right: 2 * (left + right), _write_halves, _read_halves)
+BYTES = Encoding(8, lambda left, right: left + right, _write_bytes, _read_bytes, _scale_8)
+NIBBLES = Encoding(4, np.maximum, _write_nibbles, _read_nibbles, _scale_4)
 
 
 @dataclass(frozen=True)
@@ -31,35 +132,100 @@ class Format:
     """How a matrix is kept.
 
     Attributes:
-        code: its number in csrc/submodel.h.
+        code: its number in csrc/submodel.h; None for a format that no kernel knows.
+        encoding: of a stored weight.
         masked: there is a mask.
-        whole: all weights are stored, also those that a mask drops.
-        bits: of one stored weight; below 16 there is a scale to every 64 columns of a row.
-        rest: the format of matrices that have no mask.
+        keeps_all: all weights are stored, also those that a mask drops.
+        rest: the format of matrices that have no mask: its dense counterpart.
     """
 
-    code: int
+    code: int | None
+    encoding: Encoding
     masked: bool
-    whole: bool
-    bits: int
+    keeps_all: bool
     rest: str
+
+    @property
+    def bits(self) -> int:
+        """Of one stored weight."""
+        return self.encoding.bits
+
+    @property
+    def scaled(self) -> bool:
+        """Whether each group of 64 columns has a scale."""
+        return self.encoding.scale is not None
+
+    @property
+    def is_survivors(self) -> bool:
+        """Whether a sub-model in it takes memory for what it keeps alone, and can be exported."""
+        return self.masked and not self.keeps_all
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether many sub-models can be masks over the same weights."""
+        return self.masked and self.keeps_all
+
+    @property
+    def is_grid(self) -> bool:
+        """Whether kept weights can be rounded to its values with their inputs in view (`prune.rounding`)."""
+        return self.is_survivors and self.scaled
+
+    def matrix_bytes(self, rows: int, cols: int, kept: float) -> float:
+        """About what a matrix takes in memory, of which `kept` weights are kept."""
+        words = words_of(cols)
+        if self.keeps_all:
+            row = self.encoding.width(cols) * self.bits / 8
+        else:
+            middle = min(cols, (words + 1) // 2 * GROUP)
+            share = np.float64(kept / (rows * cols))  # alike in both halves of a row
+            row = float(self.encoding.row_bytes(middle * share, (cols - middle) * share))
+        return rows * (row + 8 * words * self.masked + 2 * words * self.scaled)
+
+    def model_bytes(
+        self, parameters: int, matrices: Iterable[tuple[tuple[int, ...], float]], pruned: bool = True
+    ) -> int:
+        """About what the weights of a model take in memory.
+
+        Args:
+            parameters: of the whole model.
+            matrices: shape (..., rows, cols) and sparsity of each matrix that is pruned.
+            pruned: False for the base itself, whose matrices are in the format's dense counterpart.
+        """
+        rest = FORMATS[self.rest]
+        form = self if pruned else rest
+        size, weights = 0.0, 0
+        for (*rows, cols), sparsity in matrices:
+            count = math.prod(rows) * cols
+            weights += count
+            size += form.matrix_bytes(math.prod(rows), cols, count * (1 - sparsity))
+        others = max(0, parameters - weights)  # embedding, output head and norms; norms stay in 16 bits
+        return int(size + others * (1.1 if rest.scaled else 2))
 
 
 FORMATS = {
-    "dense": Format(0, False, True, 16, "dense"),
-    "dense-int8": Format(1, False, True, 8, "dense-int8"),
-    "bf16": Format(2, True, False, 16, "dense"),
-    "int8": Format(3, True, False, 8, "dense-int8"),
-    "int4": Format(4, True, False, 4, "dense-int8"),
-    "shared": Format(5, True, True, 16, "dense"),
-    "shared-int8": Format(6, True, True, 8, "dense-int8"),
+    "dense": Format(0, HALVES, masked=False, keeps_all=True, rest="dense"),
+    "dense-int8": Format(1, BYTES, masked=False, keeps_all=True, rest="dense-int8"),
+    "bf16": Format(2, HALVES, masked=True, keeps_all=False, rest="dense"),
+    "int8": Format(3, BYTES, masked=True, keeps_all=False, rest="dense-int8"),
+    "int4": Format(4, NIBBLES, masked=True, keeps_all=False, rest="dense-int8"),
+    "shared": Format(5, HALVES, masked=True, keeps_all=True, rest="dense"),
+    "shared-int8": Format(6, BYTES, masked=True, keeps_all=True, rest="dense-int8"),
 }
 
+SURVIVORS = tuple(name for name, form in FORMATS.items() if form.is_survivors)
+"""The formats that store what a sub-model keeps: those that are exported, and compared by default."""
 
-GRIDS = tuple(name for name, form in FORMATS.items() if form.bits < 16 and form.masked and not form.whole)
+SHARED = tuple(name for name, form in FORMATS.items() if form.is_shared)
+"""The formats in which sub-models are masks over the weights of one base."""
+
+MASKED = tuple(name for name, form in FORMATS.items() if form.masked)
+"""The formats of sub-models: one in another has zeros in place."""
+
+DENSE = tuple(name for name, form in FORMATS.items() if not form.masked)
+"""The formats of a base."""
+
+GRIDS = tuple(name for name, form in FORMATS.items() if form.is_grid)
 """The formats to whose grid kept weights can be rounded with their inputs in view (`prune.rounding`)."""
-
-_SHARED = {form.rest: name for name, form in FORMATS.items() if form.masked and form.whole}
 
 
 def format_named(name: str) -> Format:
@@ -69,127 +235,20 @@ def format_named(name: str) -> Format:
     return FORMATS[name]
 
 
+def shared_over(dense: str) -> str:
+    """The format of a mask over the weights of a matrix in a dense format."""
+    return next(name for name in SHARED if FORMATS[name].rest == dense)
+
+
 def grid_of(name: str) -> Grid:
     """The values that a format can hold. Raises SubmodelError for a name that is not in GRIDS."""
     if name not in GRIDS:
         raise unknown_name("grid", name, GRIDS)
 
     def scales(rows: torch.Tensor) -> torch.Tensor:
-        return scales_of(rows, name).float().repeat_interleave(64, 1)[:, : rows.shape[1]]
+        return scales_of(rows, name).float().repeat_interleave(GROUP, 1)[:, : rows.shape[1]]
 
     return Grid(FORMATS[name].bits, scales)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """One matrix.
-
-    Attributes:
-        format: a key of FORMATS.
-        rows, cols: its shape unpacked.
-        mask: int64 (rows, ceil(cols / 64)), or None.
-        values: uint8 (bytes of all values, and slack unless all weights are there).
-        starts: int64 (ceil(rows / BLOCK) + 1), or None.
-        scales: bfloat16 (rows, ceil(cols / 64)), or None.
-    """
-
-    format: str
-    rows: int
-    cols: int
-    values: torch.Tensor
-    mask: torch.Tensor | None = None
-    starts: torch.Tensor | None = None
-    scales: torch.Tensor | None = None
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """The parts that are there, by name."""
-        parts = {"mask": self.mask, "scales": self.scales, "starts": self.starts, "values": self.values}
-        return {name: tensor for name, tensor in parts.items() if tensor is not None}
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
-    @cached_property
-    def native(self) -> native.Matrix:
-        """For the kernels; valid as long as this object is."""
-
-        def at(tensor: torch.Tensor | None) -> int | None:
-            return None if tensor is None else tensor.data_ptr()
-
-        code = FORMATS[self.format].code
-        return native.Matrix(
-            code, self.rows, self.cols, at(self.mask), at(self.values), at(self.starts), at(self.scales)
-        )
-
-    def check(self) -> None:
-        """Raises SubmodelError unless every read of the kernels stays within the tensors."""
-        form, words = FORMATS[self.format], -(-self.cols // 64)
-        wanted: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"values": (torch.uint8, self.values.shape)}
-        if form.masked:
-            wanted["mask"] = (torch.int64, (self.rows, words))
-        if not form.whole:
-            wanted["starts"] = (torch.int64, (-(-self.rows // BLOCK) + 1,))
-        if form.bits < 16:
-            wanted["scales"] = (torch.bfloat16, (self.rows, words))
-        parts = self.tensors
-        whole = parts.keys() == wanted.keys() and self.rows > 0 and self.cols > 0 and self.values.dim() == 1
-        whole = whole and all(
-            parts[name].dtype == dtype and parts[name].shape == shape and parts[name].is_contiguous()
-            for name, (dtype, shape) in wanted.items()
-        )
-        if whole and self.mask is not None and self.starts is not None:
-            end, starts = _starts(self.mask, self.cols, form)
-            whole = end >= 0 and torch.equal(starts, self.starts) and self.values.numel() == end + SLACK
-        elif whole:
-            whole = self.values.numel() == self.rows * (2 * self.cols if form.bits == 16 else 64 * words)
-            if self.mask is not None and self.cols % 64:
-                whole = whole and not bool((self.mask[:, -1] >> self.cols % 64).any())
-        if not whole:
-            raise SubmodelError(f"a packed matrix of {self.rows} x {self.cols} in {self.format} is damaged")
-
-
-def pack(dense: torch.Tensor, mask: Mask | None, name: str, grid: torch.Tensor | None = None) -> Packed:
-    """Pack a matrix.
-
-    Args:
-        dense: (rows, cols), rounded to bfloat16. Scales are those of the dense groups, so that all masks of a base
-            share one grid.
-        mask: what to keep; without one the matrix goes into the format's dense counterpart.
-        name: a key of FORMATS.
-        grid: (rows, cols): scales are those of its groups instead.
-    """
-    form = format_named(name)
-    if mask is not None and form.masked and form.whole:
-        return share(pack(dense, None, name, grid), mask_words(mask))
-    if mask is None or not form.masked:
-        name = form.rest
-        form = FORMATS[name]
-    weights = dense.to(torch.bfloat16).contiguous()
-    rows, cols = weights.shape
-    words = -(-cols // 64)
-    if name == "dense":
-        return Packed(name, rows, cols, weights.view(-1).view(torch.uint8))
-    bits = starts = None
-    if form.masked:
-        assert mask is not None
-        bits = mask_words(mask)
-        end, starts = _starts(bits, cols, form)
-        values = pages.empty(end + SLACK)
-        values[end:] = 0
-    else:
-        values = pages.empty(rows * 64 * words)
-    scales = pages.empty(2 * rows * words).view(torch.bfloat16).view(rows, words) if form.bits < 16 else None
-    packed = Packed(name, rows, cols, values, bits, starts, scales)
-    edges = None if grid is None else grid.to(torch.bfloat16).contiguous()
-    library = native.library()
-    if library:
-        at = None if edges is None else edges.data_ptr()
-        library.sm_pack(ctypes.byref(packed.native), weights.data_ptr(), at, torch.get_num_threads())
-    else:
-        _pack(packed, weights, weights if edges is None else edges)
-    return packed
 
 
 def scales_of(dense: torch.Tensor, name: str) -> torch.Tensor:
@@ -202,160 +261,7 @@ def scales_of(dense: torch.Tensor, name: str) -> torch.Tensor:
     Returns:
         bfloat16 (rows, ceil(cols / 64)).
     """
-    groups = functional.pad(dense.to(torch.bfloat16).float(), (0, -dense.shape[1] % 64)).view(len(dense), -1, 64)
-    most, least = groups.amax(-1).clamp(min=0), groups.amin(-1).clamp(max=0)
-    if FORMATS[name].bits == 4:
-        return (torch.where(most >= -least, most, least) / -8).to(torch.bfloat16)
-    largest = torch.maximum(most, -least) / 127
-    return (((largest.view(torch.int32) + 0xFFFF) >> 16) << 16).view(torch.float32).to(torch.bfloat16)
-
-
-def share(packed: Packed, mask: torch.Tensor) -> Packed:
-    """A dense matrix with a mask over it, int64 (rows, ceil(cols / 64)): the weights stay where they are."""
-    return replace(packed, format=_SHARED[packed.format], mask=mask)
-
-
-def unpack(packed: Packed, first: int = 0, last: int | None = None, room: torch.Tensor | None = None) -> torch.Tensor:
-    """Rows [first, last) as bfloat16 (last - first, cols), dropped weights 0; first is a multiple of BLOCK.
-
-    The result lies in `room`, if that is given: bfloat16, at least as many numbers.
-    """
-    last = packed.rows if last is None else last
-    if packed.format == "dense":
-        return packed.values.view(torch.bfloat16).view(packed.rows, packed.cols)[first:last]
-    library = native.library()
-    if not library:
-        return _unpack(packed)[first:last]
-    size = (last - first) * packed.cols
-    room = torch.empty(size, dtype=torch.bfloat16) if room is None else room
-    out = room[:size].view(last - first, packed.cols)
-    library.sm_unpack(ctypes.byref(packed.native), first, last, out.data_ptr(), torch.get_num_threads())
-    return out
-
-
-def multiply(packed: Packed, x: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x (..., cols) times the matrix transposed, plus bias (rows): bfloat16 (..., rows).
-
-    Few rows of x go through the format's own kernel, which reads the packed weights once; for more the weights are
-    unpacked and multiplied by torch, whose cost they share: in panels, but bfloat16 as a whole, since torch may sum
-    the products of a panel in another order than those of the matrix.
-    """
-    flat = x.reshape(-1, packed.cols).to(torch.bfloat16).contiguous()
-    library = native.library()
-    if library and len(flat) <= _FEW:
-        y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
-        threads = torch.get_num_threads()
-        at = None if bias is None else bias.data_ptr()
-        library.sm_matmul(ctypes.byref(packed.native), flat.data_ptr(), len(flat), at, y.data_ptr(), threads)
-    elif packed.format == "dense" or not library:
-        y = linear(flat, unpack(packed), bias)
-    else:
-        y = torch.empty(len(flat), packed.rows, dtype=torch.bfloat16)
-        size = packed.rows if FORMATS[packed.format].bits == 16 else min(_PANEL, packed.rows)
-        panel = scratch(size * packed.cols, torch.bfloat16)
-        for first in range(0, packed.rows, size):
-            last = min(first + size, packed.rows)
-            part = None if bias is None else bias[first:last]
-            y[:, first:last] = linear(flat, unpack(packed, first, last, panel), part)
-    return y.view(*x.shape[:-1], packed.rows)
-
-
-def mask_words(mask: Mask, room: torch.Tensor | None = None) -> torch.Tensor:
-    """A stored mask, its rows padded with zeros to whole words: int64 (rows, ceil(cols / 64)); in `room`, if given.
-
-    Raises SubmodelError for a mask with bits past its columns: kernels would read weights that are not there.
-    """
-    rows, width = mask.packed.shape
-    words = -(-mask.cols // 64)
-    if mask.cols % 8 and bool((mask.packed[:, -1] >> mask.cols % 8).any()):
-        raise SubmodelError(f"a mask of {mask.cols} columns keeps weights past them: extract the sub-model again")
-    room = pages.empty(rows * words * 8) if room is None else room
-    padded = room.view(rows, words * 8)
-    padded[:, width:] = 0
-    padded[:, :width] = torch.from_numpy(np.ascontiguousarray(mask.packed))
-    return padded.view(torch.int64)
-
-
-def _starts(mask: torch.Tensor, cols: int, form: Format) -> tuple[int, torch.Tensor]:
-    """Bytes of all values (-1 if the mask reaches past cols) and where each block of rows begins."""
-    rows, words = mask.shape
-    starts = torch.empty(-(-rows // BLOCK) + 1, dtype=torch.int64)
-    library = native.library()
-    if library:
-        return library.sm_starts(form.code, mask.data_ptr(), rows, cols, starts.data_ptr()), starts
-    counts = np.bitwise_count(mask.numpy().view(np.uint64)).astype(np.int64)
-    half = (words + 1) // 2
-    left, right = counts[:, :half].sum(1), counts[:, half:].sum(1)
-    size = np.maximum(left, right) if form.bits == 4 else (left + right) * (form.bits // 8)
-    ends = np.concatenate([[0], size.cumsum()])
-    starts[:-1] = torch.from_numpy(ends[:-1][::BLOCK].copy())
-    starts[-1] = int(ends[-1])
-    beyond = bool(cols % 64) and bool((mask.numpy().view(np.uint64)[:, -1] >> np.uint64(cols % 64)).any())
-    return (-1 if beyond else int(ends[-1])), starts
-
-
-def _bits(packed: Packed) -> torch.Tensor:
-    """bool (rows, padded columns): which weights are stored."""
-    width = -(-packed.cols // 64) * 64
-    if packed.mask is None:
-        return torch.ones(packed.rows, width, dtype=torch.bool)
-    flat = packed.mask.numpy().view(np.uint8).reshape(packed.rows, -1)
-    return torch.from_numpy(np.unpackbits(flat, axis=1, bitorder="little").view(bool))
-
-
-def _steps(packed: Packed, dense: torch.Tensor, grid: torch.Tensor) -> torch.Tensor:
-    """The dense weights as whole steps around the format's offset, uint8 (rows, padded columns); fills the scales."""
-    assert packed.scales is not None
-    half = 1 << FORMATS[packed.format].bits - 1
-    packed.scales.copy_(scales_of(grid, packed.format))
-    padded = functional.pad(dense.float(), (0, -packed.cols % 64)).view(packed.rows, -1, 64)
-    up = torch.where(packed.scales == 0, 0.0, 1 / packed.scales.float())
-    steps = (padded * up[..., None]).round().clamp(-half, half - 1)
-    return (steps + half).to(torch.uint8).view(packed.rows, -1)
-
-
-def _pack(packed: Packed, dense: torch.Tensor, grid: torch.Tensor) -> None:
-    bits = _bits(packed)
-    if packed.format == "bf16":
-        kept = functional.pad(dense.view(torch.int16), (0, -packed.cols % 64))[bits]
-        packed.values[:-SLACK] = kept.view(torch.uint8)
-        return
-    steps = _steps(packed, dense, grid)
-    if packed.format == "int4":
-        at = 0
-        half = (bits.shape[1] // 64 + 1) // 2 * 64
-        for row, kept in zip(steps, bits, strict=True):
-            left, right = row[:half][kept[:half]], row[half:][kept[half:]]
-            size = max(len(left), len(right))
-            values = functional.pad(left, (0, size - len(left)))
-            packed.values[at : at + size] = values | functional.pad(right, (0, size - len(right))) << 4
-            at += size
-    else:
-        packed.values[: int(bits.sum())] = steps[bits]
-
-
-def _unpack(packed: Packed) -> torch.Tensor:
-    bits = _bits(packed)
-    if packed.format == "shared":
-        weights = packed.values.view(torch.bfloat16).view(packed.rows, packed.cols)
-        return weights.masked_fill(~bits[:, : packed.cols], 0)
-    if packed.format == "bf16":
-        out = torch.zeros(bits.shape, dtype=torch.int16)
-        out[bits] = packed.values[:-SLACK].view(torch.int16)
-        return out.view(torch.bfloat16)[:, : packed.cols].contiguous()
-    assert packed.scales is not None
-    steps = torch.zeros(bits.shape, dtype=torch.float32)
-    if packed.format == "int4":
-        at = 0
-        half = (bits.shape[1] // 64 + 1) // 2 * 64
-        for row, kept in zip(steps, bits, strict=True):
-            left, right = int(kept[:half].sum()), int(kept[half:].sum())
-            row[:half][kept[:half]] = (packed.values[at : at + left] & 15).float() - 8
-            row[half:][kept[half:]] = (packed.values[at : at + right] >> 4).float() - 8
-            at += max(left, right)
-    elif FORMATS[packed.format].whole:
-        steps = (packed.values.view(bits.shape).float() - 128) * bits
-    else:
-        steps[bits] = packed.values[: int(bits.sum())].float() - 128
-    dense = steps.view(packed.rows, -1, 64) * packed.scales.float()[..., None]
-    return dense.view(packed.rows, -1)[:, : packed.cols].to(torch.bfloat16).contiguous()
+    scale = FORMATS[name].encoding.scale
+    assert scale is not None
+    groups = functional.pad(dense.to(torch.bfloat16).float(), (0, -dense.shape[1] % GROUP)).view(len(dense), -1, GROUP)
+    return scale(groups.amax(-1).clamp(min=0), groups.amin(-1).clamp(max=0))

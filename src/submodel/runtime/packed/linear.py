@@ -1,17 +1,19 @@
 """Packed matrices in a `transformers` model: a linear layer, the experts of a mixture, a tied embedding."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from submodel.runtime.packed.formats import Packed, multiply
+from submodel.runtime.packed.formats import FORMATS
+from submodel.runtime.packed.matrix import PackedMatrix, look_up, multiply
 
 
 class PackedLinear(nn.Module):
     """`nn.Linear` with a packed weight; computes in bfloat16 and answers in the input's dtype."""
 
-    def __init__(self, packed: Packed, bias: torch.Tensor | None = None):
+    def __init__(self, packed: PackedMatrix, bias: torch.Tensor | None = None):
         super().__init__()
         self.packed = packed
         self.in_features, self.out_features = packed.cols, packed.rows
@@ -24,7 +26,7 @@ class PackedLinear(nn.Module):
 class _ExpertWeight:
     """One expert's matrix: what `nn.functional.linear` is given as the weight."""
 
-    def __init__(self, packed: Packed):
+    def __init__(self, packed: PackedMatrix):
         self._packed = packed
 
     @classmethod
@@ -38,7 +40,7 @@ class _ExpertWeight:
 class PackedExperts(nn.Module):
     """A parameter (experts, rows, cols) whose slices are packed; indexing gives a slice to multiply with."""
 
-    def __init__(self, packed: list[Packed]):
+    def __init__(self, packed: list[PackedMatrix]):
         super().__init__()
         self.packed = packed
         self.shape = torch.Size((len(packed), packed[0].rows, packed[0].cols))
@@ -48,18 +50,37 @@ class PackedExperts(nn.Module):
 
 
 class PackedEmbedding(nn.Module):
-    """`nn.Embedding` over an 8-bit matrix; one tied to the output head takes no memory of its own."""
+    """`nn.Embedding` over a dense matrix with scales; one tied to the output head takes no memory of its own."""
 
-    def __init__(self, packed: Packed):
+    def __init__(self, packed: PackedMatrix):
         super().__init__()
-        if packed.format != "dense-int8":
-            raise ValueError(f"an embedding in {packed.format}: only dense-int8 has rows to look up")
+        form = FORMATS[packed.format]
+        if form.masked or not form.scaled:
+            raise ValueError(f"an embedding in {packed.format}: only a dense matrix with scales has rows to look up")
         self.packed = packed
         self.num_embeddings, self.embedding_dim = packed.rows, packed.cols
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        packed, flat = self.packed, ids.reshape(-1)
-        assert packed.scales is not None
-        steps = packed.values.view(packed.rows, -1, 64)[flat].float() - 128
-        rows = steps * packed.scales[flat].float()[..., None]
-        return rows.view(len(flat), -1)[:, : packed.cols].to(torch.bfloat16).view(*ids.shape, packed.cols)
+        return look_up(self.packed, ids.reshape(-1)).reshape(*ids.shape, self.packed.cols)
+
+
+def packed_matrices(model: nn.Module) -> Iterator[tuple[str, list[PackedMatrix]]]:
+    """Every packed parameter of a model, by name: one matrix, or one for each expert."""
+    for name, module in model.named_modules():
+        if isinstance(module, PackedLinear | PackedEmbedding):
+            yield f"{name}.weight", [module.packed]
+        elif isinstance(module, PackedExperts):
+            yield name, module.packed
+
+
+def set_packed(model: nn.Module, parameter: str, packed: list[PackedMatrix]) -> None:
+    """Put packed matrices where a parameter is, or other packed ones: a linear's weight, or the slices of a 3-D one."""
+    path, _, attribute = parameter.rpartition(".")
+    module = model.get_submodule(path)
+    if isinstance(module, nn.Embedding):
+        model.set_submodule(path, PackedEmbedding(packed[0]))
+    elif isinstance(module, nn.Linear | PackedLinear):
+        model.set_submodule(path, PackedLinear(packed[0], module.bias))
+    else:
+        delattr(module, attribute)
+        setattr(module, attribute, PackedExperts(packed))

@@ -12,13 +12,13 @@ from torch import nn
 
 from submodel.base.models import Base
 from submodel.errors import SubmodelError, unknown_name
-from submodel.runtime import pages
 from submodel.runtime.load import Loaded
-from submodel.runtime.packed.formats import FORMATS, Packed, mask_words, share
-from submodel.runtime.packed.place import load_packed, packed_of, place
+from submodel.runtime.packed import huge_pages
+from submodel.runtime.packed.formats import FORMATS, SHARED, SURVIVORS, words_of
+from submodel.runtime.packed.linear import packed_matrices, set_packed
+from submodel.runtime.packed.matrix import PackedMatrix, mask_words, share
+from submodel.runtime.packed.model import load_packed
 from submodel.store import Mask, Masks, Store
-
-FORMATS_SHARED = tuple(name for name, form in FORMATS.items() if form.masked and form.whole)
 
 
 class SharedBase:
@@ -35,8 +35,8 @@ class SharedBase:
 
     def __init__(self, base: Base, weight_format: str = "shared"):
         """Load the base's weights. Raises SubmodelError for a format that shares nothing."""
-        if weight_format not in FORMATS_SHARED:
-            raise unknown_name("shared weight format", weight_format, FORMATS_SHARED)
+        if weight_format not in SHARED:
+            raise unknown_name("shared weight format", weight_format, SHARED)
         self.base = base
         self.weight_format = weight_format
         rest = FORMATS[weight_format].rest
@@ -53,7 +53,7 @@ class SharedBase:
         if "weights" in manifest:
             raise SubmodelError(
                 f"{reference}: has weights of its own ({manifest['method']}), so it cannot share the base's: load it "
-                "packed (bf16, int8 or int4)"
+                f"packed ({', '.join(SURVIVORS)})"
             )
         if store.base["sha256"] != self.base.sha256:
             raise SubmodelError(
@@ -68,26 +68,26 @@ class SharedBase:
 def _same_tensors(model: Any) -> Any:
     """Modules of their own over the very tensors of a model."""
     kept: list[Any] = [model.config, *model.parameters(), *model.buffers()]
-    kept += [packed for _, parts in packed_of(model) for packed in parts]
+    kept += [packed for _, parts in packed_matrices(model) for packed in parts]
     return copy.deepcopy(model, {id(one): one for one in kept})
 
 
 def _mask(model: nn.Module, masks: Masks, reference: str) -> None:
     """Lay masks over a model's matrices; they lie in one piece of memory, which goes back as one."""
-    matrices = dict(packed_of(model))
-    room = pages.empty(sum(_mask_bytes(packed) for name in masks for packed in matrices.get(name, ())))
+    matrices = dict(packed_matrices(model))
+    room = huge_pages.empty(sum(_mask_bytes(packed) for name in masks for packed in matrices.get(name, ())))
     at = 0
     for name, mask in masks.items():
         shape, parts = (*mask.packed.shape[:-1], mask.cols), matrices.get(name, [])
         if [shape[-2:]] * math.prod(shape[:-2]) != [(packed.rows, packed.cols) for packed in parts]:
             raise SubmodelError(f"{reference}: the masks have {name} with shape {shape}, the base has not")
-        laid: list[Packed] = []
-        for own, packed in zip(mask.packed.reshape(-1, *mask.packed.shape[-2:]), parts, strict=True):
+        shared: list[PackedMatrix] = []
+        for bits, packed in zip(mask.packed.reshape(-1, *mask.packed.shape[-2:]), parts, strict=True):
             size = _mask_bytes(packed)
-            laid.append(share(packed, mask_words(Mask(own, mask.cols), room[at : at + size])))
+            shared.append(share(packed, mask_words(Mask(bits, mask.cols), room[at : at + size])))
             at += size
-        place(model, name, laid)
+        set_packed(model, name, shared)
 
 
-def _mask_bytes(packed: Packed) -> int:
-    return packed.rows * -(-packed.cols // 64) * 8
+def _mask_bytes(packed: PackedMatrix) -> int:
+    return packed.rows * words_of(packed.cols) * 8

@@ -1,4 +1,4 @@
-"""What clients send: OpenAI's request bodies. Unknown fields are left alone, and go to upstreams as given."""
+"""OpenAI's request bodies. Unknown fields are ignored here, and go to upstreams as they came."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,10 +12,10 @@ _Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _Stop = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 _TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 _MOST_STOPS = 16
-MOST_HINT = 1024  # characters of a file's or a language's name: names that were asked for are remembered
+MOST_HINT = 1024  # characters of a file's or a language's name: names are cached
 _Hint = Annotated[str, StringConstraints(max_length=MOST_HINT)]
 
-# what would change the answer and is not offered, with the values that ask for nothing
+# fields that would change the answer and are not offered, with the values that change nothing
 _NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "audio": (None,),
     "best_of": (None, 1),
@@ -122,6 +122,6 @@ class RouteRequest(_Body):
     language: _Hint | None = None
 
 
-def given(value: _Value | None, default: _Value) -> _Value:
+def or_default(value: _Value | None, default: _Value) -> _Value:
     """A field that may be null."""
     return default if value is None else value

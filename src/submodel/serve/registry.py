@@ -10,8 +10,8 @@ import torch
 from submodel.base.models import Base
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, load
-from submodel.runtime.packed.formats import FORMATS, format_named
-from submodel.runtime.packed.shared import FORMATS_SHARED, SharedBase
+from submodel.runtime.packed.formats import SHARED, format_named, words_of
+from submodel.runtime.packed.shared import SharedBase
 from submodel.store import Store
 from submodel.store.base import open_store_base
 
@@ -19,7 +19,7 @@ BASE = "base"
 AUTO = "auto"
 
 
-class Provision(Protocol):
+class Registry(Protocol):
     """Models by name."""
 
     @property
@@ -55,7 +55,7 @@ class Provision(Protocol):
         ...
 
 
-class PackedProvision:
+class PackedRegistry:
     """The models of a store, each packed by itself: the fastest, and the smallest for few.
 
     Args:
@@ -120,17 +120,8 @@ class PackedProvision:
 
     def size_bytes(self, name: str) -> int:
         """From the shapes: packed matrices by the sparsity of each, all other weights as the format keeps them."""
-        form, rest = self._form, FORMATS[self._form.rest]
-        masked = form.masked and name != BASE
-        size, weights = 0.0, 0
-        for entry in self._entries(name):
-            count, words = math.prod(entry["shape"]), _words(entry)
-            weights += count
-            bits = form.bits if masked else rest.bits
-            whole = count if bits == 16 else 64 * words
-            kept = whole if form.whole or not masked else count * (1 - entry["sparsity"])
-            size += kept * bits / 8 + masked * words * 8 + (bits < 16) * words * 2
-        return int(size + max(0, self._parameters - weights) * (1.1 if rest.bits == 8 else 2))
+        matrices = [(tuple(entry["shape"]), entry["sparsity"]) for entry in self._entries(name)]
+        return self._form.model_bytes(self._parameters, matrices, pruned=name != BASE)
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
         """The prunable matrices; of the base those of any sub-model."""
@@ -149,12 +140,12 @@ class PackedProvision:
         )
 
 
-class SharedProvision(PackedProvision):
+class SharedRegistry(PackedRegistry):
     """The base's weights once in memory, every sub-model as a mask over them: the smallest for many.
 
     A sub-model with weights of its own cannot share them and is packed beside them.
 
-    Args, Raises: as of PackedProvision; `weight_format` is one of FORMATS_SHARED.
+    Args, Raises: as of PackedRegistry; `weight_format` is one of SHARED.
     """
 
     def __init__(self, store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False):
@@ -169,7 +160,7 @@ class SharedProvision(PackedProvision):
     def size_bytes(self, name: str) -> int:
         if name == BASE:
             return 0
-        return super().size_bytes(name) if self._rewritten(name) else sum(map(_words, self._entries(name))) * 8
+        return super().size_bytes(name) if self._rewritten(name) else sum(map(_mask_bytes, self._entries(name)))
 
     def load(self, name: str) -> Loaded:
         if name != BASE and self._rewritten(name):
@@ -182,15 +173,15 @@ class SharedProvision(PackedProvision):
         return "weights" in self._manifests[name]
 
 
-def provision_of(
+def open_registry(
     store: Path, weight_format: str, base: str | None = None, trust_remote_code: bool = False
-) -> PackedProvision:
+) -> PackedRegistry:
     """The models of a store in a format. Raises SubmodelError as the two kinds do."""
-    kind = SharedProvision if weight_format in FORMATS_SHARED else PackedProvision
+    kind = SharedRegistry if weight_format in SHARED else PackedRegistry
     return kind(store, weight_format, base, trust_remote_code)
 
 
-def _words(entry: dict[str, Any]) -> int:
-    """64-bit words of a matrix's mask."""
+def _mask_bytes(entry: dict[str, Any]) -> int:
+    """What the mask of a matrix takes in memory."""
     *rows, cols = entry["shape"]
-    return math.prod(rows) * -(-cols // 64)
+    return math.prod(rows) * words_of(cols) * 8

@@ -1,4 +1,4 @@
-"""Pieces -> OpenAI's answers, chat or plain, whole or streamed."""
+"""Pieces of continuations -> OpenAI's answers, chat or plain, complete or streamed."""
 
 import json
 import time
@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
-from submodel.runtime.live import Piece, Score
+from submodel.runtime.continuation import Piece, Score
 from submodel.serve.generation import Generation
 from submodel.serve.refusal import Refusal
 
@@ -16,9 +16,9 @@ _FINISH = {"eos": "stop", "stop": "stop", "length": "length"}
 class Form(Protocol):
     """How chat and plain completions differ."""
 
-    prefix: str
-    whole: str
-    chunk: str
+    id_prefix: str
+    answer_kind: str
+    chunk_kind: str
 
     def opening(self, index: int) -> dict[str, Any] | None: ...
 
@@ -30,7 +30,7 @@ class Form(Protocol):
 class Chat:
     """`chat.completion`."""
 
-    prefix, whole, chunk = "chatcmpl", "chat.completion", "chat.completion.chunk"
+    id_prefix, answer_kind, chunk_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -41,13 +41,13 @@ class Chat:
 
     def delta(self, piece: Piece) -> dict[str, Any]:
         delta = {"content": piece.text} if piece.text else {}
-        return {"index": piece.sample, "delta": delta, **self._rest([piece])}
+        return {"index": piece.sample, "delta": delta, **self._scores_and_finish([piece])}
 
     def choice(self, index: int, pieces: list[Piece]) -> dict[str, Any]:
         message = {"role": "assistant", "content": _text(pieces), "refusal": None}
-        return {"index": index, "message": message, **self._rest(pieces)}
+        return {"index": index, "message": message, **self._scores_and_finish(pieces)}
 
-    def _rest(self, pieces: list[Piece]) -> dict[str, Any]:
+    def _scores_and_finish(self, pieces: list[Piece]) -> dict[str, Any]:
         content = [
             {
                 **self._token(token, score.logprob),
@@ -61,14 +61,14 @@ class Chat:
         }
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text, whole = _spelled(self._tokenizer, token)
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if whole else None}
+        text, complete = _spelled(self._tokenizer, token)
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if complete else None}
 
 
 class Plain:
     """`text_completion`."""
 
-    prefix, whole, chunk = "cmpl", "text_completion", "text_completion"
+    id_prefix, answer_kind, chunk_kind = "cmpl", "text_completion", "text_completion"
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -143,24 +143,24 @@ def usage(generation: Generation) -> dict[str, Any]:
 
 def head(form: Form, kind: str, model: str) -> dict[str, Any]:
     """What every answer and every chunk of one begins with."""
-    return {"id": f"{form.prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
+    return {"id": f"{form.id_prefix}-{uuid.uuid4().hex}", "object": kind, "created": int(time.time()), "model": model}
 
 
-async def whole(generation: Generation, form: Form, model: str, choices: int) -> dict[str, Any]:
-    """The answer, once all of it is there."""
-    found: dict[int, list[Piece]] = {index: [] for index in range(choices)}
+async def complete(generation: Generation, form: Form, model: str, choices: int) -> dict[str, Any]:
+    """The answer in one document, once all of it is there."""
+    choice_pieces: dict[int, list[Piece]] = {index: [] for index in range(choices)}
     async for pieces in generation:
         for piece in pieces:
-            found[piece.sample].append(piece)
-    written = [form.choice(index, pieces) for index, pieces in found.items()]
-    return {**head(form, form.whole, model), "choices": written, "usage": usage(generation)}
+            choice_pieces[piece.sample].append(piece)
+    content = [form.choice(index, pieces) for index, pieces in choice_pieces.items()]
+    return {**head(form, form.answer_kind, model), "choices": content, "usage": usage(generation)}
 
 
 async def stream(
     generation: Generation, form: Form, model: str, choices: int, include_usage: bool
 ) -> AsyncIterator[bytes]:
     """The answer as server-sent events; an error after the first of them is an event of its own."""
-    start = head(form, form.chunk, model)
+    start = head(form, form.chunk_kind, model)
     extra = {"usage": None} if include_usage else {}
     try:
         for index in range(choices):

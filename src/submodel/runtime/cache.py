@@ -1,4 +1,4 @@
-"""The KV cache of sequences decoded side by side: rows come and go while the others go on.
+"""Keys and values of sequences that decode side by side: rows come and go while the others go on.
 
 All rows end at the same column, so one step writes one column: row r holds its tokens in the columns
 [start of r, end), and shorter rows begin later ("left padding"). A row that is done is replaced by the last one, a
@@ -19,12 +19,12 @@ class _Layer(CacheLayerMixin):
     values: Any
     is_sliding = False  # windows are cut by the attention mask
 
-    def __init__(self, slots: "Slots"):
+    def __init__(self, owner: "KeyValueCache"):
         super().__init__()
-        self._slots = slots
+        self._owner = owner
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.keys, self.values = self._slots.room(key_states), self._slots.room(value_states)
+        self.keys, self.values = self._owner.room(key_states), self._owner.room(value_states)
         self.is_initialized = True
 
     def update(
@@ -33,41 +33,41 @@ class _Layer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         count, length = key_states.shape[0], key_states.shape[2]
-        first, end = self._slots.first, self._slots.end
+        first, end = self._owner.first, self._owner.end
         self.keys[:count, :, end : end + length] = key_states
         self.values[:count, :, end : end + length] = value_states
         return self.keys[:count, :, first : end + length], self.values[:count, :, first : end + length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self._slots.end - self._slots.first + query_length, 0
+        return self._owner.end - self._owner.first + query_length, 0
 
     def get_seq_length(self) -> int:
-        return self._slots.end - self._slots.first
+        return self._owner.end - self._owner.first
 
     def get_max_length(self) -> int:
-        return self._slots.columns
+        return self._owner.columns
 
 
-class Slots:
+class KeyValueCache:
     """Room for `rows` sequences in `columns` columns.
 
     Attributes:
-        starts: the first column of every live row.
+        starts: the first column of every row that is in use.
         end: the column that the next token is written to.
-        cache: what the model is given as past_key_values.
+        past_key_values: what the model is given.
     """
 
     def __init__(self, layers: int, rows: int, columns: int):
         self.rows, self.columns = rows, columns
         self.starts: list[int] = []
         self.end = 0
-        # layers know their slots weakly: a cycle would keep gigabytes until the garbage collector comes by
-        self.cache = Cache(layers=[_Layer(weakref.proxy(self)) for _ in range(layers)])
+        # layers know their owner weakly: a cycle would keep gigabytes until the garbage collector comes by
+        self.past_key_values = Cache(layers=[_Layer(weakref.proxy(self)) for _ in range(layers)])
         self._free: list[torch.Tensor] = []
 
     @property
     def first(self) -> int:
-        """The first column that any live row uses."""
+        """The first column that any row uses."""
         return min(self.starts, default=self.end)
 
     def room(self, states: torch.Tensor) -> torch.Tensor:
@@ -78,7 +78,7 @@ class Slots:
         """
         shape = (self.rows, states.shape[1], self.columns, states.shape[3])
         if not self._free:
-            self._free = list(states.new_zeros(2 * len(self.cache.layers), *shape))
+            self._free = list(states.new_zeros(2 * len(self.past_key_values.layers), *shape))
         return self._free.pop() if self._free[-1].shape == shape else states.new_zeros(shape)
 
     def mask(self, new: int) -> torch.Tensor:
@@ -90,20 +90,21 @@ class Slots:
         """A forward pass has written `count` columns."""
         self.end += count
 
-    def add(self, source: "Slots", row: int) -> None:
+    def add(self, source: "KeyValueCache", row: int) -> None:
         """Copy one row of another cache (such as a prefill) in as the last row."""
         length = source.end - source.starts[row]
         if not self.starts:
             self.end = length
-        self._make_room(1)
+        self.prepare(1)
         if self.end < length:
             self._move(length - self.end)
         at = len(self.starts)
-        for mine, theirs in zip(self._layers(), source._layers(), strict=True):
-            if not mine.is_initialized:
-                mine.lazy_initialization(theirs.keys, theirs.values)
-            mine.keys[at, :, self.end - length : self.end] = theirs.keys[row, :, source.end - length : source.end]
-            mine.values[at, :, self.end - length : self.end] = theirs.values[row, :, source.end - length : source.end]
+        to, taken = slice(self.end - length, self.end), slice(source.end - length, source.end)
+        for layer, given in zip(self._layers(), source._layers(), strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(given.keys, given.values)
+            layer.keys[at, :, to] = given.keys[row, :, taken]
+            layer.values[at, :, to] = given.values[row, :, taken]
         self.starts.append(self.end - length)
 
     def cut(self, start: int, end: int) -> list[torch.Tensor]:
@@ -131,8 +132,8 @@ class Slots:
             self.starts[row] = self.starts[last]
         self.starts.pop()
 
-    def _make_room(self, count: int) -> None:
-        """Move everything to the left when the columns are used up."""
+    def prepare(self, count: int) -> None:
+        """Make room for `count` more columns, before a forward pass: when they are used up, all rows move left."""
         if self.end + count <= self.columns:
             return
         first = self.first
@@ -151,9 +152,18 @@ class Slots:
         self.starts = [start + by for start in self.starts]
         self.end += by
 
-    def prepare(self, count: int) -> None:
-        """Make room for `count` more columns; call it before a forward pass."""
-        self._make_room(count)
-
     def _layers(self) -> list[_Layer]:
-        return self.cache.layers  # type: ignore[return-value]
+        return self.past_key_values.layers  # type: ignore[return-value]
+
+
+def cache_for(model: Any, rows: int, columns: int) -> KeyValueCache:
+    """An empty cache for a model."""
+    return KeyValueCache(model.config.get_text_config().num_hidden_layers, rows, columns)
+
+
+def token_bytes(model: Any) -> int:
+    """Keys and values of one token, in bytes."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize

@@ -1,11 +1,11 @@
-"""What prompts have in common is computed once: keys and values of whole pieces, kept for prompts that begin alike.
+"""What prompts have in common is computed once: keys and values of complete pieces, kept for prompts that begin alike.
 
-A prompt runs by itself in pieces of one length (see `live`), so that what a piece computes depends on its own tokens
-and on those before them, and on nothing else: a piece that is kept is, bit for bit, what would be computed again.
-That is why pieces are kept and not tokens, and not what was generated: a step rounds differently from a piece.
+A prompt runs by itself in pieces of one length (see `model_thread`), so that what a piece computes depends on its own
+tokens and on those before them, and on nothing else: a piece that is kept is, bit for bit, what would be computed
+again. That is why pieces are kept and not tokens, and not what was generated: a step rounds differently from a piece.
 
 Pieces hang on the piece before them, so that what many prompts share is there once. The least recently used go first;
-one that others hang on has always been used after them, so what is left can be found.
+one that others hang on has always been used after them, so what is still there can be reached.
 """
 
 import itertools
@@ -26,8 +26,8 @@ class _Piece:
 
 
 @dataclass
-class Path:
-    """How far a prompt has been followed from its beginning."""
+class PrefixPath:
+    """The pieces of a prompt that are in the cache, from its beginning on."""
 
     pieces: list[_Piece] = field(default_factory=list)
 
@@ -35,8 +35,8 @@ class Path:
         return len(self.pieces)
 
 
-class Prefixes:
-    """Keys and values by the tokens that they are of. For one thread, and one model.
+class PrefixCache:
+    """Keys and values of pieces of prompts, by their tokens. For one thread, and one model.
 
     Attributes:
         size_bytes: what is kept.
@@ -48,16 +48,16 @@ class Prefixes:
         self._numbers = itertools.count(1)
         self.size_bytes = 0
 
-    def find(self, path: Path, tokens: tuple[int, ...]) -> list[torch.Tensor] | None:
+    def find(self, path: PrefixPath, tokens: tuple[int, ...]) -> list[torch.Tensor] | None:
         """What is kept of the piece after a path, which is then longer by it; None if it is not there."""
-        found = self._kept.get(self._key(path, tokens))
-        if found is None:
+        piece = self._kept.get(self._key(path, tokens))
+        if piece is None:
             return None
-        path.pieces.append(found)
+        path.pieces.append(piece)
         self._used(path)
-        return found.states
+        return piece.states
 
-    def keep(self, path: Path, tokens: tuple[int, ...], states: list[torch.Tensor]) -> None:
+    def keep(self, path: PrefixPath, tokens: tuple[int, ...], states: list[torch.Tensor]) -> None:
         """Keep the piece after a path, which is then longer by it, unless its last piece has gone meanwhile."""
         if path.pieces and self._kept.get(path.pieces[-1].key) is not path.pieces[-1]:
             return
@@ -72,17 +72,17 @@ class Prefixes:
         self.limit(self._most_bytes)
 
     def limit(self, most_bytes: int) -> None:
-        """Let go of what is too much from now on."""
+        """Keep no more than so many bytes from now on."""
         self._most_bytes = most_bytes
         while self.size_bytes > max(0, most_bytes):
-            _, gone = self._kept.popitem(last=False)
-            self.size_bytes -= gone.size_bytes
-            gone.states = []  # a path may still know it
+            _, evicted = self._kept.popitem(last=False)
+            self.size_bytes -= evicted.size_bytes
+            evicted.states = []  # a path may still hold the piece
 
-    def _key(self, path: Path, tokens: tuple[int, ...]) -> _Key:
+    def _key(self, path: PrefixPath, tokens: tuple[int, ...]) -> _Key:
         return (path.pieces[-1].number if path.pieces else 0, tokens)
 
-    def _used(self, path: Path) -> None:
+    def _used(self, path: PrefixPath) -> None:
         for piece in reversed(path.pieces):
             if piece.key in self._kept:
                 self._kept.move_to_end(piece.key)

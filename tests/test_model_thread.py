@@ -13,10 +13,11 @@ import torch
 from submodel.base import native
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, Request, generate_batch, load
+from submodel.runtime.cache import KeyValueCache
+from submodel.runtime.continuation import Piece
 from submodel.runtime.forward import extend, one_row, prefill, step
-from submodel.runtime.live import Live, Piece, Ticket
-from submodel.runtime.slots import Slots
-from submodel.runtime.stream import TextStream
+from submodel.runtime.model_thread import ModelThread, Ticket
+from submodel.runtime.text import TextStream
 from tests import tiny
 from tests.test_packed_models import store_of
 
@@ -26,10 +27,10 @@ WAIT_S = 60
 class Caller:
     """Gathers the pieces of one request."""
 
-    def __init__(self, live: Live, request: Request, **options: Any):
+    def __init__(self, thread: ModelThread, request: Request, **options: Any):
         self.pieces: queue.Queue[Piece] = queue.Queue()
         self.seen: dict[int, list[Piece]] = {sample: [] for sample in range(len(request.seeds))}
-        self.ticket: Ticket = live.submit(request, self.pieces.put, **options)
+        self.ticket: Ticket = thread.submit(request, self.pieces.put, **options)
 
     def wait(self) -> "Caller":
         while any(not pieces or not pieces[-1].finish for pieces in self.seen.values()):
@@ -69,27 +70,27 @@ def test_a_row_does_not_know_who_else_is_there(form: str, kernels: str, tmp_path
     prompts = [list(_prompt(3 + 2 * i, i)) for i in range(19)]
     lone = []
     for prompt in prompts:
-        slots, _ = prefill(loaded, prompt, 60)
-        lone.append([step(loaded, slots, [token])[0] for token in (7, 80)])
+        cache, _ = prefill(loaded, prompt, 60)
+        lone.append([step(loaded, cache, [token])[0] for token in (7, 80)])
     for count in (2, 5, 9, 17, 19):
-        slots = Slots(layers, count, 60)
+        cache = KeyValueCache(layers, count, 60)
         for prompt in prompts[:count]:  # the short ones first: the others move them along
-            slots.add(prefill(loaded, prompt, len(prompt))[0], 0)
+            cache.add(prefill(loaded, prompt, len(prompt))[0], 0)
         for at, token in enumerate((7, 80)):
-            logits = step(loaded, slots, [token] * count, alone=True)
+            logits = step(loaded, cache, [token] * count, alone=True)
             for row in range(count):
                 assert torch.equal(logits[row], lone[row][at]), (count, row)
 
 
 def test_a_token_that_ends_it_is_no_text(packed: Loaded):
-    live = Live(packed, rows=2)
+    thread = ModelThread(packed, rows=2)
     try:
-        free = Caller(live, Request("a", _prompt(9, 1), 20)).wait().tokens()
-        cut = Caller(live, Request("b", _prompt(9, 1), 20, ends=frozenset({free[5]}))).wait()
+        free = Caller(thread, Request("a", _prompt(9, 1), 20)).wait().tokens()
+        cut = Caller(thread, Request("b", _prompt(9, 1), 20, ends=frozenset({free[5]}))).wait()
         assert cut.finish() == "eos" and cut.tokens() == free[: free.index(free[5]) + 1]
         assert cut.text() == packed.tokenizer.decode(cut.tokens()[:-1])
     finally:
-        live.close()
+        thread.close()
 
 
 def test_greedy_answers_do_not_depend_on_the_others(packed: Loaded):
@@ -99,12 +100,12 @@ def test_greedy_answers_do_not_depend_on_the_others(packed: Loaded):
         Request(str(i), _prompt(rng.choice([1, 5, 20, 60]), i), rng.choice([1, 4, 17, 40]), seeds=(0,))
         for i in range(24)
     ]
-    live = Live(packed, rows=7)
+    thread = ModelThread(packed, rows=7)
     try:
-        alone = [Caller(live, request).wait() for request in requests]
+        alone = [Caller(thread, request).wait() for request in requests]
         callers = []
         for request in requests:
-            callers.append(Caller(live, request))
+            callers.append(Caller(thread, request))
             if rng.random() < 0.3:
                 callers[-1].ticket.cancel()
             if rng.random() < 0.3:
@@ -119,57 +120,57 @@ def test_greedy_answers_do_not_depend_on_the_others(packed: Loaded):
                 assert (caller.tokens(), caller.text()) == (expected.tokens(), expected.text())
         assert finished >= 10
     finally:
-        live.close()
+        thread.close()
 
 
 def test_answers_are_the_batchs(llama: Path):
     loaded = load(str(llama))
     requests = [Request(str(i), _prompt(3 + 4 * i, i), 20) for i in range(6)]
     expected = {c.key: c for c in generate_batch(loaded, requests, slots=1, lanes=1)}
-    live = Live(loaded, rows=3)
+    thread = ModelThread(loaded, rows=3)
     try:
-        for caller, request in [(Caller(live, r), r) for r in requests]:
+        for caller, request in [(Caller(thread, r), r) for r in requests]:
             caller.wait()
             assert tuple(caller.tokens()) == expected[request.key].tokens
             assert caller.finish() == expected[request.key].finish
     finally:
-        live.close()
+        thread.close()
 
 
 def test_seeds_decide_what_is_drawn(packed: Loaded):
-    live = Live(packed, rows=4)
+    thread = ModelThread(packed, rows=4)
     try:
         many = Request("a", _prompt(9, 5), 12, seeds=tuple(range(9)), temperature=1.0, top_p=0.95)  # more than rows
-        together = Caller(live, many).wait()
+        together = Caller(thread, many).wait()
         assert len({tuple(together.tokens(i)) for i in range(9)}) > 1
         for seed in range(9):
             single = Request("b", many.prompt, 12, seeds=(seed,), temperature=1.0, top_p=0.95)
-            assert Caller(live, single).wait().tokens() == together.tokens(seed)
+            assert Caller(thread, single).wait().tokens() == together.tokens(seed)
     finally:
-        live.close()
+        thread.close()
 
 
 def test_stop_strings_end_an_answer_and_are_not_shown(packed: Loaded):
-    live = Live(packed)
+    thread = ModelThread(packed)
     try:
         request = Request("a", _prompt(6, 2), 60)
-        free = Caller(live, request).wait().text()
+        free = Caller(thread, request).wait().text()
         stop = free[25:29]
-        cut = Caller(live, Request("a", request.prompt, 60, (stop, "never there"))).wait()
+        cut = Caller(thread, Request("a", request.prompt, 60, (stop, "never there"))).wait()
         assert cut.text() == free[: free.find(stop)] and cut.finish() == "stop"
         for end in range(1, 60):  # no piece ever holds the beginning of the stop string
             shown = "".join(piece.text for piece in cut.seen[0][:end])
             assert free.startswith(shown) and stop not in shown
     finally:
-        live.close()
+        thread.close()
 
 
 def test_scores_are_the_models(llama: Path):
     loaded = load(str(llama))
-    live = Live(loaded)
+    thread = ModelThread(loaded)
     try:
         prompt = _prompt(8, 3)
-        caller = Caller(live, Request("a", prompt, 5), best=3).wait()
+        caller = Caller(thread, Request("a", prompt, 5), best=3).wait()
         scores = [score for piece in caller.seen[0] for score in piece.scores]
         tokens = caller.tokens()
         with torch.inference_mode():
@@ -180,26 +181,26 @@ def test_scores_are_the_models(llama: Path):
             assert [t for t, _ in scores[i].best] == logits[i].topk(3).indices.tolist()
             assert scores[i].best[0][0] == token
     finally:
-        live.close()
+        thread.close()
 
 
 def test_a_cancelled_request_ends_at_once_and_frees_its_row(packed: Loaded):
-    live = Live(packed, rows=1)
+    thread = ModelThread(packed, rows=1)
     try:
-        endless = Caller(live, Request("a", _prompt(4, 1), 120))
+        endless = Caller(thread, Request("a", _prompt(4, 1), 120))
         endless.pieces.get(timeout=WAIT_S)
         endless.ticket.cancel()
-        after = Caller(live, Request("b", _prompt(4, 2), 3)).wait()
+        after = Caller(thread, Request("b", _prompt(4, 2), 3)).wait()
         assert len(after.tokens()) == 3
         endless.wait()
         assert endless.finish() == "cancelled" and len(endless.tokens()) < 119
     finally:
-        live.close()
+        thread.close()
 
 
 def test_a_long_prompt_is_taken_in_pieces_while_others_go_on(packed: Loaded, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("submodel.runtime.live.PIECE", 8)
-    live = Live(packed, rows=4)
+    monkeypatch.setattr("submodel.runtime.model_thread.PIECE", 8)
+    thread = ModelThread(packed, rows=4)
     order: list[str] = []
     done = threading.Event()
 
@@ -212,16 +213,16 @@ def test_a_long_prompt_is_taken_in_pieces_while_others_go_on(packed: Loaded, mon
         return emit
 
     try:
-        live.submit(Request("talker", _prompt(3, 1), 100), note("talker"), best=0)
+        thread.submit(Request("talker", _prompt(3, 1), 100), note("talker"), best=0)
         while not order:
             time.sleep(0.001)
-        live.submit(Request("long", _prompt(90, 2), 1), note("long"), best=0)
-        live.submit(Request("short", _prompt(4, 3), 1), note("short"), best=0)
+        thread.submit(Request("long", _prompt(90, 2), 1), note("long"), best=0)
+        thread.submit(Request("short", _prompt(4, 3), 1), note("short"), best=0)
         assert done.wait(WAIT_S)
         between = order[: order.index("long")]
         assert between.count("talker") >= 90 // 8 and "short" in between  # a step after every piece; turns are taken
     finally:
-        live.close()
+        thread.close()
 
 
 @torch.inference_mode()
@@ -229,47 +230,47 @@ def test_pieces_of_a_prompt_are_the_whole(llama: Path):
     loaded = load(str(llama))
     prompt = list(_prompt(50, 4))
     _, whole = prefill(loaded, prompt, 60)
-    slots = one_row(loaded, 60)
-    found = [extend(loaded, slots, prompt[at : at + 16]) for at in range(0, 50, 16)]
+    cache = one_row(loaded, 60)
+    found = [extend(loaded, cache, prompt[at : at + 16]) for at in range(0, 50, 16)]
     assert torch.allclose(found[-1], whole, atol=1e-4)
 
 
 def test_what_cannot_be_answered_is_refused(packed: Loaded):
-    live = Live(packed)
-    assert live.context == 128
+    thread = ModelThread(packed)
+    assert thread.context == 128
     with pytest.raises(SubmodelError, match="at least one token"):
-        live.submit(Request("a", (), 3), print)
+        thread.submit(Request("a", (), 3), print)
     with pytest.raises(SubmodelError, match="this model takes 128"):
-        live.submit(Request("a", _prompt(100, 1), 29), print)
-    live.close()
+        thread.submit(Request("a", _prompt(100, 1), 29), print)
+    thread.close()
     with pytest.raises(RuntimeError):
-        live.submit(Request("a", (1,), 3), print)
-    tight = Live(packed, cache_bytes=1)
+        thread.submit(Request("a", (1,), 3), print)
+    tight = ModelThread(packed, cache_bytes=1)
     assert tight.context < 1
     tight.close()
 
 
 def test_a_request_that_fails_is_its_own_trouble(packed: Loaded):
-    live = Live(packed)
+    thread = ModelThread(packed)
     try:
-        talker = Caller(live, Request("a", _prompt(3, 1), 60))
-        broken = Caller(live, Request("b", (10_000,), 4)).wait()
+        talker = Caller(thread, Request("a", _prompt(3, 1), 60))
+        broken = Caller(thread, Request("b", (10_000,), 4)).wait()
         assert broken.finish() == "error"
         assert len(talker.wait().tokens()) == 60
 
         def gone(piece: Piece) -> None:
             raise RuntimeError("nobody listens")
 
-        live.submit(Request("c", _prompt(3, 1), 60), gone)
-        assert len(Caller(live, Request("d", _prompt(3, 1), 5)).wait().tokens()) == 5
+        thread.submit(Request("c", _prompt(3, 1), 60), gone)
+        assert len(Caller(thread, Request("d", _prompt(3, 1), 5)).wait().tokens()) == 5
     finally:
-        live.close()
+        thread.close()
 
 
 def test_a_closed_model_tells_who_waits(packed: Loaded):
-    live = Live(packed, rows=1)
-    callers = [Caller(live, Request(str(i), _prompt(4, i), 100)) for i in range(6)]
-    live.close()
+    thread = ModelThread(packed, rows=1)
+    callers = [Caller(thread, Request(str(i), _prompt(4, i), 100)) for i in range(6)]
+    thread.close()
     assert {caller.wait().finish() for caller in callers} <= {"cancelled", "length"}
     assert callers[-1].finish() == "cancelled"
 
@@ -277,18 +278,18 @@ def test_a_closed_model_tells_who_waits(packed: Loaded):
 def test_the_cache_grows_within_its_budget(packed: Loaded):
     """Requests that would not fit side by side wait for each other, and all are answered."""
     token = 2 * 3 * 2 * 6 * 2
-    live = Live(packed, rows=8, cache_bytes=token * 256 * 2)
+    thread = ModelThread(packed, rows=8, cache_bytes=token * 256 * 2)
     try:
-        callers = [Caller(live, Request(str(i), _prompt(10 + i, i), 60)) for i in range(5)]
+        callers = [Caller(thread, Request(str(i), _prompt(10 + i, i), 60)) for i in range(5)]
         seen = 0
-        while any(not caller.ticket.left == set() for caller in callers):
-            slots = live._slots
-            seen = max(seen, slots.rows * slots.columns if slots else 0)
+        while any(not caller.ticket.unfinished == set() for caller in callers):
+            scheduler = thread._scheduler
+            seen = max(seen, scheduler.cache.rows * scheduler.cache.columns if scheduler else 0)
             time.sleep(0.001)
         assert all(len(caller.wait().tokens()) == 60 for caller in callers)
         assert 0 < seen <= 512
     finally:
-        live.close()
+        thread.close()
 
 
 class _Bytes:

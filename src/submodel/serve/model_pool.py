@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from submodel.errors import SubmodelError
-from submodel.runtime.live import Live
-from submodel.serve.provision import Provision
+from submodel.runtime.model_thread import ModelThread
 from submodel.serve.refusal import Refusal
+from submodel.serve.registry import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 class _Entry:
     """A model that is there or on its way."""
 
-    live: asyncio.Task[Live]
+    model: asyncio.Task[ModelThread]
     size_bytes: int
     users: int = 0
     used: float = field(default_factory=time.monotonic)
@@ -31,28 +31,28 @@ class _Entry:
 
 @dataclass(eq=False)
 class Lease:
-    """The right to use a model; give it back with `Models.give_back`."""
+    """The right to use a model; release it with `ModelPool.release`."""
 
     name: str
-    live: Live
+    model: ModelThread
     entry: _Entry
 
 
-class Models:
-    """The models of a provision, within a budget. For one event loop.
+class ModelPool:
+    """The models of a registry, within a budget. For one event loop.
 
     Args:
-        provision: where they come from.
+        registry: where they come from.
         memory_bytes: for weights and caches of all of them; one model is always loaded, whatever it takes.
         cache_bytes: keys and values of each.
         wait_s: for room; then requests are refused.
     """
 
-    def __init__(self, provision: Provision, memory_bytes: int, cache_bytes: int = 1 << 30, wait_s: float = 60):
-        self.provision = provision
+    def __init__(self, registry: Registry, memory_bytes: int, cache_bytes: int = 1 << 30, wait_s: float = 60):
+        self.registry = registry
         self._memory_bytes, self._cache_bytes, self._wait_s = memory_bytes, cache_bytes, wait_s
         self._entries: dict[str, _Entry] = {}
-        self._line = asyncio.Lock()
+        self._queue = asyncio.Lock()
         self._freed = asyncio.Event()
         self._loading = asyncio.Lock()  # two at once would share pages, and neither's be free when it goes
         self.loads = self.evictions = 0
@@ -63,8 +63,8 @@ class Models:
         return {name: entry.size_bytes for name, entry in self._entries.items()}
 
     @property
-    def _there(self) -> int:
-        return self.provision.shared_bytes + sum(self.resident.values())
+    def _used_bytes(self) -> int:
+        return self.registry.shared_bytes + sum(self.resident.values())
 
     async def lease(self, name: str) -> Lease:
         """A model, loaded if it has to be.
@@ -73,7 +73,7 @@ class Models:
             Refusal: no room in time (503), or it cannot be loaded (500).
         """
         deadline = asyncio.get_running_loop().time() + self._wait_s
-        await self._in_time(deadline, name, self._line.acquire())
+        await self._in_time(deadline, name, self._queue.acquire())
         try:
             entry = self._entries.get(name)
             if entry is None:
@@ -83,46 +83,46 @@ class Models:
                 task.add_done_callback(lambda done, entry=entry: self._loaded(name, entry, done))
             entry.users += 1  # before anyone else can look
         finally:
-            self._line.release()
+            self._queue.release()
         try:
-            live = await asyncio.shield(entry.live)
+            model = await asyncio.shield(entry.model)
         except SubmodelError as error:
-            self._leave(entry)
+            self._end_use(entry)
             raise Refusal(500, f"{name} cannot be loaded", "load_failed") from error
         except BaseException:
-            self._leave(entry)
+            self._end_use(entry)
             raise
-        return Lease(name, live, entry)
+        return Lease(name, model, entry)
 
-    def give_back(self, lease: Lease) -> None:
-        self._leave(lease.entry)
+    def release(self, lease: Lease) -> None:
+        self._end_use(lease.entry)
 
     async def close(self) -> None:
         """End all models; what they still answer is cancelled."""
         for entry in list(self._entries.values()):
             try:
-                live = await entry.live
+                model = await entry.model
             except Exception:
                 continue
-            await asyncio.to_thread(live.close)
+            await asyncio.to_thread(model.close)
         self._entries.clear()
 
     def _size(self, name: str) -> int:
-        return self.provision.size_bytes(name) + self._cache_bytes
+        return self.registry.size_bytes(name) + self._cache_bytes
 
-    async def _load(self, name: str) -> Live:
+    async def _load(self, name: str) -> ModelThread:
         start = time.monotonic()
 
-        def load() -> Live:
-            return Live(self.provision.load(name), cache_bytes=self._cache_bytes)
+        def load() -> ModelThread:
+            return ModelThread(self.registry.load(name), cache_bytes=self._cache_bytes)
 
         async with self._loading:
-            live = await asyncio.to_thread(load)
+            model = await asyncio.to_thread(load)
         self.loads += 1
         _log.info("%s: loaded in %.2f s", name, time.monotonic() - start)
-        return live
+        return model
 
-    def _loaded(self, name: str, entry: _Entry, task: asyncio.Task[Live]) -> None:
+    def _loaded(self, name: str, entry: _Entry, task: asyncio.Task[ModelThread]) -> None:
         if task.cancelled() or task.exception() is not None:
             if not task.cancelled():
                 _log.error("%s: not loaded: %s", name, task.exception())
@@ -131,7 +131,7 @@ class Models:
         if not entry.users:
             self._freed.set()
 
-    def _leave(self, entry: _Entry) -> None:
+    def _end_use(self, entry: _Entry) -> None:
         entry.users -= 1
         entry.used = time.monotonic()
         if not entry.users:
@@ -140,8 +140,8 @@ class Models:
     async def _make_room(self, name: str, deadline: float) -> None:
         """Evict until a model fits; wait while all are busy."""
         size_bytes = self._size(name)
-        while self._entries and self._there + size_bytes > self._memory_bytes:
-            idle = [name for name, entry in self._entries.items() if not entry.users and entry.live.done()]
+        while self._entries and self._used_bytes + size_bytes > self._memory_bytes:
+            idle = [name for name, entry in self._entries.items() if not entry.users and entry.model.done()]
             if idle:
                 await self._evict(min(idle, key=lambda n: self._entries[n].used))
             else:
@@ -149,7 +149,7 @@ class Models:
                 await self._in_time(deadline, name, self._freed.wait())
 
     async def _evict(self, name: str) -> None:
-        await asyncio.to_thread(self._entries.pop(name).live.result().close)
+        await asyncio.to_thread(self._entries.pop(name).model.result().close)
         self.evictions += 1
         _log.info("%s: evicted", name)
 

@@ -1,10 +1,10 @@
-"""Where a request is answered: chosen a model, given its place in memory, written as tokens, generated, sent."""
+"""How a request is answered: a model is chosen and leased, the prompt written in tokens, the answer generated."""
 
 import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
@@ -12,52 +12,37 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from submodel.router import Signals
 from submodel.runtime import Request
-from submodel.serve import answers, routing
-from submodel.serve.answers import Chat, Form, Plain
+from submodel.runtime.text import Prompt
+from submodel.serve import routing
+from submodel.serve.access import Limits, Permit, RequestLimit
 from submodel.serve.generation import Generation
-from submodel.serve.limits import Door, Limits
-from submodel.serve.memory import Lease, Models
 from submodel.serve.metrics import Meters
-from submodel.serve.prompts import Prompt, Prompts
+from submodel.serve.model_pool import Lease, ModelPool
+from submodel.serve.openai import answers
+from submodel.serve.openai.answers import Chat, Form, Plain
+from submodel.serve.openai.prompts import RequestPrompts
+from submodel.serve.openai.schema import ChatRequest, CompletionRequest, Sampling, or_default
 from submodel.serve.refusal import Refusal
 from submodel.serve.routing import Chooser, Chosen
-from submodel.serve.schema import ChatRequest, CompletionRequest, Sampling, given
 from submodel.serve.upstream import Upstream
 
 _Result = TypeVar("_Result")
 _PLAIN_TOKENS = 16  # of a plain completion that gives no limit, as OpenAI has it
 
 
-class ClientLeft(Exception):
-    """Nobody waits for the answer."""
+class ClientDisconnected(Exception):
+    """Nobody waits for the answer any more."""
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What a client's headers say of its text."""
+    """What a client's headers say about its text."""
 
     file: str | None = None
     language: str | None = None
 
 
-@dataclass(eq=False)
-class _Seat:
-    """A place inside, left once."""
-
-    door: Door
-    taken: bool = field(default=False)
-
-    def take(self) -> None:
-        self.door.enter()
-        self.taken = True
-
-    def leave(self) -> None:
-        if self.taken:
-            self.taken = False
-            self.door.leave()
-
-
-class Desk:
+class Service:
     """Answers chat and completion requests.
 
     Args:
@@ -67,12 +52,12 @@ class Desk:
     """
 
     def __init__(
-        self, models: Models, chooser: Chooser, upstreams: dict[str, Upstream], limits: Limits, meters: Meters
+        self, models: ModelPool, chooser: Chooser, upstreams: dict[str, Upstream], limits: Limits, meters: Meters
     ):
         self.models, self.chooser, self.upstreams = models, chooser, upstreams
         self.limits, self.meters = limits, meters
-        self.door = Door(limits.requests)
-        self.prompts = Prompts(models.provision.tokenizer)
+        self.requests = RequestLimit(limits.requests)
+        self.prompts = RequestPrompts(models.registry.tokenizer)
 
     async def chat(self, http: HttpRequest, body: ChatRequest, hints: Hints) -> Response:
         """`POST /v1/chat/completions`."""
@@ -81,15 +66,15 @@ class Desk:
             turns = [(message.role, message.text) for message in body.messages]
             return [await asyncio.to_thread(self.prompts.chat, turns)]
 
-        question = routing.of_chat(body.messages, hints.file, hints.language)
-        most = body.max_completion_tokens or body.max_tokens or self.limits.tokens
-        form = Chat(self.models.provision.tokenizer)
-        return await self._answer(http, "chat/completions", body, question, prompts, most, body.best, form)
+        signals = routing.of_chat(body.messages, hints.file, hints.language)
+        max_tokens = body.max_completion_tokens or body.max_tokens or self.limits.tokens
+        form = Chat(self.models.registry.tokenizer)
+        return await self._answer(http, "chat/completions", body, signals, prompts, max_tokens, body.best, form)
 
     async def completion(self, http: HttpRequest, body: CompletionRequest, hints: Hints) -> Response:
         """`POST /v1/completions`."""
-        given_prompts = _prompts_of(body)
-        if body.suffix is not None and not all(isinstance(prompt, str) for prompt in given_prompts):
+        texts = _prompts_of(body)
+        if body.suffix is not None and not all(isinstance(prompt, str) for prompt in texts):
             raise Refusal(400, "a suffix goes with a prompt of text", param="suffix")
 
         def write() -> list[Prompt]:
@@ -99,55 +84,54 @@ class Desk:
                 else self.prompts.text(prompt)
                 if body.suffix is None
                 else self.prompts.infill(prompt, body.suffix)
-                for prompt in given_prompts
+                for prompt in texts
             ]
 
         async def prompts() -> list[Prompt]:
             return await asyncio.to_thread(write)
 
-        text = given_prompts[0] if isinstance(given_prompts[0], str) else self._decoded(given_prompts[0])
-        question = routing.of_completion(text, body.suffix, self.prompts, hints.file, hints.language)
-        most = body.max_tokens or _PLAIN_TOKENS
-        form = Plain(self.models.provision.tokenizer)
-        return await self._answer(http, "completions", body, question, prompts, most, body.logprobs, form)
+        text = texts[0] if isinstance(texts[0], str) else self._decoded(texts[0])
+        signals = routing.of_completion(text, body.suffix, self.prompts, hints.file, hints.language)
+        max_tokens = body.max_tokens or _PLAIN_TOKENS
+        form = Plain(self.models.registry.tokenizer)
+        return await self._answer(http, "completions", body, signals, prompts, max_tokens, body.logprobs, form)
 
     def _decoded(self, tokens: list[int]) -> str:
-        return self.models.provision.tokenizer.decode(self.prompts.tokens(tokens).tokens)
+        return self.models.registry.tokenizer.decode(self.prompts.tokens(tokens).tokens)
 
     async def _answer(
         self,
         http: HttpRequest,
         path: str,
         body: Sampling,
-        question: Signals,
+        signals: Signals,
         prompts: Callable[[], Coroutine[Any, Any, list[Prompt]]],
-        most: int,
-        best: int | None,
+        max_tokens: int,
+        top_logprobs: int | None,
         form: Form,
     ) -> Response:
-        seat = _Seat(self.door)
-        seat.take()
+        permit = self.requests.admit()
         try:
-            chosen = await while_there(http, self.chooser.model(body.model, question))
+            chosen = await while_connected(http, self.chooser.model(body.model, signals))
             if body.model == routing.AUTO:
                 self.meters.routed.labels(chosen.name, chosen.signal).inc()
             if chosen.name in self.upstreams:
-                return await self._forward(http, path, body, chosen, seat)
+                return await self._forward(http, path, body, chosen, permit)
             body.refuse_not_offered()
             written = await prompts()
-            generation = await self._start(http, body, chosen, written, most, best, seat)
+            generation = await self._start(http, body, chosen, written, max_tokens, top_logprobs, permit)
         except BaseException:
-            seat.leave()
+            permit.release()
             raise
-        choices = len(written) * given(body.n, 1)
+        choices = len(written) * or_default(body.n, 1)
         if body.stream:
             events = answers.stream(generation, form, chosen.name, choices, body.include_usage)
             return Events(events, generation.cancel, chosen.headers)
         try:
-            found = await while_there(http, answers.whole(generation, form, chosen.name, choices))
+            answer = await while_connected(http, answers.complete(generation, form, chosen.name, choices))
         finally:
             generation.cancel()
-        return JSONResponse(found, headers=chosen.headers)
+        return JSONResponse(answer, headers=chosen.headers)
 
     async def _start(
         self,
@@ -155,43 +139,43 @@ class Desk:
         body: Sampling,
         chosen: Chosen,
         prompts: list[Prompt],
-        most: int,
-        best: int | None,
-        seat: _Seat,
+        max_tokens: int,
+        top_logprobs: int | None,
+        permit: Permit,
     ) -> Generation:
-        """Begins to generate; the seat and the model's lease are given back when that ends."""
-        n = given(body.n, 1)
+        """Begins to generate; the permit and the model's lease are released when that ends."""
+        n = or_default(body.n, 1)
         if len(prompts) * n > self.limits.choices:
             raise Refusal(400, f"{len(prompts) * n} choices: {self.limits.choices} are allowed at once", param="n")
-        self._check_length(prompts, self.models.provision.context)
-        lease = await while_there(http, self.models.lease(chosen.name), self._give_back)
+        self._check_length(prompts, self.models.registry.context)
+        lease = await while_connected(http, self.models.lease(chosen.name), self._release)
         try:
-            room = self._check_length(prompts, lease.live.context)
+            room = self._check_length(prompts, lease.model.context)
             first = secrets.randbits(62) if body.seed is None else body.seed
-            like = Request(
+            template = Request(
                 "",
                 (),
-                min(most, room, self.limits.tokens),
+                min(max_tokens, room, self.limits.tokens),
                 body.stops,
                 tuple(first + i for i in range(n)),
-                given(body.temperature, 1.0),
-                given(body.top_p, 1.0),
+                or_default(body.temperature, 1.0),
+                or_default(body.top_p, 1.0),
             )
         except BaseException:
-            self._give_back(lease)
+            self._release(lease)
             raise
 
         def done() -> None:
-            self._give_back(lease)
-            seat.leave()
+            self._release(lease)
+            permit.release()
             self._count(chosen.name, generation)
 
-        generation = Generation(lease.live, done, self.limits.answer_s)
-        generation.start(prompts, like, best)
+        generation = Generation(lease.model, done, self.limits.answer_s)
+        generation.start(prompts, template, top_logprobs)
         return generation
 
-    def _give_back(self, lease: Lease) -> None:
-        self.models.give_back(lease)
+    def _release(self, lease: Lease) -> None:
+        self.models.release(lease)
 
     def _check_length(self, prompts: list[Prompt], context: int) -> int:
         """Tokens that the longest prompt leaves. Raises Refusal when there are none."""
@@ -215,20 +199,20 @@ class Desk:
         if generation.per_token_s is not None:
             meters.per_token.labels(name).observe(generation.per_token_s)
 
-    async def _forward(self, http: HttpRequest, path: str, body: Sampling, chosen: Chosen, seat: _Seat) -> Response:
+    async def _forward(self, http: HttpRequest, path: str, body: Sampling, chosen: Chosen, permit: Permit) -> Response:
         """Another engine's answer."""
         upstream = self.upstreams[chosen.name]
         try:
             document = body.model_dump(mode="json", exclude_unset=True)
             json.dumps(document, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:  # in a field of the engine's; ours are checked before
+        except UnicodeEncodeError as error:  # in a field that only the engine knows; the others are checked before
             raise Refusal(400, "half of a surrogate pair: text of this request is not Unicode") from error
         if body.stream:
-            events = await while_there(http, upstream.stream(path, document))
-            return Events(events, seat.leave, chosen.headers)
-        found = await while_there(http, upstream.whole(path, document))
-        seat.leave()
-        return JSONResponse(found, headers=chosen.headers)
+            events = await while_connected(http, upstream.stream(path, document))
+            return Events(events, permit.release, chosen.headers)
+        answer = await while_connected(http, upstream.complete(path, document))
+        permit.release()
+        return JSONResponse(answer, headers=chosen.headers)
 
 
 class Events(StreamingResponse):
@@ -248,7 +232,7 @@ class Events(StreamingResponse):
                 await close()
 
 
-async def while_there(
+async def while_connected(
     http: HttpRequest, work: Coroutine[Any, Any, _Result], undo: Callable[[_Result], None] = lambda result: None
 ) -> _Result:
     """A result, worked on for as long as the client is connected.
@@ -256,26 +240,26 @@ async def while_there(
     Args:
         http: whose body has been read.
         work: cancelled when the client leaves.
-        undo: gets a result that came too late.
+        undo: gets a result that came when the client had left.
 
     Raises:
-        ClientLeft: it has left.
+        ClientDisconnected: the client has left.
     """
     task = asyncio.create_task(work)
-    left = asyncio.create_task(_left(http))
+    disconnected = asyncio.create_task(_disconnected(http))
     try:
-        await asyncio.wait({task, left}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientLeft
+            raise ClientDisconnected
         return task.result()
     finally:
-        left.cancel()
+        disconnected.cancel()
         if not task.done():
             task.cancel()
             task.add_done_callback(lambda late: None if late.cancelled() or late.exception() else undo(late.result()))
 
 
-async def _left(http: HttpRequest) -> None:
+async def _disconnected(http: HttpRequest) -> None:
     while (await http.receive())["type"] != "http.disconnect":
         pass
 
@@ -283,7 +267,7 @@ async def _left(http: HttpRequest) -> None:
 def _prompts_of(body: CompletionRequest) -> list[str | list[int]]:
     """Raises Refusal when there is none."""
     prompt: Any = body.prompt
-    found = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else list(prompt)
-    if not found or not all(isinstance(one, str) or one for one in found):
+    prompts = [prompt] if isinstance(prompt, str) or (prompt and isinstance(prompt[0], int)) else list(prompt)
+    if not prompts or not all(isinstance(one, str) or one for one in prompts):
         raise Refusal(400, "an empty prompt: give a text, token ids, or several of them", param="prompt")
-    return found
+    return prompts
