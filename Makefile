@@ -1,15 +1,15 @@
-# make demo: set up and derive two sub-models of a real model     make test: set up and run the tests
-# make check: the linters of CI                                   make bench: extraction against the textbook
+# make demo: set up, derive a Python sub-model of a 0.5B coder and show it beside its base
+# make test: set up and run the tests     make check: the linters of CI     make bench: extraction against the textbook
 PYTHON ?= python3
 BIN := .venv/bin
 
 .PHONY: demo test check bench model clean
 
-# what the demo needs and no more: half the time of all that the tests need
+# what the demo and the server need and no more: half the time of all that the tests need
 $(BIN)/.run: pyproject.toml constraints.txt hatch_build.py $(wildcard csrc/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[gguf]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[gguf,serve]'
 	touch $@
 
 $(BIN)/.done: $(BIN)/.run
@@ -19,7 +19,8 @@ $(BIN)/.done: $(BIN)/.run
 model: $(BIN)/.run
 	$(BIN)/python examples/fetch_model.py demo/model
 
-demo: model
+demo: $(BIN)/.run
+	$(BIN)/python examples/fetch_model.py demo/model qwen2.5-coder-0.5b
 	$(BIN)/python examples/demo.py demo
 
 check: $(BIN)/.done

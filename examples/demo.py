@@ -1,63 +1,234 @@
-"""The main job on a real model: two sub-models of a 135M model, and what each costs and can do.
+"""A Python sub-model of a 0.5B coder, beside its base: what it answers, what it takes, what it lost.
 
     python examples/demo.py FOLDER
 
-FOLDER/model holds the model (examples/fetch_model.py). A Python sub-model is calibrated on the standard library's
-sources, a C++ one on the headers that torch installs. One source file in eight is held out of calibration, and
-perplexity is taken on those files only: few tokens, so the sub-models are compared on the same windows. Each step is a
-command that can be typed as it is printed.
+FOLDER/model holds Qwen2.5-Coder-0.5B-Instruct (examples/fetch_model.py). The sub-model is calibrated on functions of
+the standard library; one source file in eight is held out, and perplexity is taken on those alone. Then base and
+sub-model get the same three requests, and the programs that they write are run against tests in a sandbox. The base's
+weights come from a quantised file, so figures here are not figures on the original model.
 """
 
-import importlib.util
+import re
 import shlex
 import sys
 import sysconfig
+import textwrap
+import time
+from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
+import submodel
 from submodel import cli
+from submodel.bench.ours import weight_bytes
+from submodel.errors import SubmodelError
+from submodel.tasks.judge import Judge, Program, Verdict
+from submodel.tasks.sandbox import open_sandbox
 
-CALIBRATION = ["--tokens", "16384", "--seq-len", "512"]
-EVALUATION = ["--tokens", "8192", "--seq-len", "512"]
-PROMPTS = {
-    "python": 'def read_lines(path):\n    """Return the lines of a text file without their newlines."""\n',
-    "cpp": "// Return the sum of all elements.\ninline int64_t sum(const std::vector<int64_t>& values) {\n",
-}
+SPARSITY = "0.3"
+FORMAT = "int8"
+CALIBRATION = ["--tokens", "8192", "--seq-len", "512"]
+EVALUATION: dict[str, Any] = {"tokens": 8192, "seq_len": 512}
+COLUMN = 57  # characters of one of two columns
+MOST_LINES = 24
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, and tests that an answer has to pass."""
+
+    text: str
+    tests: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A program that a model wrote, and what came of it.
+
+    Attributes:
+        program: the answer's first code block.
+        verdict: "passes its tests", or why not.
+        passed: whether it does; None where nothing here can run it safely.
+        tokens, seconds: of the whole answer.
+    """
+
+    program: str
+    verdict: str
+    passed: bool | None
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """All answers of a model, kept in memory in some format."""
+
+    title: str
+    memory_bytes: int
+    answers: tuple[Answer, ...]
+
+    @property
+    def tokens_a_second(self) -> float:
+        return sum(answer.tokens for answer in self.answers) / sum(answer.seconds for answer in self.answers)
+
+    @property
+    def passing(self) -> str:
+        if any(answer.passed is None for answer in self.answers):
+            return "not run"
+        return f"{sum(bool(answer.passed) for answer in self.answers)} of {len(self.answers)}"
+
+
+ALONE = "Answer with the function alone, in one code block, without an explanation."
+REQUESTS = (
+    Request(
+        "Write a Python function count_words(text) that returns a dict with how often each word occurs, ignoring case.",
+        "assert count_words('a B b') == {'a': 1, 'b': 2}\nassert count_words('') == {}",
+    ),
+    Request(
+        "Write a Python function primes_up_to(n) that returns the list of all primes up to and including n.",
+        "assert primes_up_to(11) == [2, 3, 5, 7, 11]\nassert primes_up_to(1) == []",
+    ),
+    Request(
+        "Write a Python function binary_search(items, target) that returns the index of target in a sorted list, or "
+        "-1.",
+        "assert binary_search([1, 3, 5], 5) == 2\nassert binary_search([1, 3, 5], 4) == -1\n"
+        "assert binary_search([], 1) == -1",
+    ),
+)
+
+
+REMARKS = (
+    "Perplexity, the lower the better, is taken on files of the standard library that calibration did not read. Three "
+    "requests that the base can answer are no evaluation: submodel eval measures HumanEval and others. Nothing was "
+    "done to keep what is not Python. The base's weights come from a file of about 5 bits a weight, so these are not "
+    "figures of the original. On disk the sub-model is {megabytes} MB beside its base, as is every further one."
+)
 
 
 def main(folder: Path) -> None:
-    """Run the session, printing every command before its output."""
-    base = str(folder / "model" / "smollm2-135m.gguf")
+    """Derive, measure, ask, and say what came of it."""
+    base = str(folder / "model" / "qwen2.5-coder-0.5b.gguf")
     store = str(folder / "coder.store")
-    rows = str(folder / "rows.jsonl")
-    python = f"{sysconfig.get_path('stdlib')}:python"
-    cpp = f"{_folder_of('torch') / 'include'}:cpp"
-    models = [f"{store}@{name}" for name in ("magnitude", "python", "cpp")]
-    tasks = ["--task", f"perplexity:{python}", "--task", f"perplexity:{cpp}"]
-    calibration = ["--calibration", f"python={python}", "--calibration", f"cpp={cpp}"]
-    submodel("extract", base, *calibration, *CALIBRATION, "--out", store)
-    submodel("extract", base, "--method", "magnitude", "--out", store)
-    submodel("list", store)
-    submodel("verify", store)
-    submodel("eval", base, *models, *tasks, *EVALUATION, "--out", rows)
-    submodel("report", rows, "--against", "cpp")
-    submodel("compare", *models[1:])
-    for name, prompt in PROMPTS.items():
-        submodel("generate", f"{store}@{name}", "--max-tokens", "48", "--prompt", prompt)
+    stdlib = f"{sysconfig.get_path('stdlib')}:python"
+
+    heading("A sub-model for Python: 30% of the weights removed, by 8,192 tokens of the standard library")
+    options = ["--method", "wanda", "--sparsity", SPARSITY, *CALIBRATION]
+    run("extract", base, "--calibration", f"python={stdlib}", *options, "--out", store)
+
+    coder = f"{store}@python"
+    judge = open_judge()
+    models = (
+        ("base, 16 bits", base, "dense"),
+        ("base, 8 bits", base, "dense-int8"),
+        ("sub-model, 8 bits", coder, FORMAT),
+    )
+    answered = [answer_all(title, submodel.load(model, weight_format=form), judge) for title, model, form in models]
+
+    heading("The same three requests")
+    for number in range(len(REQUESTS)):
+        side_by_side(number, answered[0], answered[-1])
+
+    heading("What it takes, and what it lost")
+    perplexities = measure(base, coder, stdlib)
+    print(summary(answered, perplexities))
+    kept = submodel.info(coder).size_bytes / 1e6
+    print(f"\n{textwrap.fill(REMARKS.format(megabytes=f'{kept:.0f}'), 2 * COLUMN)}")
+    print(f"\nNow yours to use:\n\n    source .venv/bin/activate && submodel serve {store} --format {FORMAT}")
 
 
-def submodel(*words: str) -> None:
-    """Print a command and run it, in this process to import torch once; stop at the first that fails."""
-    print(f"\n$ submodel {shlex.join(words)}", flush=True)
-    status = cli.main(list(words))
-    if status:
+def run(*words: str) -> None:
+    """Print a command and run it, in this process to import torch once; stop if it fails."""
+    print(f"$ submodel {shlex.join(words)}", flush=True)
+    if status := cli.main(words):
         sys.exit(status)
 
 
-def _folder_of(package: str) -> Path:
-    """Where it is installed; not imported, as the command line says first how its threads wait."""
-    found = importlib.util.find_spec(package)
-    assert found and found.origin
-    return Path(found.origin).parent
+def heading(text: str) -> None:
+    print(f"\n{text}\n{'-' * len(text)}\n", flush=True)
+
+
+def open_judge() -> Judge | None:
+    """What runs a model's programs; None where nothing here isolates them."""
+    try:
+        return Judge(open_sandbox())
+    except SubmodelError as error:
+        print(f"the answers are not run: {error}", file=sys.stderr)
+        return None
+
+
+def answer_all(title: str, model: submodel.Loaded, judge: Judge | None) -> Answered:
+    """Every request put to one model."""
+    answers: list[Answer] = []
+    for request in REQUESTS:
+        started = time.monotonic()
+        text = submodel.generate(model, f"{request.text} {ALONE}", chat=True, max_tokens=256)
+        seconds = time.monotonic() - started
+        block = re.search(r"```[^\n]*\n(.*?)(?:```|\Z)", text, re.DOTALL)
+        program = (block[1] if block else text).rstrip()
+        verdict = judge.judge(Program("python", program, request.tests)) if judge else None
+        answers.append(
+            Answer(
+                program=program,
+                verdict=in_words(verdict),
+                passed=verdict.passed if verdict else None,
+                tokens=len(model.tokenizer(text)["input_ids"]),
+                seconds=seconds,
+            )
+        )
+    return Answered(title, weight_bytes(model.model), tuple(answers))
+
+
+def in_words(verdict: Verdict | None) -> str:
+    """What came of running a program."""
+    if verdict is None:
+        return "not run"
+    return "passes its tests" if verdict.passed else f"fails its tests: {verdict.status}, {verdict.detail}"
+
+
+def side_by_side(number: int, *models: Answered) -> None:
+    """A request, the programs that two models wrote, and whether they work."""
+    print(textwrap.fill(REQUESTS[number].text, 2 * COLUMN), end="\n\n")
+    answers = [model.answers[number] for model in models]
+    programs = [shortened(answer.program) for answer in answers]
+    speeds = [f"{answer.tokens / answer.seconds:.0f} tokens a second" for answer in answers]
+    print_columns([[f"{model.title}, {speed}", ""] for model, speed in zip(models, speeds, strict=True)])
+    print_columns(programs)
+    print_columns([["", *textwrap.wrap(f"-> {answer.verdict}", COLUMN - 1)] for answer in answers])
+    print()
+
+
+def shortened(program: str) -> list[str]:
+    """The lines of a program as far as a column holds them."""
+    lines = [line[: COLUMN - 1] for line in program.splitlines()]
+    more = len(lines) - MOST_LINES
+    return lines if more <= 0 else [*lines[:MOST_LINES], f"... and {more} more lines"]
+
+
+def print_columns(columns: list[list[str]]) -> None:
+    """Two lists of lines beside each other."""
+    for left, right in zip_longest(*columns, fillvalue=""):
+        print(f"{left:<{COLUMN}} | {right}".rstrip())
+
+
+def measure(base: str, coder: str, stdlib: str) -> list[float]:
+    """Perplexities of base and sub-model on the standard library's held-out files."""
+    rows = [*submodel.evaluate([base], f"perplexity:{stdlib}", **EVALUATION)]
+    rows += submodel.evaluate([coder], f"perplexity:{stdlib}", **EVALUATION, weight_format=FORMAT)
+    return [row.value for row in rows]
+
+
+def summary(answered: list[Answered], perplexities: list[float]) -> str:
+    """The table at the end."""
+    dense, pruned = perplexities
+    lines = [
+        ["", *(model.title for model in answered)],
+        ["memory of the weights", *(f"{model.memory_bytes / 1e6:.0f} MB" for model in answered)],
+        ["tokens a second", *(f"{model.tokens_a_second:.0f}" for model in answered)],
+        ["answers that pass", *(model.passing for model in answered)],
+        ["perplexity, held out", f"{dense:.2f}", "", f"{pruned:.2f} ({pruned / dense - 1:+.1%})"],
+    ]
+    return "\n".join("".join(f"{cell:<{26 if at == 0 else 20}}" for at, cell in enumerate(line)) for line in lines)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
 import dataclasses
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -83,7 +85,7 @@ def test_a_session(store: str, llama: Path, tmp_path: Path):
         submodel.compare(store + "@python", store + "@python")
 
     text = tiny.write_jsonl(tmp_path / "held-out.jsonl", "other")
-    settings = {"limit": 3, "seq_len": 32}
+    settings: dict[str, Any] = {"limit": 3, "seq_len": 32}
     rows = tmp_path / "rows.jsonl"
     evaluation = submodel.evaluate([str(llama), first.reference], f"perplexity:{text}:text", rows, **settings)
     assert [row.submodel for row in evaluation] == ["dense", "python"] and len(evaluation.new) == 2
@@ -121,12 +123,12 @@ def test_sizes_and_losses_of_a_sub_model(store: str, tmp_path: Path):
     check = {"perplexity": 11.0, "base_perplexity": 10.0, "tokens": 1000}
     file.write_text(json.dumps(manifest | {"parameters": 2 * weights, "check": check}))
     about = submodel.info(f"{tmp_path}/s@python")
-    assert about.removed == pytest.approx(0.25, abs=0.002)
+    assert about.removed is not None and about.removed == pytest.approx(0.25, abs=0.002)
     assert about.held_out and about.held_out.loss == pytest.approx(0.0953, abs=1e-4)
     words = sum(entry["shape"][0] * -(-entry["shape"][1] // 64) for entry in matrices)
     kept = 2 * weights * (1 - 2 * about.removed)
     assert about.memory_bytes["bf16"] == pytest.approx(kept + 8 * words + 2 * weights, abs=2)
-    assert about.memory_bytes["bf16"] > about.memory_bytes["int8"] > about.memory_bytes["int4"]
+    assert about.memory_bytes["bf16"] > about.memory_bytes["int8"] >= about.memory_bytes["int4"]  # narrow matrices
 
 
 def test_memory_is_what_packing_takes(store: str, tmp_path: Path):
@@ -142,4 +144,53 @@ def test_memory_is_what_packing_takes(store: str, tmp_path: Path):
         sizes = {tensor.data_ptr(): tensor.nbytes for tensor in tensors}
         overhead = sum(64 + part.starts.nbytes for part in packed if part.starts is not None)
         padded = 1.0 if form == "bf16" else 1.8  # rows of a tiny model padded to 64 columns
-        assert 0.97 * expected < sum(sizes.values()) - overhead < 1.03 * padded * expected, form
+        assert 0.9 * expected < sum(sizes.values()) - overhead < 1.05 * padded * expected, form
+
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> Path:
+    """A folder of Python files, some of which are held out."""
+    folder = tmp_path / "sources"
+    folder.mkdir()
+    for number in range(40):
+        lines = [f"def f{number}_{line}(x):\n    return x + {line * number}\n" for line in range(12)]
+        (folder / f"m{number}.py").write_text("\n".join(lines))
+    return folder
+
+
+def test_the_notebook_runs(llama: Path, sources: Path, tmp_path: Path, monkeypatch, capsys):
+    document = json.loads((ROOT / "examples/coder.ipynb").read_text())
+    assert document["nbformat"] == 4
+    cells = ["".join(cell["source"]) for cell in document["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] for cell in document["cells"] if cell["cell_type"] == "code")
+    monkeypatch.setenv("SUBMODEL_MODEL", str(llama))
+    monkeypatch.setenv("SUBMODEL_SOURCES", str(sources))
+    monkeypatch.setenv("SUBMODEL_WORK", str(tmp_path))
+    names: dict[str, object] = {}
+    for number, cell in enumerate(cells):
+        exec(compile(cell.replace("8192, 512", "512, 32"), f"cell {number}", "exec"), names)
+    out = capsys.readouterr().out
+    assert "50% of the matrices' weights removed" in out and "Jaccard distance" in out
+    assert (tmp_path / "exported/config.json").is_file()
+
+
+def test_the_guide_runs(llama: Path, sources: Path, tmp_path: Path, monkeypatch, capsys):
+    page = (ROOT / "docs/guide/python.md").read_text()
+    assert len(page.split()) <= 800
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model-directory").symlink_to(llama)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.S))
+    for given, here in (
+        ("32_768", "256"),
+        ("8192", "64"),
+        ("seq_len=512", "seq_len=32"),
+        ("max_tokens=32", "max_tokens=2"),
+    ):
+        assert given in code
+        code = code.replace(given, here)
+    code = code.replace("tokens=256", "tokens=256, seq_len=32")
+    exec(compile(code, "python.md", "exec"), {})
+    assert (tmp_path / "exported").is_dir() and submodel.list_submodels("other.store") == []

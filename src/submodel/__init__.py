@@ -3,10 +3,14 @@
 The public names, loaded when first used, so that `submodel --help` does not wait for torch:
 
     base = submodel.open_base("model-directory")
-    text = submodel.load_samples("python", "sources/:python", base.tokenizer, samples=64, seq_len=512, seed=0)
+    text = submodel.calibrate(submodel.repository("sources", name="python"), base, tokens=32_768)
     submodel.extract(base, [text], Path("coder.store"))
+    print(submodel.info("coder.store@python"))
     coder = submodel.load("coder.store@python")
     print(submodel.generate(coder, "def "))
+
+What the command line does, these functions do, and take the same references: a Hugging Face directory, a hub id, a
+.gguf file or STORE@NAME. docs/guide/python.md is a session with all of them.
 """
 
 import sys
@@ -17,13 +21,16 @@ from typing import TYPE_CHECKING, Any
 from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
+    from submodel.api.calibrating import calibrate
     from submodel.api.information import Info, info, list_submodels
     from submodel.api.measuring import Evaluation, benchmark, evaluate, report
+    from submodel.api.routing import route
     from submodel.api.running import generate, serve
-    from submodel.api.stores import compare, copy, export, remove, verify
+    from submodel.api.stores import compare, copy, export, rebase, remove, verify
     from submodel.base.models import Base
     from submodel.base.opening import open_base
-    from submodel.calibration import Samples, load_samples
+    from submodel.calibration import Domain, Samples, load_samples
+    from submodel.calibration.constructors import domain, mixture, repository, text_file
     from submodel.extract.job import extract
     from submodel.prune.scores import SCORES
     from submodel.runtime import Loaded, load
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Base": "submodel.base.models",
+    "Domain": "submodel.calibration",
     "Evaluation": "submodel.api.measuring",
     "Info": "submodel.api.information",
     "Loaded": "submodel.runtime",
@@ -40,8 +48,10 @@ _HOMES = {
     "Store": "submodel.store",
     "TASKS": "submodel.tasks",
     "benchmark": "submodel.api.measuring",
+    "calibrate": "submodel.api.calibrating",
     "compare": "submodel.api.stores",
     "copy": "submodel.api.stores",
+    "domain": "submodel.calibration.constructors",
     "evaluate": "submodel.api.measuring",
     "export": "submodel.api.stores",
     "extract": "submodel.extract.job",
@@ -50,10 +60,15 @@ _HOMES = {
     "list_submodels": "submodel.api.information",
     "load": "submodel.runtime",
     "load_samples": "submodel.calibration",
+    "mixture": "submodel.calibration.constructors",
     "open_base": "submodel.base.opening",
+    "rebase": "submodel.api.stores",
     "remove": "submodel.api.stores",
     "report": "submodel.api.measuring",
+    "repository": "submodel.calibration.constructors",
+    "route": "submodel.api.routing",
     "serve": "submodel.api.running",
+    "text_file": "submodel.calibration.constructors",
     "verify": "submodel.api.stores",
 }
 
@@ -61,6 +76,7 @@ __all__ = [
     "SCORES",
     "TASKS",
     "Base",
+    "Domain",
     "Evaluation",
     "Info",
     "Loaded",
@@ -68,8 +84,10 @@ __all__ = [
     "Store",
     "SubmodelError",
     "benchmark",
+    "calibrate",
     "compare",
     "copy",
+    "domain",
     "evaluate",
     "export",
     "extract",
@@ -78,10 +96,15 @@ __all__ = [
     "list_submodels",
     "load",
     "load_samples",
+    "mixture",
     "open_base",
+    "rebase",
     "remove",
     "report",
+    "repository",
+    "route",
     "serve",
+    "text_file",
     "verify",
 ]
 

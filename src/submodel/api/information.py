@@ -8,9 +8,6 @@ from typing import Any
 from submodel.errors import SubmodelError
 from submodel.store import Store, split_reference
 
-MEMORY_FORMATS = ("bf16", "int8", "int4")
-"""The packed formats that a sub-model runs in by itself."""
-
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -83,7 +80,10 @@ class Info:
         """About how many bytes the sub-model takes in memory in each packed format; none where `parameters` is None."""
         if self.parameters is None:
             return {}
-        return {name: self._memory(name, self.parameters) for name in MEMORY_FORMATS}
+        from submodel.runtime.packed.formats import FORMATS, SURVIVORS  # seconds, only where there is something to say
+
+        matrices = [(tuple(entry["shape"]), entry["sparsity"]) for entry in self._matrices]
+        return {name: FORMATS[name].model_bytes(self.parameters, matrices) for name in SURVIVORS}
 
     @property
     def held_out(self) -> HeldOut | None:
@@ -94,20 +94,6 @@ class Info:
     @property
     def _matrices(self) -> list[dict[str, Any]]:
         return list(self.manifest["matrices"].values())
-
-    def _memory(self, name: str, parameters: int) -> int:
-        """Kept weights, masks and scales by the shape and sparsity of each matrix; all else as the format keeps it."""
-        from submodel.runtime.packed.formats import FORMATS  # takes seconds, which a list without sizes need not wait
-
-        form, rest = FORMATS[name], FORMATS[FORMATS[name].rest]
-        size = 0.0
-        for entry in self._matrices:
-            *rows, cols = entry["shape"]
-            words = math.prod(rows) * -(-cols // 64)
-            scales = 2 * words if form.bits < 16 else 0
-            size += math.prod(entry["shape"]) * (1 - entry["sparsity"]) * form.bits / 8 + 8 * words + scales
-        scale = 2 / 64 if rest.bits < 16 else 0
-        return int(size + (parameters - self.weights) * (rest.bits / 8 + scale))
 
     def __repr__(self) -> str:
         return f"<{self.reference}: {self.method}, sparsity {self.sparsity:g}, {self.size_bytes / 1e6:.1f} MB on disk>"

@@ -1,4 +1,4 @@
-"""What is done with sub-models in stores: verify, compare, copy, remove, export."""
+"""What is done with sub-models in stores: verify, compare, copy, remove, export, rebase."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from submodel.errors import SubmodelError
 from submodel.export import export_directory
 from submodel.store import verify as checks
 from submodel.store.base import open_store_base
+from submodel.store.base import rebase as rebase_store
 from submodel.store.compare import Comparison, compare_masks
 from submodel.store.copy import copy as copy_submodels
 from submodel.store.copy import remove as remove_submodel
@@ -103,6 +104,22 @@ def remove(model: str) -> list[str]:
     store, name = open_submodel(model)
     remove_submodel(store, name)
     return store.names
+
+
+def rebase(store: str | Path, base: str) -> str:
+    """Record where the base of a store is now.
+
+    Args:
+        store: the store.
+        base: a directory, hub id or .gguf file with the same weights.
+
+    Returns:
+        The base's reference as the store has it now.
+
+    Raises:
+        SubmodelError: no store, no such checkpoint, one with other weights, or the store cannot be written to.
+    """
+    return rebase_store(Path(store), base)["reference"]
 
 
 def export(
