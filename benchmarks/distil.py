@@ -20,7 +20,7 @@ from submodel.base.matrices import all_matrices
 from submodel.base.opening import open_base
 from submodel.prune import gradients as whole
 from submodel.prune.learn import distil
-from submodel.prune.sparsity import keep_mask, parse_sparsity, Sparsity
+from submodel.prune.sparsity import Sparsity, keep_mask, parse_sparsity
 
 
 def _matrix(parameter: torch.nn.Parameter, pattern: Sparsity) -> distil._Matrix:

@@ -6,7 +6,7 @@ import torch
 
 from submodel.prune.scores.exchange import exchange
 from submodel.prune.scores.sparsegpt import inverse_factor, solve
-from submodel.prune.sparsity import NM, RowSparsity, Sparsity, parse_sparsity
+from submodel.prune.sparsity import NM, RowSparsity, Sparsity, keep_mask, parse_sparsity
 from tests import published
 
 

@@ -94,7 +94,9 @@ def test_a_mask_of_uneven_rows():
 def test_every_family(rule: str, family: str, tmp_path: Path):
     base = open_base(str(tiny.save(family, tmp_path / "model")))
     told: list[tuple[int, int]] = []
-    run = partial(extract, base, DOMAINS, method="wanda", sparsity=RowSparsity(0.6), allocation=rule, dtype=torch.float32)
+    run = partial(
+        extract, base, DOMAINS, method="wanda", sparsity=RowSparsity(0.6), allocation=rule, dtype=torch.float32
+    )
     run(tmp_path / "one", progress=lambda done, total: told.append((done, total)))
     run(tmp_path / "two")
     assert told[-1][0] == told[-1][1] and len({total for _, total in told}) == 1

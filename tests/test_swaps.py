@@ -83,7 +83,10 @@ def test_a_fixed_point_toward_other_outputs(given):
     found = exchange(weight, gram, pattern, gap=asked, rounds=500, candidates=24)
     errors = _errors(weight, found.keep, inputs, beyond)
     rows = zip(weight.double().numpy(), found.keep.numpy(), asked.double().numpy(), errors, strict=True)
-    left = [-_best_single(w, k, gram.double().numpy(), pattern.m if isinstance(pattern, NM) else 0, gap=b, error=e) for w, k, b, e in rows]
+    left = [
+        -_best_single(w, k, gram.double().numpy(), pattern.m if isinstance(pattern, NM) else 0, gap=b, error=e)
+        for w, k, b, e in rows
+    ]
     assert max(left) <= 1e-4
 
 

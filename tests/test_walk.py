@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
-from submodel.extract.job import extract
+from submodel.extract.job import extract as extract_by
 from submodel.prune.dense_target import DenseTarget
 from submodel.prune.sparsity import RowSparsity, keep_mask
 from submodel.prune.statistics import ClippedGram, Gram, SquaredNorm
@@ -28,6 +29,8 @@ from submodel.runtime.load import apply_masks
 from submodel.store import Store
 from submodel.walk.observe import Merged, Statistics
 from tests import tiny
+
+extract = partial(extract_by, method="wanda")
 
 
 def _digest(store: Path, name: str = "d") -> str:
@@ -46,7 +49,7 @@ KILLS = {
     "submodel.walk.walk.write_journal": (2, 1),  # masks of block 1 written, block not yet counted
     "os.replace": (4, 1),  # before the journal of block 1 gets its name
     "os.pwrite": (3 + 5, 1),  # in the midst of the hidden states
-    "submodel.store.write_json": (2, 3),  # all blocks done, masks in the store, manifest not
+    "submodel.store.format.write_json": (2, 3),  # all blocks done, masks in the store, manifest not
 }
 
 
@@ -69,7 +72,7 @@ def extraction(where, call, store):
             os.kill(os.getpid(), signal.SIGKILL)
         return own(*args, **kwargs)
     setattr(module, name, killed)
-    extract(open_base(sys.argv[1]), [Samples("d", tiny.ids(5, 24))], Path(store), batch_tokens=48, dtype=torch.float32)
+    extract(open_base(sys.argv[1]), [Samples("d", tiny.ids(5, 24))], Path(store), method="wanda", batch_tokens=48, dtype=torch.float32)
 found = []
 for kill in json.loads(sys.argv[2]):
     child = os.fork()
@@ -115,9 +118,9 @@ def test_killed_and_started_again(where: str, llama: Path, undisturbed: Path, ki
 
 
 def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
-    import submodel.extract.workdir as module
+    from submodel.extract import workdir as module
 
-    out, keep = tmp_path / "store", module.Work.keep
+    out, keep = tmp_path / "store", module.BlockFiles.keep
 
     def interrupted(self, block, found):
         if block == 2:
@@ -125,11 +128,11 @@ def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Pa
         keep(self, block, found)
 
     samples = [Samples("d", tiny.ids(5, 24))]
-    monkeypatch.setattr(module.Work, "keep", interrupted)
+    monkeypatch.setattr(module.BlockFiles, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(open_base(str(llama)), samples, out, batch_tokens=48, dtype=torch.float32)
     monkeypatch.undo()
-    hidden = next(out.glob("work/*/d/hidden.0"))
+    hidden = next(out.glob("work/*/*/d/hidden.0"))
     hidden.write_bytes(hidden.read_bytes()[:-1] + b"x")
     again = extract(open_base(str(llama)), samples, out, batch_tokens=48, dtype=torch.float32)
     assert again.resumed_blocks == 0
@@ -295,7 +298,7 @@ from submodel.base.opening import open_base
 from submodel.extract.job import extract
 from tests import tiny
 base, out = open_base({str(tmp_path / str(layers))!r}), Path({str(tmp_path)!r}) / f"s{layers}-{{sys.argv[1]}}"
-extract(base, [Samples("d", tiny.ids(4, 64))], out)
+extract(base, [Samples("d", tiny.ids(4, 64))], out, method="wanda")
 line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(line.split()[1]) // 1024)
 """

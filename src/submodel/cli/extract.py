@@ -49,8 +49,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--tokens",
         type=options.tokens,
-        help=f"calibration tokens of every domain (default: {TOKENS}); auto: as many as the masks need to settle, "
-        "with --method wanda or ria",
+        help=f"calibration tokens of every domain (default: {TOKENS}); auto: as many as Wanda's masks need to settle",
     )
     p.add_argument("--dry-run", action="store_true", help="print the plan and what it costs, and do nothing")
 
@@ -245,7 +244,7 @@ def _until_settled(
         curves = enough_text(
             base,
             texts,
-            method=args.method,
+            method=args.method or "wanda",  # whose masks every effort begins with
             sparsity=sparsity,
             tolerance=args.tolerance,
             dtype=_dtype(args),
@@ -266,8 +265,6 @@ def _check_together(args: argparse.Namespace, domains: int) -> None:
     """Options that need or exclude each other, before any text is read."""
     from submodel.extract.bound import check_bound
 
-    if args.tokens == options.AUTO and args.method is None:
-        raise SubmodelError("--tokens auto measures masks of norms: give --method wanda or ria, or --tokens N")
     if args.max_loss is None:
         if args.held_out is not None:
             raise SubmodelError("--held-out is what --max-loss is measured on: give --max-loss NATS")

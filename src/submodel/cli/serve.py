@@ -1,4 +1,4 @@
-"""The verb that answers over HTTP: serve."""
+"""submodel serve"""
 
 import argparse
 import contextlib
@@ -6,16 +6,14 @@ import os
 import re
 import sys
 
-from submodel.cli import arguments
 from submodel.cli.console import say, show
 from submodel.errors import SubmodelError
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def add(verbs: arguments.Verbs) -> None:
-    """The verbs of this module."""
-    p = verbs.add("serve", _serve, "answer OpenAI's API with the right sub-model for each request")
+def add_options(p: argparse.ArgumentParser) -> None:
+    """The options of `serve`."""
     p.add_argument("store", metavar="STORE")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     p.add_argument("--port", type=int, default=8000, help="0 is any free one (default: 8000)")
@@ -48,53 +46,42 @@ def add(verbs: arguments.Verbs) -> None:
     p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
 
 
-def _serve(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Serve until interrupted."""
     import logging
-    from dataclasses import replace
-    from pathlib import Path
 
-    from submodel.router import open_router
-
-    try:
-        from submodel.serve.access import Limits
-        from submodel.serve.registry import open_registry
-        from submodel.serve.server import Server, Settings
-        from submodel.serve.upstream import parse_upstream
-    except ModuleNotFoundError as error:
-        raise SubmodelError(f"serve needs {error.name}: pip install 'submodel[serve]'") from error
+    from submodel.api.running import serve
 
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.INFO)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    limits = Limits()
-    if args.requests:
-        limits = replace(limits, requests=args.requests)
-    if args.max_tokens:
-        limits = replace(limits, tokens=args.max_tokens)
-    settings = Settings(
-        host=args.host,
-        port=args.port,
-        memory_bytes=None if args.memory is None else _size(args.memory),
-        api_key=args.api_key or os.environ.get("SUBMODEL_API_KEY"),
-        default=args.default,
-        upstreams=dict(parse_upstream(spec) for spec in args.upstream),
-        upstream_key=os.environ.get("SUBMODEL_UPSTREAM_KEY"),
-        limits=limits,
-    )
-    registry = open_registry(Path(args.store), args.format, args.base, args.trust_remote_code)
-    router = open_router(registry.store, registry.base)
-    if router.missing:
-        say(f"without statistics for routing: {', '.join(router.missing)}; see submodel route --fit")
-    server = Server(registry, router.choose, settings)
-    names = [*registry.names, *settings.upstreams]
-    show(args, {"url": server.url, "models": names}, [f"{server.url}/v1 answers as auto, {', '.join(names)}"])
-    sys.stdout.flush()  # a program that started this one waits for the line
+
+    def ready(url: str, models: list[str]) -> None:
+        show(args, {"url": url, "models": models}, [f"{url}/v1 answers as auto, {', '.join(models)}"])
+        sys.stdout.flush()  # a program that started this one waits for the line
+
     with contextlib.suppress(KeyboardInterrupt):  # raised again when all is put away
-        server.run()
+        serve(
+            args.store,
+            host=args.host,
+            port=args.port,
+            format=args.format,
+            memory_bytes=None if args.memory is None else _size(args.memory),
+            api_key=args.api_key or os.environ.get("SUBMODEL_API_KEY"),
+            default=args.default,
+            upstreams=args.upstream,
+            upstream_key=os.environ.get("SUBMODEL_UPSTREAM_KEY"),
+            requests=args.requests,
+            max_tokens=args.max_tokens,
+            base=args.base,
+            trust_remote_code=args.trust_remote_code,
+            ready=ready,
+            say=say,
+        )
     say("stopped")
 
 
 def _size(given: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", given.strip(), re.IGNORECASE)
-    if not found or not float(found[1]):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", given.strip(), re.IGNORECASE)
+    if not match or not float(match[1]):
         raise SubmodelError(f"--memory {given!r}: give a size, such as 8G or 512M")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
+    return int(float(match[1]) * _UNITS[match[2].upper()])

@@ -21,7 +21,7 @@ import torch
 from submodel.base.arithmetic import default_dtype
 from submodel.base.models import Base
 from submodel.calibration import Samples
-from submodel.errors import SubmodelError
+from submodel.errors import SubmodelError, unknown_name
 from submodel.prune.scores import SCORES, Score
 from submodel.prune.scores.score import Part
 from submodel.prune.sparsity import RowSparsity, Sparsity
@@ -101,6 +101,8 @@ def enough_text(
         SubmodelError: a method that needs more than norms, a tolerance outside 0..1, or fewer than two
             samples.
     """
+    if method.partition("+")[0] not in SCORES:
+        raise unknown_name("method", method, SCORES)
     by_norms = [name for name, score in SCORES.items() if score.statistic is SquaredNorm]
     if method not in by_norms:
         raise SubmodelError(

@@ -52,7 +52,7 @@ def recipe(job: Job, steps: Sequence[Step], method: Method, domain: str) -> dict
         "group": "matrix" if by_row else "row",  # whose sparsity is given
         **({"allocation": method.allocation} if by_row else {}),
         **({"grid": method.grid} if method.grid else {}),
-        "steps": [step.key() for step in steps],
+        "steps": [{**step.key(), "reads": step.reads.as_dict() if step.reads else None} for step in steps],
         **_common(job),
         "calibration": None if text.provenance is None else text.provenance.as_dict(),
         "parameters": sum(parameter.numel() for parameter in job.base.skeleton(job.base.dtype).parameters()),

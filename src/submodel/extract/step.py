@@ -72,7 +72,7 @@ class Excerpt:
         return text.take(slice(len(part.ids), None)) if self.rest else part
 
     def as_dict(self) -> dict[str, Any]:
-        """For a step's key; what says nothing is left out."""
+        """For the manifest; what says nothing is left out."""
         return {name: value for name, value in vars(self).items() if value not in (None, False)}
 
 
@@ -126,7 +126,10 @@ class Step(Protocol):
         ...
 
     def key(self) -> dict[str, Any]:
-        """Everything that decides its result beside the job, the text and the steps before it, constants included."""
+        """Everything that decides its result beside the job, the text that it reads and the steps before it.
+
+        Constants are included, so that a changed one is never taken for the old result.
+        """
         ...
 
     def check(self, job: Job) -> None:

@@ -35,8 +35,8 @@ class WorkFolder:
 
     @property
     def blocks_done(self) -> int:
-        """The blocks that walks in it have done."""
-        return len(list(self.path.glob("*/block-*.safetensors")))
+        """The blocks that walks in it have done, by their journals."""
+        return sum(json.loads(file.read_text())["done"] for file in self.path.glob("*/journal.json"))
 
     def folder(self, index: int, step_name: str) -> Path:
         """The folder of a step, made if it is not there."""

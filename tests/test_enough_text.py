@@ -12,7 +12,8 @@ from submodel import cli
 from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.extract.enough_text import _EVERY, _HANDED_ON, distance_to_limit, settle
+from submodel.extract import enough_text as enough_text_module
+from submodel.extract.enough_text import _EVERY, _HANDED_ON, distance_to_limit, enough_text
 from submodel.store import Store
 from tests import tiny
 
@@ -61,7 +62,7 @@ def test_the_estimate_against_plain_halves_and_a_much_larger_run(llama: Path):
     base = open_base(str(llama))
     model = tiny.build("llama").eval()
     few = Samples("d", ids[:64])
-    curve = settle(base, [few], tolerance=1e-6, dtype=torch.float32)["d"]
+    curve = enough_text(base, [few], tolerance=1e-6, dtype=torch.float32)["d"]
     assert curve.samples == (2, 4, 8, 16, 32, 64) and curve.tokens[-1] == 64 * 24 and not curve.is_settled
     for count, distance in zip(curve.samples, curve.distances, strict=True):
         a, b = (masks(model, dense_norms(model, ids[half:count:2])) for half in (0, 1))
@@ -77,12 +78,12 @@ def test_the_estimate_against_plain_halves_and_a_much_larger_run(llama: Path):
 def test_it_stops_where_it_has_settled(family: str, tmp_path: Path):
     base = open_base(str(tiny.save(family, tmp_path / family)))
     domains = [Samples("d", tiny.ids(33, 24)), Samples("e", tiny.ids(33, 24, seed=1), lengths=(12, 24, 18) * 11)]
-    whole = settle(base, domains, tolerance=1e-6, dtype=torch.float32)
+    whole = enough_text(base, domains, tolerance=1e-6, dtype=torch.float32)
     assert all(curve.samples == (2, 4, 8, 16, 32) for curve in whole.values())
     assert whole["d"].tokens == tuple(24 * n for n in (2, 4, 8, 16, 32))
     assert whole["e"].tokens[:2] == (36, 66)
     tolerance = max(curve.distances[2] for curve in whole.values())
-    early = settle(base, domains, tolerance=tolerance, dtype=torch.float32)
+    early = enough_text(base, domains, tolerance=tolerance, dtype=torch.float32)
     for name, curve in early.items():
         assert curve.is_settled and curve.distances == whole[name].distances[: len(curve.distances)]
     assert max(len(curve.samples) for curve in early.values()) <= 3
@@ -93,17 +94,17 @@ def test_bad_wishes(llama: Path):
     domain = Samples("d", tiny.ids(4, 24))
     for method, said in (("wander", "did you mean"), ("swaps", "wanda, ria"), ("magnitude", "wanda, ria")):
         with pytest.raises(SubmodelError, match=said):
-            settle(base, [domain], method=method)
+            enough_text(base, [domain], method=method)
     with pytest.raises(SubmodelError, match="between 0 and 1"):
-        settle(base, [domain], tolerance=0)
+        enough_text(base, [domain], tolerance=0)
     with pytest.raises(SubmodelError, match="more --samples"):
-        settle(base, [Samples("d", tiny.ids(1, 24))])
+        enough_text(base, [Samples("d", tiny.ids(1, 24))])
 
 
 def test_from_the_command_line(llama: Path, texts: dict[str, Path], tmp_path: Path, capsys):
     own = [word for name, path in texts.items() for word in ("--calibration", f"{name}={path}:text")]
     words = ["extract", str(llama), *own, "--seq-len", "32", "--samples", "128", "--tokens", "auto"]
-    words += ["--out", str(tmp_path / "store")]
+    words += ["--method", "wanda", "--no-check", "--out", str(tmp_path / "store")]
     assert cli.main([*words, "--tolerance", "0.05", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["submodels"]
     budgets = {manifest["calibration"]["tokens"] for manifest in found.values()}
@@ -116,7 +117,7 @@ def test_from_the_command_line(llama: Path, texts: dict[str, Path], tmp_path: Pa
     assert capsys.readouterr().out.count("there already") == 2
 
     with Store(tmp_path / "store").lock(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("submodel.extract.enough_text.settle", None)
+        patch.setattr(enough_text_module, "enough_text", None)
         assert cli.main(words) == 2, "before any text has run"
     assert "another process is writing" in capsys.readouterr().err
 
