@@ -21,7 +21,7 @@ from scipy import optimize, sparse
 from benchmarks.measure import table
 from submodel.calibration import load_samples
 from submodel.prune.scores.exchange import exchange
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.sparsity import RowSparsity, keep_mask
 from submodel.prune.statistics import Gram
 from submodel.runtime import load
 from submodel.runtime.load import Loaded
@@ -122,7 +122,7 @@ def compare(weight: torch.Tensor, gram: torch.Tensor, rows: int, cols: int, seco
     """Errors against Wanda's of one matrix: medians over rows drawn at random."""
     generator = torch.Generator().manual_seed(0)
     chosen = weight[torch.randperm(len(weight), generator=generator)[:rows]].double()
-    pattern = Pattern(0.5)
+    pattern = RowSparsity(0.5)
 
     def wanda_and_swaps(w: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         found = exchange(w.float(), g.float(), pattern, rounds=1000)

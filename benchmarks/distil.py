@@ -20,10 +20,10 @@ from submodel.base.matrices import all_matrices
 from submodel.base.opening import open_base
 from submodel.prune import gradients as whole
 from submodel.prune.learn import distil
-from submodel.prune.sparsity import Pattern, keep_mask, parse_pattern
+from submodel.prune.sparsity import Sparsity, keep_mask, parse_sparsity
 
 
-def _matrix(parameter: torch.nn.Parameter, pattern: Pattern) -> distil._Matrix:
+def _matrix(parameter: torch.nn.Parameter, pattern: Sparsity) -> distil._Matrix:
     """Magnitude's mask of a parameter: which one it is makes no difference to the time."""
     parameter.requires_grad_()
     dense = parameter.data.view(-1, parameter.shape[-1])
@@ -47,7 +47,7 @@ def main() -> None:
     library = native.library()
     if library is None:
         raise SystemExit("no native kernels: python csrc/build.py")
-    base, pattern = open_base(args.model), parse_pattern(None, args.pattern)
+    base, pattern = open_base(args.model), parse_sparsity(None, args.pattern)
     dtype = torch.bfloat16 if machine(1)["bf16"] else torch.float32  # as `extract` does
     model = base.load(dtype).requires_grad_(False)
     model.set_attn_implementation("eager")

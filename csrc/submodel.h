@@ -1,5 +1,5 @@
 // The whole C interface: packed matrices, their products, packing and unpacking, one decoding step of a model.
-// Layouts are specified in docs/format.md. Every pointer is memory of the caller, which nothing here keeps.
+// Layouts are specified in docs/reference/format.md. Every pointer is memory of the caller, which nothing here keeps.
 #pragma once
 #include <stdint.h>
 

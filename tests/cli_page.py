@@ -1,4 +1,4 @@
-"""docs/cli.md from the command line's own help: python -m tests.cli_page > docs/cli.md"""
+"""docs/reference/cli.md from the command line's own help: python -m tests.cli_page > docs/reference/cli.md"""
 
 import argparse
 import os

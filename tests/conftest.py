@@ -1,7 +1,7 @@
 """Shared by all tests. Run them with `make test`, or one file with `pytest tests/test_masks.py`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -10,12 +10,14 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):  # side by si
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from submodel.base import native
+from submodel.prune.scores import SCORES
 from submodel.router import profile
 from tests import tiny
 
@@ -88,3 +90,14 @@ def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
             pytest.skip(f"this processor has no {name}")
     monkeypatch.setattr(native, "library", lambda: opened)
     return name
+
+
+@pytest.fixture
+def set_openings(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Give every score so many one-token samples beside the text."""
+
+    def to(count: int) -> None:
+        for name, score in SCORES.items():
+            monkeypatch.setitem(SCORES, name, replace(score, openings=count))
+
+    return to

@@ -61,15 +61,3 @@ def sparseswaps(weight: np.ndarray, keep: np.ndarray, gram: np.ndarray) -> np.nd
         if swap is None:
             return keep
         keep[swap[0]], keep[swap[1]] = False, True
-
-
-def owl(layers: list[list[torch.Tensor]], sparsity: float, m: float = 5.0, lamda: float = 0.08) -> list[float]:
-    """Sparsity of every layer from its matrices' Wanda scores (arXiv 2310.05175, prune_wanda_outlier of its code)."""
-    ratios = []
-    for layer in layers:
-        scores = torch.cat([torch.flatten(matrix) for matrix in layer])
-        ratios.append(float((scores > scores.mean() * m).sum()) / scores.numel() * 100)
-    ratio = np.array(ratios)
-    ratio = (ratio - ratio.min()) * (1 / (ratio.max() - ratio.min()) * lamda * 2)
-    ratio = ratio - np.mean(ratio) + (1 - sparsity)
-    return [float(1 - r) for r in ratio]

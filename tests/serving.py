@@ -15,7 +15,7 @@ from submodel.base.matrices import blocks_of, matrices_of
 from submodel.base.opening import open_base
 from submodel.prune.mask import pack_bits
 from submodel.router import Decision, Signals
-from submodel.serve.provision import PackedProvision
+from submodel.serve.registry import PackedRegistry
 from submodel.serve.server import Server, Settings
 from submodel.store import Mask, open_or_create
 from tests import tiny
@@ -76,9 +76,9 @@ def make_store(folder: Path, names: tuple[str, ...] = SUBMODELS) -> Path:
 
 
 @contextlib.contextmanager
-def running(store: Path, provision: Any = None, **settings: Any) -> Iterator[Server]:
+def running(store: Path, registry: Any = None, **settings: Any) -> Iterator[Server]:
     """A server on a free port of this machine, in a thread."""
-    server = Server(provision or PackedProvision(store, "bf16"), choose, Settings(port=0, **settings))
+    server = Server(registry or PackedRegistry(store, "bf16"), choose, Settings(port=0, **settings))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -33,7 +33,20 @@ def run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, s
 
 def extract_options(llama: Path, texts: dict[str, Path], out: Path) -> list[object]:
     calibration = [word for name, file in texts.items() for word in ("--calibration", f"{name}={file}:text")]
-    return ["extract", llama, *calibration, "--out", out, "--samples", 6, "--seq-len", 32]
+    return [
+        "extract",
+        llama,
+        *calibration,
+        "--out",
+        out,
+        "--samples",
+        6,
+        "--seq-len",
+        32,
+        "--method",
+        "wanda",
+        "--no-check",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +123,6 @@ def test_progress_without_a_terminal(capsys, monkeypatch):
             bar.named("python on stdlib", now, 60)
         bar.named("java on stdlib", 1, 60)
     assert capsys.readouterr().err.splitlines() == ["python on stdlib: 50% of 60, 30 s left"]
-
-
-def test_info_shows_openings(store: Path, llama: Path, texts: dict[str, Path], tmp_path: Path, capsys):
-    assert run(capsys, *extract_options(llama, texts, tmp_path / "s"), "--openings", 40)[0] == 0
-    _, out, _ = run(capsys, "info", f"{tmp_path / 's'}@python")
-    assert "openings: 40 one-token samples beside the text" in out.splitlines()
-    assert "openings" not in run(capsys, "info", f"{store}@python")[1]
 
 
 @pytest.mark.parametrize("more", [
@@ -319,10 +325,10 @@ def test_a_disk_that_is_really_full(size: str, llama: Path, texts: dict[str, Pat
 
 
 def test_the_command_line_page_is_the_help(capsys):
-    page = Path(__file__).parent.parent / "docs/cli.md"
+    page = Path(__file__).parent.parent / "docs/reference/cli.md"
     from tests.cli_page import render
 
-    assert page.read_text() == render(), "run: python -m tests.cli_page > docs/cli.md"
+    assert page.read_text() == render(), "run: python -m tests.cli_page > docs/reference/cli.md"
 
 
 BAD_EVALUATIONS = {

@@ -83,7 +83,7 @@ def parse_domain(spec: str, own: dict[str, str]) -> Domain:
 @pytest.mark.parametrize("name", DOMAINS)
 def test_every_set_reads_its_own_columns(name: str, tmp_path: Path):
     source, row = DOMAINS[name].source, row_of(name)
-    folder = write(tmp_path, f"{source.own_file}.gz", [row] * 20)
+    folder = write(tmp_path, f"{source.hub_file}.gz", [row] * 20)
     samples = load(name, folder)
     provenance = samples.provenance
     assert provenance and provenance.about["set"]["name"] == name and stand_ins(provenance.as_dict()) == []
@@ -91,7 +91,7 @@ def test_every_set_reads_its_own_columns(name: str, tmp_path: Path):
     used = [value for value in row.values() if isinstance(value, str) and len(value) > 4]
     assert any(value[:8] in stream for value in used) or not used
     with pytest.raises(SubmodelError, match="not the columns of"):
-        load(name, write(tmp_path, f"{source.own_file}.gz", [{"other": "x"}] * 20))
+        load(name, write(tmp_path, f"{source.hub_file}.gz", [{"other": "x"}] * 20))
 
 
 def test_the_catalogue_is_complete_and_pinned():
@@ -114,8 +114,8 @@ def test_a_stand_in_is_said_to_be_one(name: str, tmp_path: Path):
     folder = write(tmp_path, f"{entry.source.file}.gz", [row] * 20)
     provenance = load(name, folder).provenance
     assert provenance and entry.source.stand_in in stand_ins(provenance.as_dict())[0]
-    own = write(tmp_path, entry.source.own_file, [row_of(name)] * 8)
-    (own / entry.source.own_file).write_text(json.dumps(row_of(name)) + "\n")
+    own = write(tmp_path, entry.source.hub_file, [row_of(name)] * 8)
+    (own / entry.source.hub_file).write_text(json.dumps(row_of(name)) + "\n")
     assert not read_set(entry.source, own).stand_in
 
 

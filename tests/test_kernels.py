@@ -144,7 +144,7 @@ def test_room_that_outlives_inference_mode_can_be_written():
     chunks = huge_pages._Chunks()
     with torch.inference_mode():
         chunks.take(100)
-        arithmetic._rooms.of.clear()
+        arithmetic._buffers.by_dtype.clear()
         arithmetic.scratch(10, torch.bfloat16)
     chunks.take(100)[:] = 1
     arithmetic.scratch(10, torch.bfloat16)[:] = 1

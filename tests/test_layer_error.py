@@ -29,7 +29,7 @@ SETTINGS = Settings(tokens=160, seq_len=32)
 def make_store(model: Path, out: Path, *methods: str) -> Path:
     for method in methods:
         samples = Samples(method.replace("+", "-"), tiny.ids(5, 24))
-        extract(open_base(str(model)), [samples], out, method=method, dtype=torch.float32, openings=0, routing=False)
+        extract(open_base(str(model)), [samples], out, method=method, dtype=torch.float32, routing=False)
     return out
 
 

@@ -1,4 +1,4 @@
-"""Imports inside the package run down the layers only; docs/architecture.md draws them."""
+"""Imports inside the package run down the layers only; docs/reference/architecture.md draws them."""
 
 import ast
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_imports_run_down():
         room = relative.parts[0]
         if room == "__init__":
             continue
-        assert room in RANK, f"{file}: in no layer: name its room in LAYERS and in docs/architecture.md"
+        assert room in RANK, f"{file}: in no layer: name its room in LAYERS and in docs/reference/architecture.md"
         for module, inside in _imports(file):
             other = _room(module)
             assert room == other or RANK[other] < RANK[room], f"{file} imports {module}: that runs up"
@@ -56,6 +56,6 @@ def test_imports_run_down():
 
 
 def test_every_room_is_drawn():
-    drawn = Path(__file__).parent.parent.joinpath("docs/architecture.md").read_text()
+    drawn = Path(__file__).parent.parent.joinpath("docs/reference/architecture.md").read_text()
     for room in RANK:
-        assert f"{room}.py" in drawn or f"{room}/" in drawn, f"docs/architecture.md does not show {room}"
+        assert f"{room}.py" in drawn or f"{room}/" in drawn, f"docs/reference/architecture.md does not show {room}"

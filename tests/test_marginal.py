@@ -15,10 +15,10 @@ from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.extract.job import extract
 from submodel.prune.allocate import marginal
-from submodel.prune.allocate.marginal import ROUNDS, Where, gains, moved, rounds_of
+from submodel.prune.allocate.marginal import ROUNDS, Rounds, gains, moved, rounds_of
 from submodel.prune.gradients import input_norms
 from submodel.prune.mask import row_popcounts
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.sparsity import RowSparsity, keep_mask
 from submodel.store import Store
 from tests import tiny
 from tests.kill import KilledOnce
@@ -33,10 +33,10 @@ def test_gains_are_those_of_the_textbook(llama: Path):
     names = [matrix.name for matrix in all_matrices(model)]
     norms = input_norms(model, names, text)
     chance = torch.Generator().manual_seed(0)
-    patterns: dict[str, Pattern] = {}
+    patterns: dict[str, RowSparsity] = {}
     for name in names:
         rows, cols = model.get_parameter(name).shape
-        patterns[name] = Pattern(0.5, counts=torch.randint(0, cols, (rows,), generator=chance))
+        patterns[name] = RowSparsity(0.5, counts=torch.randint(0, cols, (rows,), generator=chance))
     told: list[int] = []
     found = gains(model, text, patterns, norms, told.append)
     assert told == [24, 9, 24, 24, 17]
@@ -67,7 +67,7 @@ def test_gains_are_those_of_the_textbook(llama: Path):
 
 def test_what_a_round_moves():
     apart = [np.array([-1.0, 1.0]), np.array([-0.5, 0.5, 0.0])]
-    where, sizes = Where([0.1, -0.2], 0.06, [0.0, 0.0]), [200, 300]
+    where, sizes = Rounds([0.1, -0.2], 0.06, [0.0, 0.0]), [200, 300]
     even = moved(where, [np.full(2, 3.0), np.full(3, 3.0)], apart, sizes)
     assert even.more == pytest.approx(where.more) and even.slope == pytest.approx(0.06) and even.rounds == 1
     assert even.gains == [3.0, 3.0]
@@ -100,7 +100,7 @@ def test_interrupted_between_rounds_and_started_again(
     samples: int, llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """After so many samples' gradients, 30 of the first domain and 24 of the other: a round that is done stays done."""
-    run = partial(extract, open_base(str(llama)), DOMAINS, allocation="marginal", dtype=torch.float32)
+    run = partial(extract, open_base(str(llama)), DOMAINS, method="wanda", allocation="marginal", dtype=torch.float32)
     run(out=tmp_path / "whole")
     learnt = KilledOnce(monkeypatch, marginal, "learn", samples + 1)
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""Every method of METHODS: exact rows in every family, the same bytes twice, several domains, after a stop."""
+"""Every score by itself, fitted and distilled: exact rows in every family, the same bytes twice, several domains, after a stop."""
 
 from pathlib import Path
 
@@ -11,15 +11,21 @@ from submodel.base.matrices import blocks_of
 from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.extract.job import extract
-from submodel.extract.workdir import Work
-from submodel.prune import METHODS
-from submodel.prune.sparsity import parse_pattern
+from submodel.extract.workdir import BlockFiles
+from submodel.prune.scores import SCORES
+from submodel.prune.sparsity import parse_sparsity
 from submodel.prune.statistics import Gram, SquaredNorm
 from submodel.store import Store
 from submodel.store.verify import verify
 from tests import tiny
 
-GATHERING = [name for name, method in METHODS.items() if method.observes]
+READING = [name for name, score in SCORES.items() if score.statistic is not None]
+GATHERING = [
+    *READING,
+    *(f"{name}+reconstruct" for name in SCORES),
+    *(f"{name}+distil" for name in ("wanda", "ria", "swaps", "pursuit")),
+    *(f"{name}+reconstruct+distil" for name in ("wanda", "ria", "swaps", "pursuit")),
+]
 # the fit is the same code after every mask: with all families after one of them
 APART = [name for name in GATHERING if name.startswith("wanda") or "+reconstruct" not in name]
 
@@ -41,14 +47,14 @@ def test_exact_rows_and_the_same_bytes_twice(method: str, family: str, tmp_path:
 @pytest.mark.parametrize("method", GATHERING)
 @pytest.mark.parametrize(("sparsity", "pattern"), [(0.7, None), (None, "2:4"), (None, "4:8")])
 def test_patterns(method: str, sparsity: float | None, pattern: str | None, llama: Path, tmp_path: Path):
-    found = parse_pattern(sparsity, pattern)
-    extract(open_base(str(llama)), [Samples("d", tiny.ids(4, 24))], tmp_path / "s", method=method, pattern=found)
+    found = parse_sparsity(sparsity, pattern)
+    extract(open_base(str(llama)), [Samples("d", tiny.ids(4, 24))], tmp_path / "s", method=method, sparsity=found)
     verify(tmp_path / "s")
 
 
 @pytest.mark.parametrize("method", GATHERING)
 def test_interrupted_and_started_again(method: str, llama: Path, tmp_path: Path, monkeypatch):
-    base, keep = open_base(str(llama)), Work.keep
+    base, keep = open_base(str(llama)), BlockFiles.keep
     domains = [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(4, 24, seed=1))]
     extract(base, domains, tmp_path / "whole", method=method, dtype=torch.float32)
 
@@ -57,7 +63,7 @@ def test_interrupted_and_started_again(method: str, llama: Path, tmp_path: Path,
             raise KeyboardInterrupt
         keep(self, block, found)
 
-    monkeypatch.setattr(Work, "keep", interrupted)
+    monkeypatch.setattr(BlockFiles, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(base, domains, tmp_path / "store", method=method, dtype=torch.float32)
     monkeypatch.undo()

@@ -8,9 +8,8 @@ from transformers import AutoModelForCausalLM
 
 from submodel.base.opening import open_base
 from submodel.calibration import Samples, with_openings
-from submodel.errors import SubmodelError
 from submodel.extract.job import extract
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.sparsity import RowSparsity, keep_mask
 from submodel.prune.statistics import OPENINGS_SHARE, ClippedGram, Gram, SquaredNorm
 from submodel.runtime.load import apply_masks
 from submodel.store import Store
@@ -60,13 +59,14 @@ def test_a_massive_token_is_clipped(dtype: torch.dtype, kernels: str):
 
 
 @torch.no_grad()
-def test_the_walk_runs_them_alone(llama: Path, tmp_path: Path):
+def test_the_walk_runs_them_alone(llama: Path, tmp_path: Path, set_openings):
     """The masks of both blocks are those of text and one-token sequences run through the pruned blocks before."""
     ids = tiny.ids(5, 24)
     base = open_base(str(llama))
-    extract(base, [Samples("d", ids)], tmp_path / "s", openings=40, dtype=torch.float32, batch_tokens=48)
+    set_openings(40)
+    extract(base, [Samples("d", ids)], tmp_path / "s", method="wanda", dtype=torch.float32, batch_tokens=48)
     manifest = Store(tmp_path / "s").manifest("d")
-    assert manifest["openings"] == 40
+    assert manifest["steps"][0]["openings"] == 40
     masks = Store(tmp_path / "s").masks("d")
     openings = with_openings(Samples("d", ids), 40, base.config.vocab_size).openings
     assert openings is not None
@@ -83,15 +83,10 @@ def test_the_walk_runs_them_alone(llama: Path, tmp_path: Path):
         text, alone = (x.square().sum(0) for x in seen)
         score = linear.weight.abs() * (text + OPENINGS_SHARE * text.sum() / alone.sum() * alone).sqrt()
         kept = torch.from_numpy(masks[f"model.layers.{block}.mlp.gate_proj.weight"].unpack())
-        assert (keep_mask(score, Pattern(0.5)) == kept).float().mean() > 0.995  # ties by rounding
+        assert (keep_mask(score, RowSparsity(0.5)) == kept).float().mean() > 0.995  # ties by rounding
 
 
-def test_none_by_default_for_wanda(llama: Path, tmp_path: Path):
-    extract(open_base(str(llama)), [Samples("d", tiny.ids(2, 16))], tmp_path / "s", dtype=torch.float32)
-    assert "openings" not in Store(tmp_path / "s").manifest("d")
-
-
-def test_fewer_than_none_are_refused(llama: Path, tmp_path: Path):
-    with pytest.raises(SubmodelError, match="openings -1: give how many"):
-        extract(open_base(str(llama)), [Samples("d", tiny.ids(2, 16))], tmp_path / "s", openings=-1)
-    assert not (tmp_path / "s").exists()
+def test_none_for_wanda(llama: Path, tmp_path: Path):
+    samples = [Samples("d", tiny.ids(2, 16))]
+    extract(open_base(str(llama)), samples, tmp_path / "s", method="wanda", dtype=torch.float32)
+    assert Store(tmp_path / "s").manifest("d")["steps"][0]["openings"] == 0

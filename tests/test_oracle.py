@@ -12,7 +12,7 @@ from submodel.base.matrices import blocks_of
 from submodel.base.opening import open_base
 from submodel.calibration import Samples, load_samples
 from submodel.extract.job import extract
-from submodel.prune.sparsity import parse_pattern
+from submodel.prune.sparsity import parse_sparsity
 from submodel.store import Store
 from tests import tiny
 
@@ -49,7 +49,7 @@ def test_methods_sparsities_and_patterns(method: str, sparsity: float, pattern: 
     model.save_pretrained(tmp_path / "model")
     samples = Samples("d", tiny.ids(4, 24))
     ours = _ours(
-        tmp_path / "model", samples, tmp_path / "store", method=method, pattern=parse_pattern(sparsity, pattern)
+        tmp_path / "model", samples, tmp_path / "store", method=method, pattern=parse_sparsity(sparsity, pattern)
     )
     n_m = (int(pattern[0]), int(pattern[2])) if pattern else None
     theirs = textbook_prune(

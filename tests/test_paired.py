@@ -13,8 +13,8 @@ from submodel.base.matrices import blocks_of, matrices_of
 from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.extract.job import extract
-from submodel.prune.dense_target import Toward
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.dense_target import DenseTarget
+from submodel.prune.sparsity import RowSparsity, keep_mask
 from submodel.prune.statistics import OPENINGS_SHARE
 from submodel.runtime import load
 from submodel.store import Store
@@ -76,7 +76,7 @@ def test_what_a_statistic_keeps(rows: int, writes: bool, dtype: torch.dtype):
     weight = draw(rows, 11).to(dtype)
     parts = [(draw(size, 11).to(dtype), draw(size, 11).to(dtype), draw(size, rows) * writes) for size in (17, 1, 40)]
     parts[0][0][5] *= 1000  # is clipped
-    made = [Toward(11, torch.device("cpu")) for _ in parts]
+    made = [DenseTarget(11, torch.device("cpu")) for _ in parts]
     for one, (inputs, dense, lack) in zip(made, parts, strict=True):
         given = inputs.clone()
         one.update_paired(given, dense, weight, lack if writes else None)
@@ -84,7 +84,7 @@ def test_what_a_statistic_keeps(rows: int, writes: bool, dtype: torch.dtype):
     weight = weight.float()
     expected = [_sums(inputs.float(), dense.float(), weight, lack) for inputs, dense, lack in parts]
     made[0].merge(made[1])
-    openings = Toward(11, torch.device("cpu"))
+    openings = DenseTarget(11, torch.device("cpu"))
     openings.update(parts[2][0])
     made[0].add_openings(openings)
     text = [first + second for first, second in zip(*expected[:2], strict=True)]
@@ -92,8 +92,8 @@ def test_what_a_statistic_keeps(rows: int, writes: bool, dtype: torch.dtype):
     whole = made[0]
     assert whole.tokens == 18
     torch.testing.assert_close(whole.products, text[0] + share * expected[2][0], rtol=1e-4, atol=1e-3)
-    assert (whole.asked is None) == (not writes and rows > 11) and (whole.cross is None) == (whole.asked is not None)
-    asked = whole.asked if whole.cross is None else weight @ whole.cross
+    assert (whole.gap is None) == (not writes and rows > 11) and (whole.cross is None) == (whole.gap is not None)
+    asked = whole.gap if whole.cross is None else weight @ whole.cross
     near = 1e-2 if dtype == torch.float32 else 0.02 * float(text[1].abs().max())  # the products' own rounding
     torch.testing.assert_close(asked, text[1], rtol=1e-3, atol=near)
 
@@ -185,10 +185,11 @@ def test_it_is_the_plain_fit(weighted: bool, llama: Path, tmp_path: Path):
 
 
 @torch.no_grad()
-def test_pursuit_is_at_the_end_of_plain_exchanges(llama: Path, tmp_path: Path):
+def test_pursuit_is_at_the_end_of_plain_exchanges(llama: Path, tmp_path: Path, set_openings):
     """Against what a matrix is to put out, by whole models: never above Wanda's mask, next to no exchange left."""
     base, samples = open_base(str(llama)), Samples("d", tiny.ids(8, 24))
-    options: dict[str, Any] = {"openings": 0, "dtype": torch.float32, "batch_tokens": 48}
+    set_openings(0)
+    options: dict[str, Any] = {"dtype": torch.float32, "batch_tokens": 48}
     extract(base, [samples], tmp_path / "store", method="pursuit", **options)
     keeps = {name: torch.from_numpy(mask.unpack()) for name, mask in Store(tmp_path / "store").masks("d").items()}
     before: dict[str, float] = {}
@@ -198,7 +199,7 @@ def test_pursuit_is_at_the_end_of_plain_exchanges(llama: Path, tmp_path: Path):
     def look(
         name: str, weight: torch.Tensor, keep: torch.Tensor, x: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
-        start = keep_mask((weight.abs() * x.norm(dim=0)).float(), Pattern(0.5))
+        start = keep_mask((weight.abs() * x.norm(dim=0)).float(), RowSparsity(0.5))
         errors = [(target - x @ (weight * mask).T).square().sum(0) for mask in (start, keep)]
         assert (errors[1] <= errors[0] * (1 + 1e-4)).all(), name
         before[name], after[name] = (float(error.sum()) for error in errors)
@@ -214,11 +215,12 @@ def test_pursuit_is_at_the_end_of_plain_exchanges(llama: Path, tmp_path: Path):
     assert np.quantile(left, 0.95) < 0.02 and max(left) < 0.2  # of a row's error; pairs are formed among few
 
 
-@pytest.mark.parametrize("method", ["pursuit", "swaps+reconstruct", "wanda+distil+reconstruct"])
+@pytest.mark.parametrize("method", ["pursuit", "swaps+reconstruct", "wanda+reconstruct+distil"])
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_progress_comes_to_its_end(method: str, family: str, tmp_path: Path):
+def test_progress_comes_to_its_end(method: str, family: str, tmp_path: Path, set_openings):
+    set_openings(16)
     done: list[tuple[int, int]] = []
-    options: dict[str, Any] = {"method": method, "openings": 16, "progress": lambda a, b: done.append((a, b))}
+    options: dict[str, Any] = {"method": method, "progress": lambda a, b: done.append((a, b))}
     base = open_base(str(tiny.save(family, tmp_path / "model")))
     extract(base, [Samples("d", tiny.ids(5, 24)), Samples("e", tiny.ids(3, 24))], tmp_path / "store", **options)
     assert done == sorted(done) and done[-1][0] == done[-1][1] and len({total for _, total in done}) == 1

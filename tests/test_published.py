@@ -6,7 +6,7 @@ import torch
 
 from submodel.prune.scores.exchange import exchange
 from submodel.prune.scores.sparsegpt import inverse_factor, solve
-from submodel.prune.sparsity import Pattern, keep_mask, parse_pattern
+from submodel.prune.sparsity import NM, RowSparsity, Sparsity, keep_mask, parse_sparsity
 from tests import published
 
 
@@ -22,7 +22,7 @@ def _error(weight: torch.Tensor, new: torch.Tensor, inputs: torch.Tensor) -> flo
     return float(((weight - new).double() @ inputs.double().T).square().sum())
 
 
-def _solved(weight: torch.Tensor, gram: torch.Tensor, pattern: Pattern, block: int):
+def _solved(weight: torch.Tensor, gram: torch.Tensor, pattern: Sparsity, block: int):
     found = solve(weight, inverse_factor(gram.double()).float(), pattern, block)
     assert found.weight is not None
     return found.keep, found.weight
@@ -33,7 +33,7 @@ def _solved(weight: torch.Tensor, gram: torch.Tensor, pattern: Pattern, block: i
 def test_sparsegpt_is_the_published_algorithm_but_for_exact_rows(shape, sparsity: float):
     weight, inputs, gram = _case(*shape)
     keep, new = published.sparsegpt(weight, inputs, sparsity, 20, by_row=True)
-    ours, found = _solved(weight, gram, Pattern(sparsity), 20)
+    ours, found = _solved(weight, gram, RowSparsity(sparsity), 20)
     assert torch.equal(ours, keep)
     torch.testing.assert_close(found.double(), new, rtol=1e-3, atol=1e-3)
     assert (ours.sum(1) == shape[1] - int(shape[1] * sparsity)).all()
@@ -42,7 +42,7 @@ def test_sparsegpt_is_the_published_algorithm_but_for_exact_rows(shape, sparsity
 def test_sparsegpt_of_one_row_and_one_block_is_the_published_algorithm():
     weight, inputs, gram = _case(1, 64)
     keep, new = published.sparsegpt(weight, inputs, 0.5, 64)
-    ours, found = _solved(weight, gram, Pattern(0.5), 64)
+    ours, found = _solved(weight, gram, RowSparsity(0.5), 64)
     assert torch.equal(ours, keep)
     torch.testing.assert_close(found.double(), new, rtol=1e-3, atol=1e-3)
 
@@ -51,11 +51,12 @@ def test_sparsegpt_of_one_row_and_one_block_is_the_published_algorithm():
 def test_sparsegpt_chooses_in_groups_when_it_comes_to_them(pattern: str):
     """A group is a block of columns of its own; how many columns are computed together changes nothing."""
     weight, inputs, gram = _case(9, 48)
-    found = parse_pattern(None, pattern)
+    found = parse_sparsity(None, pattern)
+    assert isinstance(found, NM)
     keep, new = torch.zeros(9, 48).bool(), torch.zeros(9, 48).double()
     for row in range(9):  # one row at a time, so that the published choice over all rows is the row's
         keep[row], new[row] = (
-            part[0] for part in published.sparsegpt(weight[row : row + 1], inputs, found.sparsity + 1e-9, found.m)
+            part[0] for part in published.sparsegpt(weight[row : row + 1], inputs, found.fraction + 1e-9, found.m)
         )
     for block in (found.m, 20, 128):
         ours, values = _solved(weight, gram, found, block)
@@ -65,15 +66,15 @@ def test_sparsegpt_chooses_in_groups_when_it_comes_to_them(pattern: str):
 
 def test_sparsegpt_of_a_last_shorter_group():
     weight, _, gram = _case(9, 50)
-    keep, _ = _solved(weight, gram, parse_pattern(None, "2:4"), 16)
+    keep, _ = _solved(weight, gram, parse_sparsity(None, "2:4"), 16)
     assert (keep[:, :48].view(9, 12, 4).sum(2) == 2).all() and (keep[:, 48:].sum(1) == 1).all()
 
 
 def test_sparsegpt_with_exact_rows_does_as_well_as_the_published_choice():
     weight, inputs, gram = _case(60, 64)
     _, new = published.sparsegpt(weight, inputs, 0.5, 16)
-    _, found = _solved(weight, gram, Pattern(0.5), 16)
-    wanda = keep_mask(weight.abs() * gram.diagonal().sqrt(), Pattern(0.5))
+    _, found = _solved(weight, gram, RowSparsity(0.5), 16)
+    wanda = keep_mask(weight.abs() * gram.diagonal().sqrt(), RowSparsity(0.5))
     assert _error(weight, found, inputs) <= 1.1 * _error(weight, new, inputs)
     assert _error(weight, found, inputs) < 0.7 * _error(weight, weight * wanda, inputs)
 
@@ -88,8 +89,8 @@ def test_the_inverse_factor_is_the_cholesky_factor_of_the_inverse():
 def test_swaps_end_as_low_as_the_published_search():
     """All pairs, one exchange at a time, against few candidates and several exchanges a round."""
     weight, _, gram = _case(12, 40)
-    found = exchange(weight, gram, Pattern(0.5), rounds=200)
-    start = keep_mask(weight.abs() * gram.diagonal().sqrt(), Pattern(0.5))
+    found = exchange(weight, gram, RowSparsity(0.5), rounds=200)
+    start = keep_mask(weight.abs() * gram.diagonal().sqrt(), RowSparsity(0.5))
     g, ratios = gram.double().numpy(), []
     for w, first, ours in zip(weight.double().numpy(), start.numpy(), found.keep.numpy(), strict=True):
         r, q = (np.where(mask, 0, w) for mask in (ours, published.sparseswaps(w, first, g)))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from submodel.prune.refit import refit
-from submodel.prune.sparsity import keep_mask, parse_pattern
+from submodel.prune.sparsity import keep_mask, parse_sparsity
 
 
 def _case(rows: int, cols: int, tokens: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -23,7 +23,7 @@ def _errors(weight: torch.Tensor, new: torch.Tensor, inputs: torch.Tensor) -> to
 @pytest.mark.parametrize("shape", [(1, 1), (6, 9), (11, 40)])
 def test_without_a_ridge_it_is_least_squares(shape):
     weight, inputs, gram = _case(*shape, tokens=100)
-    keep = keep_mask((weight.abs() * gram.diagonal().sqrt()).float(), parse_pattern(0.5, None))
+    keep = keep_mask((weight.abs() * gram.diagonal().sqrt()).float(), parse_sparsity(0.5, None))
     found = refit(weight, keep, gram, ridge=0, steps=500, near=1e-10)
     for w, kept, ours in zip(weight, keep, found, strict=True):
         expected = torch.linalg.lstsq(inputs[:, kept], inputs @ w).solution
@@ -33,7 +33,7 @@ def test_without_a_ridge_it_is_least_squares(shape):
 
 def test_a_ridge_is_least_squares_with_rows_that_hold_the_weights():
     weight, inputs, gram = _case(5, 20, tokens=60)
-    keep = keep_mask(weight.abs().float(), parse_pattern(0.5, None))
+    keep = keep_mask(weight.abs().float(), parse_sparsity(0.5, None))
     found = refit(weight, keep, gram, ridge=0.3, steps=500, near=1e-10)
     hold = (0.3 * gram.diagonal()).sqrt().diag()
     for w, kept, ours in zip(weight, keep, found, strict=True):
@@ -50,7 +50,7 @@ def test_a_ridge_is_least_squares_with_rows_that_hold_the_weights():
 def test_the_error_is_never_above_the_masks(tokens: int, given, options: dict):
     """Also with fewer tokens than weights, where the Gram matrix is singular, and in float32."""
     weight, inputs, gram = _case(25, 64, tokens, seed=tokens)
-    keep = keep_mask((weight.abs() * gram.diagonal().sqrt()).float(), parse_pattern(*given))
+    keep = keep_mask((weight.abs() * gram.diagonal().sqrt()).float(), parse_sparsity(*given))
     before = _errors(weight, weight * keep, inputs)
     for dtype in (torch.float64, torch.float32):
         found = refit(weight.to(dtype), keep, gram.to(dtype), **options)
@@ -65,15 +65,15 @@ def test_the_error_is_never_above_the_masks(tokens: int, given, options: dict):
 @pytest.mark.parametrize("ridge", [0.1, 1.0])
 def test_products_in_fewer_bits_lose_little_of_the_gain(tokens: int, ridge: float):
     weight, inputs, gram = (t.float() for t in _case(25, 64, tokens))
-    keep = keep_mask(weight.abs() * gram.diagonal().sqrt(), parse_pattern(0.5, None))
+    keep = keep_mask(weight.abs() * gram.diagonal().sqrt(), parse_sparsity(0.5, None))
     asked = torch.randn(25, tokens, generator=torch.Generator().manual_seed(1)) @ inputs
 
     def cost(new: torch.Tensor) -> torch.Tensor:
         off, moved = weight - new, (new - weight * keep).square() @ gram.diagonal()
         return ((off @ gram + 2 * asked) * off).sum(1) + ridge * moved
 
-    before, least = cost(weight * keep), cost(refit(weight, keep, gram, ridge=ridge, asked=asked, steps=200, near=1e-5))
-    found = refit(weight, keep, gram, ridge=ridge, asked=asked, rough=gram.bfloat16())
+    before, least = cost(weight * keep), cost(refit(weight, keep, gram, ridge=ridge, gap=asked, steps=200, near=1e-5))
+    found = refit(weight, keep, gram, ridge=ridge, gap=asked, rough=gram.bfloat16())
     assert (found[~keep] == 0).all()
     assert (cost(found) - least < 0.01 * (before - least)).all()
 

@@ -14,9 +14,10 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
 from submodel.extract.job import extract
-from submodel.prune import METHODS
+from submodel.prune.scores import SCORES
+from submodel.prune.scores.score import Part
 from submodel.prune.scores.sparsegpt import SPARSEGPT
-from submodel.prune.sparsity import Pattern
+from submodel.prune.sparsity import RowSparsity
 from submodel.prune.statistics import Gram
 from submodel.runtime import load
 from submodel.runtime.packed.linear import packed_matrices
@@ -26,7 +27,11 @@ from submodel.store.verify import verify
 from tests import tiny
 from tests.test_cli import extract_options, run
 
-REWRITING = [name for name in METHODS if name == "sparsegpt" or METHODS[name].refitted]
+REWRITING = [
+    "sparsegpt",
+    *(f"{name}+reconstruct" for name in SCORES),
+    *(f"{name}+reconstruct+distil" for name in ("wanda", "ria", "swaps", "pursuit")),
+]
 SAMPLES = Samples("d", tiny.ids(5, 24))
 
 
@@ -35,7 +40,7 @@ def store(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """wanda, and d by wanda+reconstruct, of one base."""
     out = tmp_path_factory.mktemp("rewritten") / "store"
     base = open_base(str(llama))
-    extract(base, [Samples("wanda", SAMPLES.ids)], out, dtype=torch.float32)
+    extract(base, [Samples("wanda", SAMPLES.ids)], out, method="wanda", dtype=torch.float32)
     extract(base, [SAMPLES], out, method="wanda+reconstruct", dtype=torch.float32)
     return out
 
@@ -106,7 +111,7 @@ def test_the_next_block_sees_what_the_new_weights_give(llama: Path, tmp_path: Pa
     with torch.no_grad():
         ours(SAMPLES.ids)
     weight = dense.get_parameter(matrix.name).detach()
-    expected = SPARSEGPT.prune(weight, SPARSEGPT.prepare(weight, gram), Pattern(0.5)).weight
+    expected = SPARSEGPT.prune(weight, SPARSEGPT.prepare(weight, gram), RowSparsity(0.5), Part("w")).weight
     torch.testing.assert_close(matrix.weight.detach(), expected, rtol=1e-3, atol=1e-4)
 
 

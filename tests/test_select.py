@@ -4,18 +4,18 @@ import pytest
 import torch
 
 from submodel.errors import SubmodelError
-from submodel.prune.sparsity import Pattern, keep_mask, lowest, parse_pattern
+from submodel.prune.sparsity import NM, RowSparsity, Sparsity, keep_mask, lowest, parse_sparsity
 
 
-def _slow(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def _slow(scores: torch.Tensor, pattern: Sparsity) -> torch.Tensor:
     keep = torch.ones_like(scores, dtype=torch.bool)
     for i, row in enumerate(scores.tolist()):
-        size = pattern.m or len(row)
+        size = pattern.m if isinstance(pattern, NM) else len(row)
         for start in range(0, len(row), size):
             group = range(start, min(start + size, len(row)))
-            removed = (
-                len(group) * (pattern.m - pattern.n) // pattern.m if pattern.m else int(len(row) * pattern.sparsity)
-            )
+            removed = int(len(row) * pattern.fraction)
+            if isinstance(pattern, NM):
+                removed = len(group) * (pattern.m - pattern.n) // pattern.m
             for j in sorted(group, key=lambda j: row[j])[:removed]:  # Python's sort is stable
                 keep[i, j] = False
     return keep
@@ -31,13 +31,13 @@ def test_keep_mask_is_a_stable_sort(shape, given, tied):
     scores = torch.rand(shape, generator=generator)
     if tied:
         scores = (scores * 4).floor() / 4
-    pattern = parse_pattern(*given)
+    pattern = parse_sparsity(*given)
     assert torch.equal(keep_mask(scores, pattern), _slow(scores, pattern))
 
 
 def test_many_rows_in_chunks():
     scores = torch.rand(3000, 700)
-    assert (keep_mask(scores, Pattern(0.5)).sum(1) == 350).all()
+    assert (keep_mask(scores, RowSparsity(0.5)).sum(1) == 350).all()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_many_rows_in_chunks():
 )
 def test_bad_patterns(sparsity, pattern):
     with pytest.raises(SubmodelError):
-        parse_pattern(sparsity, pattern)
+        parse_sparsity(sparsity, pattern)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -62,4 +62,4 @@ def test_lowest_is_a_stable_sort(tied):
 
 def test_not_a_number_is_refused():
     with pytest.raises(SubmodelError, match="not a number"):
-        keep_mask(torch.tensor([[1.0, float("nan")]]), Pattern(0.5))
+        keep_mask(torch.tensor([[1.0, float("nan")]]), RowSparsity(0.5))

@@ -16,9 +16,8 @@ import pytest
 from openai import OpenAI
 
 from submodel.errors import SubmodelError
-from submodel.serve.guard import Guard
-from submodel.serve.limits import Limits
-from submodel.serve.provision import PackedProvision
+from submodel.serve.access import Guard, Limits
+from submodel.serve.registry import PackedRegistry
 from submodel.serve.server import Server, Settings
 from tests import serving
 from tests.test_packed_models import store_of
@@ -52,7 +51,7 @@ def raw(server: Server) -> Iterator[httpx2.Client]:
 def _quiet(server: Server) -> None:
     """Waits until nothing is answered any more."""
     end = time.monotonic() + 20
-    while server.desk.door.inside or any(e.users for e in server.desk.models._entries.values()):
+    while server.service.requests.active or any(e.users for e in server.service.models._entries.values()):
         assert time.monotonic() < end, "requests that nobody waits for go on"
         time.sleep(0.01)
 
@@ -149,7 +148,7 @@ def test_log_probabilities(client: OpenAI):
 def test_plain_completions_of_text_and_tokens(client: OpenAI, server: Server):
     settings: Any = {"model": "base", "max_tokens": 8, **GREEDY}
     text = client.completions.create(prompt="ab", **settings).choices[0].text
-    ids = server.desk.prompts.text("ab").tokens
+    ids = server.service.prompts.text("ab").tokens
     assert client.completions.create(prompt=list(ids), **settings).choices[0].text == text
     many = client.completions.create(prompt=["ab", "xyz"], n=2, **settings)
     assert [choice.index for choice in many.choices] == [0, 1, 2, 3]
@@ -269,7 +268,7 @@ def test_a_default_takes_what_the_router_gives_to_none(store: Path):
     with serving.running(store, default="maths") as server, _client(server) as client:
         assert client.completions.create(model="auto", prompt="x", max_tokens=1).model == "maths"
     with pytest.raises(SubmodelError, match="--default nobody"):
-        Server(PackedProvision(store, "bf16"), serving.choose, Settings(port=0, default="nobody"))
+        Server(PackedRegistry(store, "bf16"), serving.choose, Settings(port=0, default="nobody"))
 
 
 @pytest.mark.parametrize(
@@ -373,7 +372,7 @@ def test_strangers_are_turned_away(raw: httpx2.Client, store: Path):
     preflight = raw.options("/v1/completions", headers={"Origin": "http://evil.example"})
     assert preflight.status_code == 405 and "access-control-allow-origin" not in preflight.headers
     with pytest.raises(SubmodelError, match="give an --api-key"):
-        Server(PackedProvision(store, "bf16"), serving.choose, Settings(host="0.0.0.0", port=0))
+        Server(PackedRegistry(store, "bf16"), serving.choose, Settings(host="0.0.0.0", port=0))
 
 
 def test_a_key_is_asked_for(store: Path):
@@ -432,7 +431,7 @@ def test_many_clients_get_what_one_gets(server: Server, client: OpenAI):
 
 
 def test_a_client_that_goes_away_stops_its_generation(server: Server, client: OpenAI):
-    counter = server.desk.meters.tokens.labels("maths", "completion")
+    counter = server.service.meters.tokens.labels("maths", "completion")
     client.completions.create(model="maths", prompt="warm", max_tokens=1)
     before = counter._value.get()
     with client.completions.create(model="maths", prompt="x", max_tokens=490, stream=True, n=4, **GREEDY) as chunks:
@@ -470,14 +469,14 @@ def test_a_slow_reader_holds_nobody_up(store: Path):
 def test_a_full_house_says_when_to_come_back(store: Path, monkeypatch: pytest.MonkeyPatch):
     with serving.running(store, limits=Limits(requests=2)) as server, _client(server) as client:
         inside, opened = threading.Barrier(3), threading.Event()
-        written = server.desk.prompts.text
+        written = server.service.prompts.text
 
         def held(prompt: str) -> Any:
             inside.wait(20)
             assert opened.wait(20)
             return written(prompt)
 
-        monkeypatch.setattr(server.desk.prompts, "text", held)
+        monkeypatch.setattr(server.service.prompts, "text", held)
         with ThreadPoolExecutor(2) as pool:
             holders = [pool.submit(client.completions.create, model="base", prompt="x") for _ in range(2)]
             inside.wait(20)
@@ -514,7 +513,7 @@ def test_stopping_ends_what_is_under_way(store: Path):
 
         thread = threading.Thread(target=ask)
         thread.start()
-        while not server.desk.door.inside and not results:
+        while not server.service.requests.active and not results:
             time.sleep(0.001)
         server.stop()
         thread.join(30)

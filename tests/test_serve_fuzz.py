@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from submodel.serve.limits import Limits
+from submodel.serve.access import Limits
 from submodel.serve.server import Server
 from tests import serving
 
@@ -49,7 +49,7 @@ MODELS = st.sampled_from([None, "auto", "base", *serving.SUBMODELS])
 def server(store: Path) -> Iterator[Server]:
     with serving.running(store, limits=Limits(tokens=4)) as found:
         yield found
-        assert found.desk.door.inside == 0
+        assert found.service.requests.active == 0
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,16 @@ from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.runtime.packed.formats import FORMATS, SHARED
 from submodel.runtime.packed.linear import packed_matrices
-from submodel.serve.limits import Limits
-from submodel.serve.memory import Models
-from submodel.serve.provision import PackedProvision, provision_of
+from submodel.serve.access import Limits
+from submodel.serve.model_pool import ModelPool
 from submodel.serve.refusal import Refusal
+from submodel.serve.registry import PackedRegistry, open_registry
 from tests import serving
 
 CACHE = 1 << 20
 
 
-class Slow(PackedProvision):
+class Slow(PackedRegistry):
     """Takes its time to load, can be told to fail, and notes what it loads."""
 
     def __init__(self, store: Path, seconds: float = 0.0):
@@ -40,60 +40,60 @@ class Slow(PackedProvision):
         return super().load(name)
 
 
-def _room_for(provision: PackedProvision, models: int) -> int:
-    return models * (max(provision.size_bytes(name) for name in provision.names) + CACHE)
+def _room_for(registry: PackedRegistry, models: int) -> int:
+    return models * (max(registry.size_bytes(name) for name in registry.names) + CACHE)
 
 
 @pytest.fixture
-def provision(store: Path) -> Slow:
+def registry(store: Path) -> Slow:
     return Slow(store)
 
 
 @pytest.mark.parametrize("form", list(FORMATS))
 def test_sizes_are_told_before_loading(store: Path, form: str):
-    provision = PackedProvision(store, form)
+    registry = PackedRegistry(store, form)
     for name in ("base", "python"):
-        model = provision.load(name).model
+        model = registry.load(name).model
         tensors = [tensor for _, parts in packed_matrices(model) for part in parts for tensor in part.tensors.values()]
         size = sum({tensor.data_ptr(): tensor.nbytes for tensor in [*tensors, *model.parameters()]}.values())
-        assert abs(provision.size_bytes(name) - size) < 0.5 * size, (form, name, size)  # padding weighs much here
+        assert abs(registry.size_bytes(name) - size) < 0.5 * size, (form, name, size)  # padding weighs much here
         gone = weakref.ref(model)
         del model, tensors
         assert gone() is None  # at once: no garbage has to be collected
 
 
-def test_the_least_recently_used_one_goes(provision: Slow):
+def test_the_least_recently_used_one_goes(registry: Slow):
     async def run() -> None:
-        models = Models(provision, _room_for(provision, 2), CACHE)
+        models = ModelPool(registry, _room_for(registry, 2), CACHE)
         for name in ("java", "python", "java", "maths"):
-            models.give_back(await models.lease(name))
+            models.release(await models.lease(name))
         assert set(models.resident) == {"java", "maths"} and models.evictions == 1
-        assert sum(models.resident.values()) <= _room_for(provision, 2)
+        assert sum(models.resident.values()) <= _room_for(registry, 2)
         await models.close()
         assert not any(thread.name.startswith("model ") for thread in threading.enumerate())
 
     asyncio.run(run())
-    assert provision.loaded == ["java", "python", "maths"]
+    assert registry.loaded == ["java", "python", "maths"]
 
 
-def test_many_who_ask_at_once_load_once(provision: Slow):
-    provision.seconds = 0.1
+def test_many_who_ask_at_once_load_once(registry: Slow):
+    registry.seconds = 0.1
 
     async def run() -> None:
-        models = Models(provision, _room_for(provision, 4), CACHE)
+        models = ModelPool(registry, _room_for(registry, 4), CACHE)
         leases = await asyncio.gather(*(models.lease(name) for name in ["java", "maths"] * 8))
-        assert len({id(lease.live) for lease in leases}) == 2
+        assert len({id(lease.model) for lease in leases}) == 2
         for lease in leases:
-            models.give_back(lease)
+            models.release(lease)
         await models.close()
 
     asyncio.run(run())
-    assert sorted(provision.loaded) == ["java", "maths"]
+    assert sorted(registry.loaded) == ["java", "maths"]
 
 
-def test_a_busy_model_is_never_taken_away(provision: Slow):
+def test_a_busy_model_is_never_taken_away(registry: Slow):
     async def run() -> None:
-        models = Models(provision, _room_for(provision, 1), CACHE, wait_s=0.2)
+        models = ModelPool(registry, _room_for(registry, 1), CACHE, wait_s=0.2)
         lease = await models.lease("java")
         with pytest.raises(Refusal, match="the others are busy") as refused:
             await models.lease("maths")
@@ -104,20 +104,20 @@ def test_a_busy_model_is_never_taken_away(provision: Slow):
         late = asyncio.create_task(models.lease("java"))  # stands in line behind the one who waits for memory
         await asyncio.sleep(0.05)
         assert not waiting.done() and not late.done()
-        models.give_back(lease)
-        models.give_back(await waiting)
+        models.release(lease)
+        models.release(await waiting)
         assert (await late).name == "java"
         await models.close()
 
     asyncio.run(run())
-    assert provision.loaded == ["java", "maths", "java"]
+    assert registry.loaded == ["java", "maths", "java"]
 
 
-def test_who_stops_waiting_leaves_nothing_behind(provision: Slow):
-    provision.seconds = 0.2
+def test_who_stops_waiting_leaves_nothing_behind(registry: Slow):
+    registry.seconds = 0.2
 
     async def run() -> None:
-        models = Models(provision, _room_for(provision, 1), CACHE)
+        models = ModelPool(registry, _room_for(registry, 1), CACHE)
         first = asyncio.create_task(models.lease("java"))
         await asyncio.sleep(0.05)
         first.cancel()  # while it loads
@@ -125,21 +125,21 @@ def test_who_stops_waiting_leaves_nothing_behind(provision: Slow):
         await asyncio.sleep(0.05)
         second.cancel()  # while it waits for memory
         lease = await asyncio.wait_for(models.lease("python"), 20)
-        models.give_back(lease)
+        models.release(lease)
         assert not any(entry.users for entry in models._entries.values())
         await models.close()
 
     asyncio.run(run())
 
 
-def test_a_model_that_cannot_be_loaded_can_be_asked_for_again(provision: Slow):
+def test_a_model_that_cannot_be_loaded_can_be_asked_for_again(registry: Slow):
     async def run() -> None:
-        models = Models(provision, _room_for(provision, 1), CACHE)
-        provision.broken = True
+        models = ModelPool(registry, _room_for(registry, 1), CACHE)
+        registry.broken = True
         with pytest.raises(Refusal) as refused:
             await models.lease("java")
         assert refused.value.status == 500 and not models.resident
-        provision.broken = False
+        registry.broken = False
         assert (await models.lease("java")).name == "java"
         await models.close()
 
@@ -149,9 +149,9 @@ def test_a_model_that_cannot_be_loaded_can_be_asked_for_again(provision: Slow):
 @pytest.fixture
 def crowded(store: Path) -> Iterator[Any]:
     """A server with room for two of its four models."""
-    provision = PackedProvision(store, "bf16")
-    memory = _room_for(provision, 2)
-    with serving.running(store, provision, memory_bytes=memory, cache_bytes=CACHE) as server:
+    registry = PackedRegistry(store, "bf16")
+    memory = _room_for(registry, 2)
+    with serving.running(store, registry, memory_bytes=memory, cache_bytes=CACHE) as server:
         yield server
 
 
@@ -167,44 +167,44 @@ def test_switching_drops_no_request(crowded: Any):
     alone = [ask(index) for index in range(14)]
     with ThreadPoolExecutor(9) as pool:
         assert list(pool.map(ask, range(14))) == alone
-    assert crowded.desk.models.evictions > 2 and len(crowded.desk.models.resident) <= 2
+    assert crowded.service.models.evictions > 2 and len(crowded.service.models.resident) <= 2
 
 
 @pytest.mark.parametrize("form", SHARED)
 def test_sub_models_share_the_base(store: Path, form: str):
     """All at once over one set of weights, in the room of the base, their masks and caches; answers as alone."""
-    provision = provision_of(store, form)
+    registry = open_registry(store, form)
     names = ["base", *serving.SUBMODELS]
-    parts = {name: [part for _, own in packed_matrices(provision.load(name).model) for part in own] for name in names}
+    parts = {name: [part for _, own in packed_matrices(registry.load(name).model) for part in own] for name in names}
     assert len({tuple(part.values.data_ptr() for part in own) for own in parts.values()}) == 1
     for name in names:
         size = sum(part.mask.nbytes for part in parts[name] if part.mask is not None)
-        assert provision.size_bytes(name) == size
-    room = provision.shared_bytes + sum(provision.size_bytes(name) + CACHE for name in names)
+        assert registry.size_bytes(name) == size
+    room = registry.shared_bytes + sum(registry.size_bytes(name) + CACHE for name in names)
 
     def ask(index: int) -> str:
         with OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client:
             found = client.completions.create(model=names[index % 4], prompt="ab", max_tokens=5 + index, temperature=0)
             return f"{found.model} {found.choices[0].text}"
 
-    with serving.running(store, provision, memory_bytes=room, cache_bytes=CACHE) as server:
+    with serving.running(store, registry, memory_bytes=room, cache_bytes=CACHE) as server:
         alone = [ask(index) for index in range(8)]
         with ThreadPoolExecutor(8) as pool:
             assert list(pool.map(ask, range(8))) == alone
-        assert server.desk.models.evictions == 0 and len(server.desk.models.resident) == 4
+        assert server.service.models.evictions == 0 and len(server.service.models.resident) == 4
     # the base's weights are counted, though they belong to none of the four
-    with serving.running(store, provision, memory_bytes=room - 1, cache_bytes=CACHE) as server:
+    with serving.running(store, registry, memory_bytes=room - 1, cache_bytes=CACHE) as server:
         assert [ask(index) for index in range(4)] == alone[:4]
-        assert server.desk.models.evictions == 1
+        assert server.service.models.evictions == 1
 
 
 def test_waiting_for_memory_ends_in_503(store: Path):
-    provision = PackedProvision(store, "bf16")
-    settings: Any = {"memory_bytes": _room_for(provision, 1), "cache_bytes": CACHE, "limits": Limits(wait_s=0.1)}
-    with serving.running(store, provision, **settings) as server:
+    registry = PackedRegistry(store, "bf16")
+    settings: Any = {"memory_bytes": _room_for(registry, 1), "cache_bytes": CACHE, "limits": Limits(wait_s=0.1)}
+    with serving.running(store, registry, **settings) as server:
         with OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client:
             client.completions.create(model="java", prompt="x", max_tokens=1)
-            entry = server.desk.models._entries["java"]
+            entry = server.service.models._entries["java"]
             entry.users += 1  # as if it answered
             with pytest.raises(Exception, match="the others are busy") as refused:
                 client.completions.create(model="maths", prompt="x", max_tokens=1)
@@ -215,4 +215,4 @@ def test_waiting_for_memory_ends_in_503(store: Path):
 
 def test_names_with_another_meaning_are_refused(tmp_path: Path):
     with pytest.raises(SubmodelError, match="another meaning"):
-        PackedProvision(serving.make_store(tmp_path, ("auto",)), "bf16")
+        PackedRegistry(serving.make_store(tmp_path, ("auto",)), "bf16")

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from submodel.calibration.middle import SPELLINGS, Spelling
-from submodel.serve.prompts import RequestPrompts
+from submodel.serve.openai.prompts import RequestPrompts
 from submodel.serve.refusal import Refusal
 from tests import tiny
 

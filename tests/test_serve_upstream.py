@@ -124,7 +124,7 @@ def test_their_errors_are_told_as_ours(
     with pytest.raises(openai.APIStatusError, match=says) as refused:
         client.chat.completions.create(model="python", messages=HELLO, stream=stream)
     assert refused.value.status_code == status and "/secret" not in str(refused.value)
-    assert server.desk.door.inside == 0
+    assert server.service.requests.active == 0
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
@@ -149,7 +149,7 @@ def test_an_engine_that_is_not_there(client: OpenAI, server: Server):
             client.chat.completions.create(model="far", messages=HELLO, stream=stream)
         assert refused.value.status_code == 502
     listed = httpx2.get(f"{server.url}/v1/models/far").json()["submodel"]
-    assert listed == {"upstream": True, "resident": False} and server.desk.door.inside == 0
+    assert listed == {"upstream": True, "resident": False} and server.service.requests.active == 0
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_golden_bytes(tmp_path: Path):
-    """docs/format.md, byte by byte. A change here is a new format version."""
+    """docs/reference/format.md, byte by byte. A change here is a new format version."""
     kept = np.zeros((2, 10), dtype=bool)
     kept[0, [0, 3, 9]] = True
     kept[1, [1, 2, 8]] = True

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from submodel.prune.scores.exchange import exchange
-from submodel.prune.sparsity import Pattern, keep_mask, parse_pattern
+from submodel.prune.sparsity import NM, RowSparsity, Sparsity, keep_mask, parse_sparsity
 
 pytestmark = pytest.mark.usefixtures("kernels")  # all of it for the torch twin and for every instruction set
 
@@ -28,7 +28,7 @@ def _errors(
     return (dropped @ inputs.double().T + beyond).square().sum(1).numpy()
 
 
-def _wanda(weight: torch.Tensor, gram: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def _wanda(weight: torch.Tensor, gram: torch.Tensor, pattern: Sparsity) -> torch.Tensor:
     return keep_mask(weight.abs() * gram.diagonal().sqrt(), pattern)
 
 
@@ -36,7 +36,7 @@ def _wanda(weight: torch.Tensor, gram: torch.Tensor, pattern: Pattern) -> torch.
 @pytest.mark.parametrize("shape", [(1, 1), (7, 13), (20, 64), (5, 130)])
 def test_errors_fall_and_counts_stay(shape, given):
     weight, inputs, gram = _case(*shape)
-    pattern = parse_pattern(*given)
+    pattern = parse_sparsity(*given)
     found = exchange(weight, gram, pattern)
     start = _wanda(weight, gram, pattern)
     before, after = _errors(weight, start, inputs), _errors(weight, found.keep, inputs)
@@ -44,7 +44,7 @@ def test_errors_fall_and_counts_stay(shape, given):
     np.testing.assert_allclose(found.before, before, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(found.after, after, rtol=1e-3, atol=1e-3 * max(1.0, before.max()))
     assert torch.equal(found.keep.sum(1), start.sum(1))
-    if pattern.m:
+    if isinstance(pattern, NM):
         whole = shape[1] // pattern.m * pattern.m
         groups = found.keep[:, :whole].view(shape[0], -1, pattern.m)
         assert (groups.sum(2) == pattern.n).all()
@@ -58,14 +58,14 @@ def test_errors_fall_and_counts_stay(shape, given):
 def test_toward_other_outputs(shape, given):
     """Errors against what is asked for fall, below what exchanges that do not know of it come to."""
     weight, inputs, gram = _case(*shape)
-    pattern = parse_pattern(*given)
+    pattern = parse_sparsity(*given)
     start = _wanda(weight, gram, pattern)
     # half of what other inputs would have given, and as much that has nothing to do with the weight
     other = inputs + 0.2 * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1)) * inputs.std()
     beyond = weight @ (other - inputs).T
     beyond += 0.5 * beyond.std() * torch.randn(beyond.shape, generator=torch.Generator().manual_seed(2))
     asked = beyond @ inputs
-    found = exchange(weight, gram, pattern, asked=asked)
+    found = exchange(weight, gram, pattern, gap=asked)
     before, after = _errors(weight, start, inputs, beyond), _errors(weight, found.keep, inputs, beyond)
     assert (after <= before * (1 + 1e-5)).all() and torch.equal(found.keep.sum(1), start.sum(1))
     constant = beyond.double().square().sum(1).numpy()
@@ -79,11 +79,14 @@ def test_toward_other_outputs(shape, given):
 def test_a_fixed_point_toward_other_outputs(given):
     weight, inputs, gram = _case(24, 24)
     beyond = 2 * torch.randn(24, len(inputs), generator=torch.Generator().manual_seed(1))
-    pattern, asked = parse_pattern(*given), beyond @ inputs
-    found = exchange(weight, gram, pattern, asked=asked, rounds=500, candidates=24)
+    pattern, asked = parse_sparsity(*given), beyond @ inputs
+    found = exchange(weight, gram, pattern, gap=asked, rounds=500, candidates=24)
     errors = _errors(weight, found.keep, inputs, beyond)
     rows = zip(weight.double().numpy(), found.keep.numpy(), asked.double().numpy(), errors, strict=True)
-    left = [-_best_single(w, k, gram.double().numpy(), pattern.m, asked=b, error=e) for w, k, b, e in rows]
+    left = [
+        -_best_single(w, k, gram.double().numpy(), pattern.m if isinstance(pattern, NM) else 0, gap=b, error=e)
+        for w, k, b, e in rows
+    ]
     assert max(left) <= 1e-4
 
 
@@ -92,18 +95,18 @@ def _best_single(
     keep: np.ndarray,
     gram: np.ndarray,
     m: int,
-    asked: np.ndarray | float = 0.0,
+    gap: np.ndarray | float = 0.0,
     error: float | None = None,
 ) -> float:
     """The most that any one exchange changes the error, as a part of it, by trying all."""
     best = 0.0
     r = np.where(keep, 0, weight)
-    now = r @ (gram @ r + 2 * asked)
+    now = r @ (gram @ r + 2 * gap)
     for i, j in itertools.product(np.flatnonzero(keep), np.flatnonzero(~keep)):
         if not m or i // m == j // m:
             other = r.copy()
             other[i], other[j] = weight[i], 0
-            best = min(best, other @ (gram @ other + 2 * asked) - now)
+            best = min(best, other @ (gram @ other + 2 * gap) - now)
     return float(best / max(now if error is None else error, 1e-12))
 
 
@@ -111,11 +114,11 @@ def _best_single(
 def test_a_fixed_point_has_no_exchange_that_gains(given):
     """With all columns as candidates nothing is left; with the usual few, next to nothing."""
     weight, _, gram = _case(24, 24)
-    pattern = parse_pattern(*given)
+    pattern = parse_sparsity(*given)
     for candidates, allowed in ((24, 1e-4), (8, 0.02)):
         found = exchange(weight, gram, pattern, rounds=500, candidates=candidates)
         left = [
-            -_best_single(w, k, gram.double().numpy(), pattern.m)
+            -_best_single(w, k, gram.double().numpy(), pattern.m if isinstance(pattern, NM) else 0)
             for w, k in zip(weight.double().numpy(), found.keep.numpy(), strict=True)
         ]
         assert max(left) <= allowed, (candidates, max(left))
@@ -125,7 +128,7 @@ def test_a_fixed_point_has_no_exchange_that_gains(given):
 def test_near_the_best_of_all_masks(cols: int):
     """Brute force over every mask of a row: most rows reach the optimum, and the rest of the way is short."""
     weight, _, gram = _case(40, cols, seed=cols)
-    found = exchange(weight, gram, Pattern(0.5), rounds=200, candidates=cols)
+    found = exchange(weight, gram, RowSparsity(0.5), rounds=200, candidates=cols)
     g = gram.double().numpy()
     reached, gap = 0, []
     for w, keep in zip(weight.double().numpy(), found.keep.numpy(), strict=True):
@@ -144,5 +147,5 @@ def test_near_the_best_of_all_masks(cols: int):
 def test_a_diagonal_gram_leaves_wanda_as_it_is():
     weight, _, gram = _case(9, 40)
     diagonal = gram.diagonal().diag()
-    found = exchange(weight, diagonal, Pattern(0.5))
-    assert torch.equal(found.keep, _wanda(weight, gram, Pattern(0.5)))
+    found = exchange(weight, diagonal, RowSparsity(0.5))
+    assert torch.equal(found.keep, _wanda(weight, gram, RowSparsity(0.5)))

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ from submodel.base.opening import open_base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
-from submodel.extract.job import extract
-from submodel.prune.dense_target import Toward
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.extract.job import extract as extract_by
+from submodel.prune.dense_target import DenseTarget
+from submodel.prune.sparsity import RowSparsity, keep_mask
 from submodel.prune.statistics import ClippedGram, Gram, SquaredNorm
 from submodel.runtime.load import apply_masks
 from submodel.store import Store
-from submodel.walk.observe import Found, Merged
+from submodel.walk.observe import Merged, Statistics
 from tests import tiny
+
+extract = partial(extract_by, method="wanda")
 
 
 def _digest(store: Path, name: str = "d") -> str:
@@ -46,7 +49,7 @@ KILLS = {
     "submodel.walk.walk.write_journal": (2, 1),  # masks of block 1 written, block not yet counted
     "os.replace": (4, 1),  # before the journal of block 1 gets its name
     "os.pwrite": (3 + 5, 1),  # in the midst of the hidden states
-    "submodel.store.write_json": (2, 3),  # all blocks done, masks in the store, manifest not
+    "submodel.store.format.write_json": (2, 3),  # all blocks done, masks in the store, manifest not
 }
 
 
@@ -69,7 +72,7 @@ def extraction(where, call, store):
             os.kill(os.getpid(), signal.SIGKILL)
         return own(*args, **kwargs)
     setattr(module, name, killed)
-    extract(open_base(sys.argv[1]), [Samples("d", tiny.ids(5, 24))], Path(store), batch_tokens=48, dtype=torch.float32)
+    extract(open_base(sys.argv[1]), [Samples("d", tiny.ids(5, 24))], Path(store), method="wanda", batch_tokens=48, dtype=torch.float32)
 found = []
 for kill in json.loads(sys.argv[2]):
     child = os.fork()
@@ -115,9 +118,9 @@ def test_killed_and_started_again(where: str, llama: Path, undisturbed: Path, ki
 
 
 def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Path, tmp_path: Path, monkeypatch):
-    import submodel.extract.workdir as module
+    from submodel.extract import workdir as module
 
-    out, keep = tmp_path / "store", module.Work.keep
+    out, keep = tmp_path / "store", module.BlockFiles.keep
 
     def interrupted(self, block, found):
         if block == 2:
@@ -125,11 +128,11 @@ def test_damaged_hidden_states_are_not_gone_on_with(llama: Path, undisturbed: Pa
         keep(self, block, found)
 
     samples = [Samples("d", tiny.ids(5, 24))]
-    monkeypatch.setattr(module.Work, "keep", interrupted)
+    monkeypatch.setattr(module.BlockFiles, "keep", interrupted)
     with pytest.raises(KeyboardInterrupt):
         extract(open_base(str(llama)), samples, out, batch_tokens=48, dtype=torch.float32)
     monkeypatch.undo()
-    hidden = next(out.glob("work/*/d/hidden.0"))
+    hidden = next(out.glob("work/*/*/d/hidden.0"))
     hidden.write_bytes(hidden.read_bytes()[:-1] + b"x")
     again = extract(open_base(str(llama)), samples, out, batch_tokens=48, dtype=torch.float32)
     assert again.resumed_blocks == 0
@@ -151,7 +154,7 @@ def test_the_same_command_twice(llama: Path, undisturbed: Path):
     again = extract(open_base(str(llama)), samples, undisturbed, batch_tokens=48, dtype=torch.float32)
     assert again.already == ["d"]
     with pytest.raises(SubmodelError, match="another recipe"):
-        extract(open_base(str(llama)), samples, undisturbed, batch_tokens=48, pattern=Pattern(0.25))
+        extract(open_base(str(llama)), samples, undisturbed, batch_tokens=48, sparsity=RowSparsity(0.25))
 
 
 def test_padding_never_enters(llama: Path, tmp_path: Path):
@@ -188,7 +191,7 @@ def test_mixture_of_experts(family: str, tmp_path: Path):
         tokens = hidden[(chosen == expert).any(-1)]
         assert (f"{name}[{expert}]" in unseen) == (len(tokens) == 0)
         score = weight.detach().abs() * (tokens.square().sum(0).sqrt() if len(tokens) else 1.0)
-        assert np.array_equal(found[name].unpack()[expert], keep_mask(score, Pattern(0.5)).numpy())
+        assert np.array_equal(found[name].unpack()[expert], keep_mask(score, RowSparsity(0.5)).numpy())
     assert len(attention) == 4
 
     apply_masks(model, found)
@@ -295,7 +298,7 @@ from submodel.base.opening import open_base
 from submodel.extract.job import extract
 from tests import tiny
 base, out = open_base({str(tmp_path / str(layers))!r}), Path({str(tmp_path)!r}) / f"s{layers}-{{sys.argv[1]}}"
-extract(base, [Samples("d", tiny.ids(4, 64))], out)
+extract(base, [Samples("d", tiny.ids(4, 64))], out, method="wanda")
 line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(line.split()[1]) // 1024)
 """
@@ -307,7 +310,7 @@ print(int(line.split()[1]) // 1024)
     assert peaks[1] - peaks[0] < whole / 2, peaks  # 0.23 to 0.30 of it were seen: the heap's holes
 
 
-@pytest.mark.parametrize("statistic", [SquaredNorm, Gram, ClippedGram, Toward])
+@pytest.mark.parametrize("statistic", [SquaredNorm, Gram, ClippedGram, DenseTarget])
 def test_statistics_that_were_added_serve_again(statistic: Any):
     """Two inputs of one width, one of another, in six batches: what all are worth, in the memory of two batches."""
     cpu, made, batches = torch.device("cpu"), [], [[torch.randn(7, cols) for cols in (5, 5, 3)] for _ in range(6)]
@@ -317,12 +320,12 @@ def test_statistics_that_were_added_serve_again(statistic: Any):
         return made[-1]
 
     def see(one: Any, inputs: torch.Tensor) -> None:
-        if statistic is Toward:
+        if statistic is DenseTarget:
             one.update_paired(inputs, inputs + 1, None, None)
         else:
             one.update(inputs)
 
-    def gather(batch: int) -> Found:
+    def gather(batch: int) -> Statistics:
         found = {}
         for name, inputs in zip("abc", batches[batch], strict=True):
             found[name, 0] = merged.make(inputs.shape[1], cpu)
@@ -333,16 +336,16 @@ def test_statistics_that_were_added_serve_again(statistic: Any):
     for batch in range(len(batches)):
         merged.add(batch, lambda batch=batch: gather(batch))
     assert len(made) == 6
-    assert merged.whole["c", 0] is merged.whole["c", 1]
+    assert merged.total["c", 0] is merged.total["c", 1]
     for position, name in enumerate("abc"):
         whole: Any = statistic(batches[0][position].shape[1], cpu)
         for inputs in batches:
             one = statistic(inputs[position].shape[1], cpu)
             see(one, inputs[position])
             whole.merge(one)
-        found: Any = merged.whole[name, 0]
+        found: Any = merged.total[name, 0]
         assert found.tokens == whole.tokens == 42
         assert torch.equal(found.sum_squares, whole.sum_squares)
-        if statistic is Toward:
+        if statistic is DenseTarget:
             assert found.cross is not None
             assert torch.equal(found.cross, whole.cross)

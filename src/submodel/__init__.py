@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from submodel.calibration import Domain, Samples, load_samples
     from submodel.calibration.constructors import domain, mixture, repository, text_file
     from submodel.extract.job import extract
-    from submodel.prune import METHODS
+    from submodel.prune.scores import SCORES
     from submodel.runtime import Loaded, load
     from submodel.store import Store
     from submodel.tasks import TASKS
@@ -43,7 +43,7 @@ _HOMES = {
     "Evaluation": "submodel.api.measuring",
     "Info": "submodel.api.information",
     "Loaded": "submodel.runtime",
-    "METHODS": "submodel.prune",
+    "SCORES": "submodel.prune.scores",
     "Samples": "submodel.calibration",
     "Store": "submodel.store",
     "TASKS": "submodel.tasks",
@@ -73,7 +73,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "METHODS",
+    "SCORES",
     "TASKS",
     "Base",
     "Domain",

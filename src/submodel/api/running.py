@@ -103,8 +103,8 @@ def serve(
         SubmodelError: no such store, an address without a key, a port that is taken, or the extra is not installed.
     """
     try:
-        from submodel.serve.limits import Limits
-        from submodel.serve.provision import provision_of
+        from submodel.serve.access import Limits
+        from submodel.serve.registry import open_registry
         from submodel.serve.server import Server, Settings
         from submodel.serve.upstream import parse_upstream
     except ModuleNotFoundError as error:
@@ -125,10 +125,10 @@ def serve(
         upstream_key=upstream_key,
         limits=limits,
     )
-    provision = provision_of(Path(store), format, base, trust_remote_code)
-    router = open_router(provision.store, provision.base)
+    registry = open_registry(Path(store), format, base, trust_remote_code)
+    router = open_router(registry.store, registry.base)
     if router.missing:
         say(f"without statistics for routing: {', '.join(router.missing)}; see submodel route --fit")
-    server = Server(provision, router.choose, settings)
-    ready(server.url, [*provision.names, *settings.upstreams])
+    server = Server(registry, router.choose, settings)
+    ready(server.url, [*registry.names, *settings.upstreams])
     server.run()

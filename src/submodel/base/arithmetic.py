@@ -22,12 +22,12 @@ _NATIVE = {
 _PANEL = 1 << 20  # weights converted at once: 4 MB
 
 
-class _Rooms(threading.local):
+class _Buffers(threading.local):
     def __init__(self) -> None:
-        self.of: dict[torch.dtype, torch.Tensor] = {}
+        self.by_dtype: dict[torch.dtype, torch.Tensor] = {}
 
 
-_rooms = _Rooms()
+_buffers = _Buffers()
 
 
 @functools.cache
@@ -92,10 +92,12 @@ def quicken(model: nn.Module) -> None:
 
 
 def scratch(size: int, dtype: torch.dtype) -> torch.Tensor:
-    """The calling thread's room for `size` numbers, until it asks again: a new one each time would cost more, in page
-    faults, than filling it."""
-    kept = _rooms.of.get(dtype)
+    """The calling thread's buffer for `size` numbers, valid until it asks again.
+
+    A new one each time would cost more, in page faults, than filling it.
+    """
+    kept = _buffers.by_dtype.get(dtype)
     if kept is None or kept.numel() < size:
         with torch.inference_mode(False):  # it outlives the caller's mode
-            kept = _rooms.of[dtype] = torch.empty(size, dtype=dtype)
+            kept = _buffers.by_dtype[dtype] = torch.empty(size, dtype=dtype)
     return kept[:size]

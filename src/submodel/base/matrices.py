@@ -30,6 +30,7 @@ class Matrix:
 
     @property
     def weight(self) -> torch.Tensor:
+        """The parameter itself."""
         return getattr(self.module, self.attribute)
 
 

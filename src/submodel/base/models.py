@@ -87,6 +87,7 @@ class Base:
 
     @cached_property
     def tokenizer(self) -> Any:
+        """The tokenizer that lies beside the weights. Raises SubmodelError when there is none."""
         try:
             if isinstance(self.source, Gguf):
                 with self.source.shared_reader():

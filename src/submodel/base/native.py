@@ -34,13 +34,13 @@ class Matrix(ctypes.Structure):
 
 
 class Linear(ctypes.Structure):
-    """`sm_linear`."""
+    """`sm_linear` of csrc/submodel.h."""
 
     _fields_ = [("matrix", ctypes.POINTER(Matrix)), ("bias", ctypes.c_void_p)]
 
 
 class Move(ctypes.Structure):
-    """`sm_move`."""
+    """`sm_move` of csrc/submodel.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("rows", "cols", "wide", "group", "removed")),
@@ -54,7 +54,7 @@ NORMS = ("attention_norm", "mlp_norm", "q_norm", "k_norm", "attention_out_norm",
 
 
 class Block(ctypes.Structure):
-    """`sm_block`."""
+    """`sm_block` of csrc/submodel.h."""
 
     _fields_ = [
         *((name, Linear) for name in LINEARS),
@@ -68,7 +68,7 @@ SIZES = ("blocks", "hidden", "heads", "key_heads", "head_size", "intermediate", 
 
 
 class Model(ctypes.Structure):
-    """`sm_model`."""
+    """`sm_model` of csrc/submodel.h."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in SIZES),

@@ -39,7 +39,11 @@ _HEADER_LIMIT = 100_000_000  # the limit of the reference implementation
 
 
 class Source(Protocol):
-    """Tensors by name. `get` returns memory of its own, `get_rows` some rows only; `sha256` identifies the whole."""
+    """Tensors by name.
+
+    `get` returns memory that nothing else uses, `get_rows` some rows only; `size_bytes` and `sha256` are of all tensors
+    as stored, and `prefetch` says which will be read next.
+    """
 
     @property
     def names(self) -> tuple[str, ...]: ...
@@ -106,6 +110,7 @@ class Safetensors:
         return sum(span.end - span.start for span in self._spans.values())
 
     def dtype_name(self, name: str) -> str:
+        """The dtype of a tensor as safetensors calls it."""
         return self._spans[name].dtype
 
     def get(self, name: str) -> torch.Tensor:
@@ -189,6 +194,7 @@ class Gguf:
         self._processor: Any = None
 
     def bind(self, skeleton: torch.nn.Module, config: dict[str, Any]) -> None:
+        """Learn the model's names of the tensors. Raises SubmodelError for a mixture of experts."""
         from transformers.modeling_gguf_pytorch_utils import (
             TENSOR_PROCESSORS,
             TensorProcessor,

@@ -20,7 +20,7 @@ _M_ARENA_MAX = -8  # of glibc's malloc.h
 
 
 class Workers:
-    """As many threads as torch has (one for an accelerator), for as long as it is entered."""
+    """A pool of as many threads as torch has (one for an accelerator), which lives while it is entered."""
 
     def __init__(self, device: str = "cpu"):
         self._threads = torch.get_num_threads()

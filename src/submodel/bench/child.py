@@ -88,12 +88,12 @@ def answer_requests(start: Callable[[dict[str, Any]], dict[str, Callable[..., di
         try:
             if what == "start":
                 answers = start(about)
-                found: dict[str, Any] = {}
+                answer: dict[str, Any] = {}
             else:
-                found = answers[what](**about)
+                answer = answers[what](**about)
         except SubmodelError as error:
-            found = {"error": str(error)}
-        print(json.dumps(found), file=out, flush=True)
+            answer = {"error": str(error)}
+        print(json.dumps(answer), file=out, flush=True)
 
 
 def resident_bytes() -> int | None:

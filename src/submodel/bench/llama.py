@@ -69,7 +69,7 @@ class Worker:
         """Nats of each window's tokens after its first, summed."""
         context = self._open(len(windows[0]))
         batch = lib.llama_batch_init(_CHUNK, 0, 1)
-        found: list[float] = []
+        sums: list[float] = []
         for ids in windows:
             lib.llama_memory_clear(lib.llama_get_memory(context), True)
             total = 0.0
@@ -85,10 +85,10 @@ class Worker:
                 most = logits.max(axis=1)
                 spread = np.log(np.exp(logits - most[:, None]).sum(axis=1, dtype=np.float64)) + most
                 total += float((spread - logits[np.arange(len(part)), ids[at + 1 : at + 1 + len(part)]]).sum())
-            found.append(total)
+            sums.append(total)
         lib.llama_batch_free(batch)
         lib.llama_free(context)
-        return {"losses": found}
+        return {"losses": sums}
 
     def _open(self, tokens: int) -> Any:
         settings = lib.llama_context_default_params()
@@ -98,8 +98,8 @@ class Worker:
 
     def _run(self, tokens: list[int]) -> int:
         """Decode tokens after those that are there; the best next one."""
-        given = (lib.llama_token * len(tokens))(*tokens)
-        if lib.llama_decode(self._context, lib.llama_batch_get_one(given, len(tokens))):
+        array = (lib.llama_token * len(tokens))(*tokens)
+        if lib.llama_decode(self._context, lib.llama_batch_get_one(array, len(tokens))):
             raise RuntimeError("llama_decode failed")
         logits = lib.llama_get_logits_ith(self._context, -1)
         return int(np.ctypeslib.as_array(logits, (self._vocabulary,)).argmax())

@@ -95,11 +95,11 @@ def start(about: dict[str, Any]) -> dict[str, Any]:
         there = {row.key: row for row in read_rows(Path(out))}
         old: list[dict[str, Any]] = []
         data_dir = settings.pop("data_dir", None)
-        own = Settings(**settings, data_dir=Path(data_dir) if data_dir else None)
+        cell_settings = Settings(**settings, data_dir=Path(data_dir) if data_dir else None)
         cell = Cell(
             parse_task(task),
             loaded,
-            own,
+            cell_settings,
             Path(out),
             frozenset(there),
             lambda *_: None,

@@ -104,8 +104,8 @@ def refuse_others(base: Base, file: Path) -> None:
     other = open_base(str(file))
     names = {target: name for name, target in base.targets(base.skeleton(torch.bfloat16)).items()}
     for name in other.source.names:
-        mine = base.source.get(names[name]) if name in names else None
-        if mine is not None and not torch.equal(mine.to(torch.bfloat16), other.source.get(name)):
+        weight = base.source.get(names[name]) if name in names else None
+        if weight is not None and not torch.equal(weight.to(torch.bfloat16), other.source.get(name)):
             raise SubmodelError(f"{file}: {name} is not that of {base.reference}: give the base's own GGUF")
 
 

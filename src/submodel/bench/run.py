@@ -50,7 +50,7 @@ class Plan:
 
 
 def run(
-    found: Sequence[Contender],
+    contenders: Sequence[Contender],
     plan: Plan,
     out: Path,
     bases: Mapping[str, Base],
@@ -65,7 +65,7 @@ def run(
     Raises SubmodelError when another contender cannot be loaded or its process dies.
     """
     with ExitStack() as stack:
-        running = [(contender, stack.enter_context(closing(_child(contender, plan)))) for contender in found]
+        running = [(contender, stack.enter_context(closing(_child(contender, plan)))) for contender in contenders]
         for contender, child in running:
             child.send(
                 "start",
@@ -75,9 +75,10 @@ def run(
                 new_tokens=plan.new_tokens,
                 trust_remote_code=plan.trust_remote_code,
             )
-        taken: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in found}
+        # rounds: all contenders in turns; the first round warms up
+        taken: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in contenders}
         for done, (contender, child) in enumerate([*running]):
-            progress("loading", done, len(found))
+            progress("loading", done, len(contenders))
             with _left_out(contender, running, say):
                 child.receive()
         for done in range(plan.rounds + 1):
@@ -85,6 +86,7 @@ def run(
             for contender, child in [*running]:
                 with _left_out(contender, running, say):
                     taken[contender].append(child.ask("measure"))
+        # speed and size of each
         for contender, child in running:
             size = child.ask("size")
             if contender.engine == "llama.cpp":
@@ -94,6 +96,7 @@ def run(
             rows = speed_rows(size, taken[contender][1:], plan)
             append_rows(out, rows)
             yield from rows
+        # tasks, one contender after another
         for contender, child in [*running]:
             for done, task in enumerate(plan.tasks):
                 progress(f"{task} of {contender.title}", done, len(plan.tasks))
@@ -126,8 +129,8 @@ def _left_out(
 
 
 def _child(contender: Contender, plan: Plan) -> Child:
-    own = [sys.executable, "-m", "submodel.bench.ours"]
-    command = peer.command(plan.llama_python) if contender.engine == "llama.cpp" else own
+    ours = [sys.executable, "-m", "submodel.bench.ours"]
+    command = peer.command(plan.llama_python) if contender.engine == "llama.cpp" else ours
     return Child(contender.title, command, plan.threads)
 
 
@@ -139,8 +142,10 @@ def _cell(contender: Contender, task: Task, plan: Plan, out: Path, bases: Mappin
 def speed_rows(size: dict[str, Any], taken: Sequence[dict[str, Any]], plan: Plan) -> list[Row]:
     """A contender's size and its counted rounds -> its rows."""
     about = Row(**size["row"])
-    own = {"prompt_tokens": plan.prompt_tokens, "new_tokens": plan.new_tokens, "threads": plan.threads}
-    about = replace(about, settings={**about.settings, **own}, machine=f"{size['row']['machine'].rpartition(', ')[0]}")
+    settings = {"prompt_tokens": plan.prompt_tokens, "new_tokens": plan.new_tokens, "threads": plan.threads}
+    about = replace(
+        about, settings={**about.settings, **settings}, machine=f"{size['row']['machine'].rpartition(', ')[0]}"
+    )
     prefill = plan.prompt_tokens / np.array([one["prefill"] for one in taken])
     decode = 1 / np.array([np.median(one["steps"]) for one in taken])
     spent = sum(one["prefill"] + sum(one["steps"]) for one in taken)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 
-from submodel.report import drawn, told_apart, without
+from submodel.report import distinct_names, drawn, without
 from submodel.tasks.rows import Row
 
 _HEADS = {
@@ -32,7 +32,7 @@ def table(rows: Iterable[Row], *, markdown: bool = False) -> str:
         columns.setdefault(_column(row), row)
     cells = {(line_of(row), _column(row)): row for row in rows}
     plain = [_HEADS.get(row.metric, f"{row.metric} {_short(row.data['name'])}") for row in columns.values()]
-    text = [["model", "program", "format", *told_apart([_shared(row) for row in columns.values()], plain)]]
+    text = [["model", "program", "format", *distinct_names([_shared(row) for row in columns.values()], plain)]]
     for line in lines:
         text.append([*line, *(_cell(cells.get((line, column))) for column in columns)])
     speed = [row for row in rows if row.task == "bench"]

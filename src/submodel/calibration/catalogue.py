@@ -8,19 +8,14 @@ HumanEval and MultiPL-E are not here: they are for evaluation only.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from submodel.calibration.documents import Document, Text
-from submodel.calibration.sets import NamedSet, Rows, read_set
-from submodel.errors import SubmodelError
+from submodel.calibration.sets import NamedSet
 
 Row = dict[str, Any]
 Template = str | Callable[[Row], str]
 """A row -> text: columns in braces, or a function."""
-
-_MOST_ROWS = 20_000  # of a set on the hub: many calibration budgets, and no download of a whole crawl
 
 
 @dataclass(frozen=True)
@@ -40,10 +35,10 @@ class DataSet:
 
 
 def _options(between: str) -> Callable[[Row], str]:
-    def shown(row: Row) -> str:
+    def options(row: Row) -> str:
         return between.join(f"{k}: {v}" for k, v in zip(row["choices"]["label"], row["choices"]["text"], strict=True))
 
-    return shown
+    return options
 
 
 def _openbookqa(row: Row) -> str:
@@ -129,7 +124,7 @@ DOMAINS: dict[str, DataSet] = {
             None,
             "train",
             "6002345709e0801764318f06bf06ce1e7d1a1fe3",
-            split_here="calibration",
+            stored_split="calibration",
             stand_in="1,500 cleaned rows of HellaSwag's validation split, apart from those that are evaluated on",
         ),
         _in_brackets(_hellaswag),
@@ -182,7 +177,7 @@ DOMAINS: dict[str, DataSet] = {
             "regisss/math_qa",
             None,
             "train",
-            split_here="validation",
+            stored_split="validation",
             stand_in="MathQA's validation split",
         ),
         "{Problem}\n{options}\n{Rationale}",
@@ -268,7 +263,7 @@ DOMAINS: dict[str, DataSet] = {
             "wikitext-2-raw-v1",
             "train",
             "b08601e04326c79dfdd32d625aee71d232d685c3",
-            split_here="validation",
+            stored_split="validation",
             stand_in="WikiText-2's validation split, tokenised, with <unk>",
         ),
         "{text}",
@@ -285,63 +280,3 @@ ALIASES: dict[str, str] = {
     "translation": "wmt14",
     "english": "c4",
 }
-
-
-def read_domain(name: str, data_dir: Path | None, revision: str | None = None, split: str | None = None) -> Text:
-    """The documents of a named set or alias.
-
-    Args:
-        name: a key of DOMAINS or ALIASES.
-        data_dir: where sets lie (see `sets`); the hub if None.
-        revision: another commit of the hub than the entry's.
-        split: another split than the one to calibrate on, read whole.
-
-    Raises:
-        SubmodelError: it cannot be had, has other columns, or no text.
-    """
-    key = ALIASES.get(name, name)
-    entry = DOMAINS[key]
-    source = replace(entry.source, revision=revision) if revision else entry.source
-    if split is not None:
-        source = _other_split(source, split)
-    stored = read_set(source, data_dir, _MOST_ROWS)
-    rows = stored.rows if split else stored.rows[: max(1, int(len(stored.rows) * entry.fraction))]
-    text = entry.stand_in_text if stored.stand_in and entry.stand_in_text else entry.text
-    documents: list[Document] = []
-    for number, row in enumerate(rows):
-        written = _render(text, row, stored, number)
-        if written.strip():
-            documents.append(Document(stored.origin, number, written))
-    if not documents:
-        raise SubmodelError(f"{stored.origin}: no text in it: give the set's own rows")
-    return Text(name, documents, stored.origin, None, source.split, {"set": _named(key, stored)})
-
-
-def _other_split(source: NamedSet, split: str) -> NamedSet:
-    if source.files:
-        raise SubmodelError(f"{source.hub}: only its {source.split} split can be read, not {split!r}: name another set")
-    stand_in = f"{source.path}/{split}.jsonl" if source.stand_in else ""
-    return replace(source, split=split, split_here=None, stand_in=stand_in)
-
-
-def _render(template: Template, row: Row, stored: Rows, number: int) -> str:
-    try:
-        return template.format_map(row) if isinstance(template, str) else template(row)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise SubmodelError(
-            f"{stored.origin}, row {number}: not the columns of {stored.source.hub} ({type(error).__name__}: {error}); "
-            f"it has {', '.join(row)}"
-        ) from error
-
-
-def _named(key: str, stored: Rows) -> dict[str, Any]:
-    source = stored.source
-    fields = {
-        "name": key,
-        "hub": source.hub,
-        "config": source.config,
-        "split": source.split,
-        "revision": stored.revision,
-        "stand_in": stored.stand_in,
-    }
-    return {k: v for k, v in fields.items() if v}

@@ -44,7 +44,7 @@ class Text:
 
     @property
     def sha256(self) -> str:
-        """Over its texts in their order."""
+        """The digest of its texts in their order."""
         digest = hashlib.sha256()
         for document in self.documents:
             digest.update(hashlib.sha256(document.text.encode()).digest())

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from submodel.calibration.catalogue import read_domain
 from submodel.calibration.documents import Text, read_text
+from submodel.calibration.named_text import read_named_set
 from submodel.calibration.packing import Budget, pack
 from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Samples
@@ -53,8 +53,13 @@ class Domain:
 
     @property
     def recipe(self) -> str:
-        """`python:2+java:1`."""
+        """The parts with their weights, such as `python:2+java:1`."""
         return "+".join(f"{name}:{weight:g}" for name, weight in self.parts)
+
+    @property
+    def readers(self) -> dict[str, Reader]:
+        """How each of `texts` is read, by its name."""
+        return {text.name: text.read for text in self.texts}
 
     def __repr__(self) -> str:
         specs = {text.name: text.spec for text in self.texts}
@@ -87,7 +92,7 @@ def load_domain(
     """
     if not domain.parts:
         return Samples(domain.name, torch.empty(0, 0, dtype=torch.int64))
-    readers = {**(readers or {}), **{text.name: text.read for text in domain.texts}}
+    readers = {**(readers or {}), **domain.readers}
     texts = [read_part(name, readers, data_dir) for name, _ in domain.parts]
     weights = [weight for _, weight in domain.parts]
     return pack(domain.name, list(zip(texts, weights, strict=True)), tokenizer, budget, domain.recipe)
@@ -95,4 +100,4 @@ def load_domain(
 
 def read_part(name: str, readers: Mapping[str, Reader], data_dir: Path | None) -> Text:
     """The text of one part of a domain (see `load_domain`)."""
-    return readers[name]() if name in readers else read_domain(name, data_dir)
+    return readers[name]() if name in readers else read_named_set(name, data_dir)

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Spelling:
-    """One family's.
+    """How one family of models writes a gap.
 
     Attributes:
         prefix, suffix: the tokens before the two texts.
@@ -28,6 +28,7 @@ class Spelling:
 
     @property
     def tokens(self) -> tuple[str, ...]:
+        """All the tokens that the vocabulary must have."""
         return (self.prefix, self.suffix) if self.middle is None else (self.prefix, self.suffix, self.middle)
 
     def split(self, prompt: str) -> tuple[str, str, str, str] | None:

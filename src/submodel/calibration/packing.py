@@ -1,4 +1,4 @@
-"""Documents -> token samples within a budget.
+"""Pack documents into token samples within a budget.
 
 Documents are shuffled by the seed, tokenised one by one until the budget is full, cut into pieces of at most
 `seq_len` tokens and packed end to end, so that no sample holds padding and many documents take part; or each is a
@@ -52,12 +52,12 @@ class Budget:
 
     @property
     def count(self) -> int:
-        """Samples of a packed budget."""
+        """How many samples a packed budget has."""
         return self.samples if self.tokens is None else max(1, self.tokens // self.seq_len)
 
     @property
-    def wanted(self) -> int | None:
-        """Tokens; None where documents are counted."""
+    def total_tokens(self) -> int | None:
+        """How many tokens in all; None where documents are counted."""
         return self.count * self.seq_len if self.shape == "packed" else self.tokens
 
     @property
@@ -94,28 +94,49 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
     for kind, given, known in (("shape", budget.shape, SHAPES), ("form", budget.form, FORMS)):
         if given not in known:
             raise unknown_name(kind, given, known)
-    if budget.wanted is None and len(parts) > 1:
+    if budget.total_tokens is None and len(parts) > 1:
         raise SubmodelError("a mixture with --shape document is by tokens: give --tokens")
     weights = [weight for _, weight in parts]
-    shares = [None] if budget.wanted is None else share(budget.wanted, weights)
+    shares = [None] if budget.total_tokens is None else share(budget.total_tokens, weights)
     form = FORMS[budget.form](tokenizer)
     pieces = [_cut(text, form, budget, tokens) for (text, _), tokens in zip(parts, shares, strict=True)]
     rows = [[np.array(piece.tokens, dtype=np.int64) for piece in part] for part in pieces]
     samples = _packed([np.concatenate(r) for r in rows], budget.seq_len) if budget.shape == "packed" else _spread(rows)
     lengths = tuple(len(sample) for sample in samples)
+    return Samples(
+        name,
+        _padded(samples),
+        _provenance(parts, pieces, samples, budget, recipe),
+        lengths=lengths if len(set(lengths)) > 1 else None,
+        documents=tuple(
+            text.documents[index]
+            for (text, _), part in zip(parts, pieces, strict=True)
+            for index in sorted({piece.document for piece in part})
+        ),
+    )
+
+
+def _provenance(
+    parts: Sequence[tuple[Text, float]],
+    pieces: Sequence[Sequence[_Piece]],
+    samples: Sequence[np.ndarray],
+    budget: Budget,
+    recipe: str,
+) -> Provenance:
+    """Where the samples of `pack` come from; of one text what its manifest says of it, of several the parts'."""
     described = [
         {"name": text.name, "weight": weight, "tokens": sum(len(p.tokens) for p in part), **_describe(text, part)}
         for (text, weight), part in zip(parts, pieces, strict=True)
     ]
     single = described[0] if len(parts) == 1 else {"path": recipe, "column": None, "split": "mixture", "rows": {}}
-    provenance = Provenance(
+    return Provenance(
         path=single["path"],
         column=single["column"],
         split=single["split"],
         seed=budget.seed,
         seq_len=budget.seq_len,
         samples=len(samples),
-        tokens=sum(lengths),
+        tokens=sum(len(sample) for sample in samples),
         documents=sum(part["documents"] for part in described),
         rows=single["rows"],
         sha256_rows=single.get("sha256_rows", {}),
@@ -125,17 +146,6 @@ def pack(name: str, parts: Sequence[tuple[Text, float]], tokenizer: Any, budget:
         parts=tuple({**part, **text.about} for part, (text, _) in zip(described, parts, strict=True))
         if len(parts) > 1
         else (),
-    )
-    return Samples(
-        name,
-        _padded(samples),
-        provenance,
-        lengths=lengths if len(set(lengths)) > 1 else None,
-        documents=tuple(
-            text.documents[index]
-            for (text, _), part in zip(parts, pieces, strict=True)
-            for index in sorted({piece.document for piece in part})
-        ),
     )
 
 
@@ -170,7 +180,7 @@ def tokens_in(text: Text, tokenizer: Any) -> int:
 
 
 def share(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers that add up to `whole`, in proportion to the weights but for less than 1 (largest remainders).
+    """Whole numbers that add up to `total`, in proportion to the weights but for less than 1 (largest remainders).
 
     Raises SubmodelError when one of them is 0.
     """
@@ -185,9 +195,9 @@ def share(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def _cut(text: Text, form: Form, budget: Budget, tokens_needed: int | None) -> list[_Piece]:
-    """Pieces of `wanted` tokens together: of every document one piece, of long ones more where they run out.
+    """Pieces of `tokens_needed` tokens together: of every document one piece, of long ones more where they run out.
 
-    As many as the budget has samples if `wanted` is None.
+    As many pieces as the budget has samples if `tokens_needed` is None.
     """
     rng = np.random.default_rng(budget.seed)
     room = budget.seq_len - form.extra
@@ -198,7 +208,7 @@ def _cut(text: Text, form: Form, budget: Budget, tokens_needed: int | None) -> l
     count = 0
 
     def take(piece: _Piece) -> bool:
-        """Whether that is enough."""
+        """Add a piece; returns whether there are enough now."""
         nonlocal count
         pieces.append(replace(piece, tokens=form.finish(piece.tokens, rng)))
         count += len(pieces[-1].tokens)
@@ -257,7 +267,7 @@ def _padded(rows: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(result)
 
 
-def _describe(text: Text, pieces: list[_Piece]) -> dict[str, Any]:
+def _describe(text: Text, pieces: Sequence[_Piece]) -> dict[str, Any]:
     """Where pieces come from, as a manifest has it."""
     used = [text.documents[index] for index in sorted({piece.document for piece in pieces})]
     rows: dict[str, list[int]] = {}

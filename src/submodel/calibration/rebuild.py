@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from submodel.calibration.catalogue import DOMAINS, read_domain
+from submodel.calibration.catalogue import DOMAINS
 from submodel.calibration.documents import Text, read_text
+from submodel.calibration.named_text import read_named_set
 from submodel.calibration.packing import Budget, pack
 from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Samples, parts_of
@@ -68,7 +69,7 @@ def _read(part: Mapping[str, Any], data_dir: Path | None) -> Text:
     if key not in DOMAINS:
         raise unknown_name("named set", key, DOMAINS)
     if "revision" in part["set"]:
-        return read_domain(key, None, part["set"]["revision"])
+        return read_named_set(key, None, part["set"]["revision"])
     source = DOMAINS[key].source
-    data_dir_then = part["path"].removesuffix(".gz").removesuffix(source.own_file).removesuffix(source.file)
-    return read_domain(key, data_dir or Path(data_dir_then or "."))
+    recorded_dir = part["path"].removesuffix(".gz").removesuffix(source.hub_file).removesuffix(source.file)
+    return read_named_set(key, data_dir or Path(recorded_dir or "."))

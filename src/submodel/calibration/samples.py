@@ -107,12 +107,12 @@ class Samples:
         )
 
     def first(self, tokens: int) -> "Samples":
-        """As many samples from the beginning as have so many tokens; all, if they have fewer."""
+        """The first samples that have at least so many tokens together; all, if they have fewer."""
         return self.take(slice(int((torch.tensor(self.sizes).cumsum(0) < tokens).sum()) + 1))
 
     @property
     def parts(self) -> list[Mapping[str, Any]]:
-        """`parts_of` what its manifest will say."""
+        """The parts of what its manifest will say (see `parts_of`)."""
         return parts_of(self.provenance.as_dict() if self.provenance else None)
 
 

@@ -29,7 +29,7 @@ def rows_seen(calibration: Mapping[str, Any] | None, text: Text) -> dict[str, se
     for part in parts_of(calibration):
         for source, digest in part["sha256_rows"].items():
             read[tuple(part["rows"][source])].add(digest)
-        if _is_there(part, text) and _columns(part["column"], part) != _columns(text.column, text.about):
+        if _is_same_place(part, text) and _columns(part["column"], part) != _columns(text.column, text.about):
             for source in texts:
                 seen[source] |= set(part["rows"].get(part["path"] if source == text.path else source, ()))
     for source, rows in texts.items():
@@ -43,12 +43,12 @@ def rows_seen(calibration: Mapping[str, Any] | None, text: Text) -> dict[str, se
     return {source: rows & texts[source].keys() for source, rows in seen.items() if rows & texts[source].keys()}
 
 
-def _is_there(part: Mapping[str, Any], text: Text) -> bool:
+def _is_same_place(part: Mapping[str, Any], text: Text) -> bool:
     """Whether it lay where the text lies. A tree's two splits share no file; a file has one split."""
     path = Path(text.path).resolve()
     return Path(part["path"]).resolve() == path and (not path.is_dir() or part["split"] == text.split)
 
 
 def _columns(column: str | None, about: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """What of a row its text is made of."""
+    """The columns of a row that its text is made of."""
     return column, about.get("set", {}).get("name")

@@ -25,7 +25,7 @@ class NamedSet:
         hub, config, split: its name on the hub.
         revision: the commit that is read on the hub; its newest one if None.
         files: files of the hub's repository that are read directly, where its own loader is a script.
-        split_here: the split that `path` holds, if it is another one.
+        stored_split: the split that `path` holds, if it is another one.
         stand_in: what lies at `path` instead of the set's own rows, in words; empty where it is the set.
     """
 
@@ -35,16 +35,16 @@ class NamedSet:
     split: str = "test"
     revision: str | None = None
     files: str | None = None
-    split_here: str | None = None
+    stored_split: str | None = None
     stand_in: str = ""
 
     @property
     def file(self) -> str:
-        """Its path under the data directory, without .gz."""
-        return f"{self.path}/{self.split_here or self.split}.jsonl"
+        """The path of its rows, or of their stand-in, under the data directory, without .gz."""
+        return f"{self.path}/{self.stored_split or self.split}.jsonl"
 
     @property
-    def own_file(self) -> str:
+    def hub_file(self) -> str:
         """The path under the data directory that only the set's own rows have, without .gz."""
         return "/".join(part for part in (self.hub, self.config, f"{self.split}.jsonl") if part)
 
@@ -95,9 +95,9 @@ def read_set(source: NamedSet, data_dir: Path | None, most: int | None = None) -
     return Rows(source, rows, digest.hexdigest(), origin, revision, stand_in)
 
 
-def is_there(source: NamedSet, data_dir: Path) -> bool:
+def is_stored(source: NamedSet, data_dir: Path) -> bool:
     """Whether a data directory holds a set or its stand-in."""
-    return any((data_dir / f"{name}{end}").is_file() for name in (source.own_file, source.file) for end in ("", ".gz"))
+    return any((data_dir / f"{name}{end}").is_file() for name in (source.hub_file, source.file) for end in ("", ".gz"))
 
 
 def find_file(source: NamedSet, data_dir: Path) -> tuple[Path, str]:
@@ -105,12 +105,12 @@ def find_file(source: NamedSet, data_dir: Path) -> tuple[Path, str]:
 
     Raises SubmodelError when it is not there.
     """
-    for name, stand_in in ((source.own_file, ""), (source.file, source.stand_in)):
+    for name, stand_in in ((source.hub_file, ""), (source.file, source.stand_in)):
         for file in (data_dir / name, data_dir / f"{name}.gz"):
             if file.is_file():
                 return file, stand_in
     raise SubmodelError(
-        f"{data_dir / source.file}[.gz]: no such file, nor {source.own_file}: --data-dir holds sets as PATH/SPLIT.jsonl"
+        f"{data_dir / source.file}[.gz]: no such file, nor {source.hub_file}: --data-dir holds sets as PATH/SPLIT.jsonl"
     )
 
 

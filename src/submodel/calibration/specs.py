@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from submodel.calibration.catalogue import ALIASES, DOMAINS, read_domain
+from submodel.calibration.catalogue import ALIASES, DOMAINS
 from submodel.calibration.documents import Text, parse_spec, read_text
 from submodel.calibration.domains import Domain, Reader, TextSource
+from submodel.calibration.named_text import read_named_set
 from submodel.errors import SubmodelError, unknown_name
 
 
@@ -62,7 +63,7 @@ def read_held_out(spec: str, data_dir: Path | None = None) -> Text:
     if not is_named_split(spec):
         return read_text(spec, spec, "held-out")
     name, _, split = spec.partition("/")
-    return replace(read_domain(name, data_dir, split=split), name=spec)
+    return replace(read_named_set(name, data_dir, split=split), name=spec)
 
 
 def is_named_split(spec: str) -> bool:

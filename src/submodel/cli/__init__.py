@@ -17,7 +17,7 @@ from submodel.errors import SubmodelError
 
 # Once a verb is imported its module is a name in here, so nothing below may use the builtins `list` and `eval`.
 VERBS = {
-    "extract": "derive one sub-model per domain in one walk over the base",
+    "extract": "derive one sub-model per domain",
     "list": "say what is in a store",
     "info": "print a sub-model's sizes and recipe",
     "verify": "check every checksum, the base's identity and the exact sparsity of every row",
@@ -46,14 +46,11 @@ def parser(verbs: Iterable[str] = VERBS) -> argparse.ArgumentParser:
     for verb, about in VERBS.items():
         p = subparsers.add_parser(verb, help=about, description=about[0].upper() + about[1:] + ".")
         if verb in complete:
-            module = importlib.import_module(f"submodel.cli.{_MODULES.get(verb, verb)}")
+            module = importlib.import_module(f"submodel.cli.{verb}")
             p.add_argument("--json", action="store_true", help="print one JSON document")
             module.add_options(p)
             p.set_defaults(run=module.run)
     return top
-
-
-_MODULES = {"extract": "derive"}
 
 
 def main(argv: Iterable[str] | None = None) -> int:

@@ -57,13 +57,13 @@ def directory(given: str | None) -> Path | None:
     return Path(given) if given is not None else None
 
 
-def add_running(p: argparse.ArgumentParser, moved: bool = True) -> None:
+def add_running(p: argparse._ActionsContainer, moved: bool = True) -> None:
     """Options of what computes with a model."""
     p.add_argument("--device", default="cpu", help="where to compute (default: cpu)")
     add_opening(p, moved)
 
 
-def add_opening(p: argparse.ArgumentParser, moved: bool = True) -> None:
+def add_opening(p: argparse._ActionsContainer, moved: bool = True) -> None:
     """Options of what opens a model."""
     p.add_argument("--trust-remote-code", action="store_true", help="run code that is shipped with the model")
     if moved:

@@ -19,8 +19,8 @@ from submodel import store
 from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.extract.job import Extracted, extract, fit_routing
-from submodel.prune.sparsity import Pattern
+from submodel.extract.job import Extraction, extract, fit_routing
+from submodel.prune.sparsity import RowSparsity
 from submodel.runtime import Loaded, load
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.perplexity import window_losses
@@ -67,7 +67,7 @@ def search(
     trust_remote_code: bool = False,
     routing: bool = True,
     **settings: Any,
-) -> Extracted:
+) -> Extraction:
     """Derive the smallest sub-model of a domain whose loss on held-out text is at most `bound`.
 
     Args:
@@ -92,18 +92,18 @@ def search(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with store.locked(folder, "another process searches for the same: wait for it to end"):
-            kept = _found_before(out, domain.name, key)
-            already = kept is not None
-            if kept is None:
+            manifest = _found_before(out, domain.name, key)
+            already = manifest is not None
+            if manifest is None:
                 opened = {base.reference: base}
                 device = settings.get("device", "cpu")
                 run = partial(load, device=device, trust_remote_code=trust_remote_code, opened=opened)
-                found, trials = _search(base, domain, held_out, folder, bound, say, run, settings)
-                recipe = {k: v for k, v in found.manifest(domain.name).items() if k not in store.OWN_KEYS}
+                best, trials = _search(base, domain, held_out, folder, bound, say, run, settings)
+                recipe = {k: v for k, v in best.manifest(domain.name).items() if k not in store.OWN_KEYS}
                 recipe["search"] = {"bound": bound, "trials": [asdict(trial) for trial in trials], "key": key}
-                target = store.open_or_create(out, found.base)
+                target = store.open_or_create(out, best.base)
                 with target.lock():
-                    kept = target.add(domain.name, found.masks(domain.name), recipe)
+                    manifest = target.add(domain.name, best.masks(domain.name), recipe)
             if routing:
                 target = store.Store(out)
                 with target.lock():
@@ -114,7 +114,7 @@ def search(
             _remove(folder)
         raise
     names = [domain.name] if already else []
-    return Extracted(out, {domain.name: kept}, names, resumed_blocks=0, seconds=time.monotonic() - started)
+    return Extraction(out, {domain.name: manifest}, names, resumed_blocks=0, seconds=time.monotonic() - started)
 
 
 def _search(
@@ -135,7 +135,7 @@ def _search(
     dense = window_losses(run(base.reference).model, held_out)
 
     def loss_at(sparsity: float) -> Trial:
-        extract(base, [domain], at(sparsity), pattern=Pattern(sparsity), routing=False, **settings)
+        extract(base, [domain], at(sparsity), sparsity=RowSparsity(sparsity), routing=False, **settings)
         more = window_losses(run(f"{at(sparsity)}@{domain.name}").model, held_out) - dense
         trial = Trial(sparsity, float(more.mean()), *bootstrap(more))
         say(f"{sparsity:.2f}: {trial.loss:+.4f} nats a token [{trial.low:+.4f}, {trial.high:+.4f}]")
@@ -154,14 +154,14 @@ def _search(
 
 def _refuse_common(domain: Samples, held_out: Samples) -> None:
     """Both were read in this process, so that a file is known by its path."""
-    for asked in held_out.parts:
-        path = Path(asked["path"]).resolve()
+    for read in held_out.parts:
+        path = Path(read["path"]).resolve()
         for part in (part for part in domain.parts if Path(part["path"]).resolve() == path):
-            for source, rows in asked["rows"].items():
-                common = set(rows) & set(part["rows"].get(part["path"] if source == asked["path"] else source, ()))
+            for source, rows in read["rows"].items():
+                common = set(rows) & set(part["rows"].get(part["path"] if source == read["path"] else source, ()))
                 if common:
                     raise SubmodelError(
-                        f"{asked['path']}: {domain.name} is calibrated on {len(common)} of its rows (row {min(common)} "
+                        f"{read['path']}: {domain.name} is calibrated on {len(common)} of its rows (row {min(common)} "
                         "among them): give --held-out text that it does not see"
                     )
 

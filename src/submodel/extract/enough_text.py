@@ -22,9 +22,9 @@ from submodel.base.arithmetic import default_dtype
 from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError, unknown_name
-from submodel.prune import METHODS
-from submodel.prune.scores.score import Method
-from submodel.prune.sparsity import Pattern
+from submodel.prune.scores import SCORES, Score
+from submodel.prune.scores.score import Part
+from submodel.prune.sparsity import RowSparsity, Sparsity
 from submodel.prune.statistics import SquaredNorm
 from submodel.walk import Pruned, Statistic, walk
 
@@ -34,7 +34,7 @@ _EVERY = 13  # rows are compared one in so many; odd, so that no part of a head 
 
 
 @dataclass(frozen=True)
-class Settling:
+class TextCurve:
     """The curve of one domain.
 
     Attributes:
@@ -71,25 +71,25 @@ def distance_to_limit(halves: float) -> float:
     return 2 * differing / (1 + differing)
 
 
-def settle(
+def enough_text(
     base: Base,
     domains: Sequence[Samples],
     *,
     method: str = "wanda",
-    pattern: Pattern | None = None,
+    sparsity: Sparsity | None = None,
     tolerance: float = TOLERANCE,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
     progress: Callable[[str, int, int], Any] = lambda what, done, total: None,
-) -> dict[str, Settling]:
+) -> dict[str, TextCurve]:
     """Run the first 2, 4, 8, ... samples of every domain through the dense model until their masks have settled.
 
     Args:
         base: the base model.
         domains: as many samples as may be used at most.
-        method: a key of METHODS whose statistic are norms.
-        pattern: what to remove; half of every row if None.
+        method: a key of SCORES whose statistic are norms.
+        sparsity: what to remove; half of every row if None.
         tolerance: stop where the distance to the limit is expected to be no larger.
         dtype, device, batch_tokens: as `extract` takes them.
         progress: told what is done, tokens done and in all of this doubling.
@@ -98,19 +98,15 @@ def settle(
         Domain -> its curve; one that never settles ends with all its samples, if even. Each sample is run once.
 
     Raises:
-        SubmodelError: an unknown method, one that needs more than norms, a tolerance outside 0..1, or fewer than two
+        SubmodelError: a method that needs more than norms, a tolerance outside 0..1, or fewer than two
             samples.
     """
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
-    able = [
-        name
-        for name, entry in METHODS.items()
-        if entry.statistic is SquaredNorm and not entry.distilled and not entry.refitted
-    ]
-    if method not in able:
+    if method.partition("+")[0] not in SCORES:
+        raise unknown_name("method", method, SCORES)
+    by_norms = [name for name, score in SCORES.items() if score.statistic is SquaredNorm]
+    if method not in by_norms:
         raise SubmodelError(
-            f"--tokens auto with {method}: only masks of norms are measured ({', '.join(able)}): give --tokens N"
+            f"--tokens auto with {method}: only masks of norms are measured ({', '.join(by_norms)}): give --tokens N"
         )
     if not 0 < tolerance < 1:
         raise SubmodelError(f"tolerance {tolerance:g}: give a Jaccard distance between 0 and 1, such as {TOLERANCE}")
@@ -120,8 +116,8 @@ def settle(
                 f"--tokens auto: {len(domain.ids)} sample of {domain.name}: give more --samples, a lower --seq-len"
             )
     domains = [domain.take(slice(len(domain.ids) // 2 * 2)) for domain in domains]
-    halves = {domain.name: _Halves(METHODS[method], pattern or Pattern(0.5)) for domain in domains}
-    curves = {domain.name: Settling(tolerance, (), (), ()) for domain in domains}
+    halves = {domain.name: _Halves(SCORES[method], sparsity or RowSparsity(0.5)) for domain in domains}
+    curves = {domain.name: TextCurve(tolerance, (), (), ()) for domain in domains}
     unsettled, start, stop = list(domains), 0, 2
     while unsettled:
         parts = {
@@ -130,9 +126,9 @@ def settle(
             for half in (0, 1)
         }
 
-        def look(part: str, name: str, weight: torch.Tensor, statistics: Any, parts: Any = parts) -> Pruned:
+        def compare(part: str, name: str, weight: torch.Tensor, statistics: Any, parts: Any = parts) -> Pruned:
             seen, half, _ = parts[part]
-            seen.look(half, name, weight, statistics)
+            seen.compare(half, name, weight, statistics)
             return Pruned(torch.ones(1, dtype=torch.bool).expand(weight.shape))
 
         what = f"settling {', '.join(domain.name for domain in unsettled)} ({stop} samples)"
@@ -141,8 +137,8 @@ def settle(
                 base,
                 [replace(samples, name=part) for part, (_, _, samples) in parts.items()],
                 make=SquaredNorm,
-                decide=look,
-                keep=lambda block, found: None,
+                decide=compare,
+                keep=lambda block, pruned: None,
                 work=Path(folder),
                 dtype=dtype or default_dtype(device),
                 device=device,
@@ -151,7 +147,7 @@ def settle(
             )
         for domain in unsettled:
             curve, count = curves[domain.name], min(stop, len(domain.ids))
-            curves[domain.name] = Settling(
+            curves[domain.name] = TextCurve(
                 tolerance,
                 (*curve.samples, count),
                 (*curve.tokens, len(domain.take(slice(count)).tokens)),
@@ -165,9 +161,9 @@ def settle(
 class _Halves:
     """The statistics of a domain's two halves as they grow, and how far apart the masks are that they decide."""
 
-    def __init__(self, method: Method, pattern: Pattern):
-        self._method = method
-        self._pattern = pattern
+    def __init__(self, score: Score, sparsity: Sparsity):
+        self._score = score
+        self._sparsity = sparsity
         self._norms: dict[tuple[str, int, int], SquaredNorm] = {}
         self._counts: dict[str, tuple[int, int]] = {}
 
@@ -178,7 +174,7 @@ class _Halves:
         either = sum(either for _, either in self._counts.values())
         return 1 - both / either if either else 0.0
 
-    def look(self, half: int, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> None:
+    def compare(self, half: int, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> None:
         """Take in what one half has seen of a matrix, or of the experts in one; the second half compares."""
         matrices = weight if weight.dim() == 3 else weight[None]
         both = either = 0
@@ -188,12 +184,12 @@ class _Halves:
                 empty = SquaredNorm(matrix.shape[1], seen.sum_squares.device)
                 self._norms.setdefault((name, index, half), empty).merge(seen)
             if half == 1 and all((name, index, h) in self._norms for h in (0, 1)):
-                a, b = (self._mask(matrix, self._norms[name, index, h]) for h in (0, 1))
+                a, b = (self._mask(name, matrix, self._norms[name, index, h]) for h in (0, 1))
                 both += int((a & b).sum())
                 either += int((a | b).sum())
         if half == 1:
             self._counts[name] = both, either
 
-    def _mask(self, matrix: torch.Tensor, norms: SquaredNorm) -> torch.Tensor:
-        prepared = self._method.prepare(matrix, norms)
-        return self._method.prune(matrix[::_EVERY].float(), prepared, self._pattern).keep
+    def _mask(self, name: str, matrix: torch.Tensor, norms: SquaredNorm) -> torch.Tensor:
+        prepared = self._score.prepare(matrix, norms)
+        return self._score.prune(matrix[::_EVERY].float(), prepared, self._sparsity, Part(name)).keep

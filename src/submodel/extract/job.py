@@ -1,50 +1,37 @@
-"""Extract sub-models: walk the base once, decide every domain's masks, put them into a store.
+"""The job: run the steps of an extraction for all domains at once, and put the sub-models into a store.
 
-Work in progress lives in the store under work/, named by a digest of everything that decides the masks, so the
-same command finds it after a kill and another command does not.
+Work in progress lives in the store under work/, named by the keys of what is made, so the same command finds it after a
+kill and another command does not. The steps whose result the store or the work folder has already are skipped.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from submodel import store
-from submodel.base.arithmetic import default_dtype
 from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.errors import SubmodelError
-from submodel.extract.auto import (
-    AUTO,
-    CANDIDATES,
-    Choice,
-    OverBudget,
-    allocation_for,
-    check_method,
-    check_rate,
-    distils,
-    noted,
-)
-from submodel.extract.make import Plan, make
-from submodel.extract.progress import Watch
-from submodel.extract.recipe import Settings, is_there, recipe
-from submodel.extract.workdir import Work
-from submodel.prune import METHODS
-from submodel.prune.allocate import sensitivity
-from submodel.prune.allocate.allocation import ALLOCATIONS, UNIFORM, check_allocation
-from submodel.prune.learn.distil import check_memory
-from submodel.prune.sparsity import Pattern
+from submodel.extract.check import check
+from submodel.extract.plan import Plan, make_plan
+from submodel.extract.recipe import recipe, step_keys
+from submodel.extract.step import State
+from submodel.extract.workdir import WorkFolder
+from submodel.prune.sparsity import Sparsity
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_samples, is_fitted
-from submodel.runtime.packed.formats import grid_of
+
+_FACTS = ("unseen_experts", "matrix_sparsity", "distil")  # of a manifest, that steps after it carry on
 
 
 @dataclass(frozen=True)
-class Extracted:
+class Extraction:
     """The result of one extraction.
 
     Attributes:
@@ -52,7 +39,7 @@ class Extracted:
         manifests: name -> manifest of every sub-model asked for.
         already: the names that were there before, with the same recipe.
         resumed_blocks: blocks that an earlier, killed run had done.
-        seconds: wall time of the walk.
+        seconds: wall time.
     """
 
     store: Path
@@ -61,145 +48,185 @@ class Extracted:
     resumed_blocks: int
     seconds: float
 
+    def __repr__(self) -> str:
+        return f"<Extraction {', '.join(f'{self.store}@{name}' for name in self.manifests)}, {self.seconds:.0f} s>"
+
 
 def extract(
     base: Base,
     domains: Sequence[Samples],
-    out: Path,
+    out: Path | str,
     *,
-    method: str = "wanda",
-    minutes: float | None = None,
-    pattern: Pattern | None = None,
+    method: str | None = None,
     allocation: str | None = None,
-    openings: int | None = None,
-    rate: float | None = None,
+    effort: str | None = None,
+    sparsity: Sparsity | None = None,
     grid: str | None = None,
+    seed: int = 0,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
+    held_out: Mapping[str, Samples] | None = None,
     routing: bool = True,
     progress: Callable[[int, int], Any] = lambda done, total: None,
-) -> Extracted:
-    """Derive one sub-model per domain in one walk over the base.
+) -> Extraction:
+    """Derive one sub-model per domain; every block of the base is read once for all of them.
 
     Args:
         base: the base model.
         domains: token samples; a sub-model gets its domain's name.
         out: the store, made if it is not there.
-        method: a key of METHODS, or "auto": the best mask-only one that the time allows (see `auto`).
-        minutes: of "auto": the time it may take; any if None.
-        pattern: what to remove; half of every row if None.
-        allocation: a key of ALLOCATIONS: how the sparsity is spread; if None what "auto" takes, else uniform.
-        openings: one-token samples beside each domain's text; the method's own number if None.
-        rate: of a method that distils: how far scores move in its first step; `distil.RATE` if None.
-        grid: a packed format, a member of `rounding.GRIDS`, to whose grid the kept weights are rounded.
+        method: a key of SCORES, with `+reconstruct`, `+distil` or both after it (see `steps.parse`).
+        allocation: a key of ALLOCATIONS: how the sparsity is spread; uniform if None and a method is given.
+        effort: "quick", "good" or "best", in place of a method (see `effort`); "good" if neither is given.
+        sparsity: what to remove; half of every row if None.
+        grid: a packed format, a member of `runtime.packed.formats.GRIDS`, to whose grid the kept weights are rounded.
+        seed: of whatever chance enters a score.
         dtype: of the arithmetic; bfloat16 where the processor has it, else float32.
         device: where blocks run.
         batch_tokens: about how many tokens run at once in one worker (a core).
-        routing: keep what the router needs of each domain's text as well (docs/routing.md).
+        held_out: domain -> text that its calibration has not read, on which it is measured against the base.
+        routing: keep what the router needs of each domain's text as well.
         progress: told tokens done and in all; a token counts once per run of a block.
 
     Returns:
         The manifests. A sub-model that is there already with the same recipe is left as it is.
 
     Raises:
-        SubmodelError: unknown method, allocation or grid, one that does not fit, fewer openings than none, a rate
-            that moves nothing, a name that is taken, a store of another base, a full disk.
+        SubmodelError: an unknown method, effort, allocation or grid, one that does not fit the sparsity, the text or
+            the memory, a name that is taken, a store of another base, a full disk.
     """
-    check_method(method, minutes)
-    pattern = pattern or Pattern(0.5)
-    check_allocation(allocation or UNIFORM, pattern, domains)
-    if openings is not None and openings < 0:
-        raise SubmodelError(f"openings {openings}: give how many one-token samples to add, 0 for none")
-    check_rate(method, rate)
-    if grid is not None:
-        grid_of(grid)
-    names = [domain.name for domain in domains]
-    store.check_names(names)
-    dtype = dtype or default_dtype(device)
-    if distils(method):
-        check_memory(base, dtype, device, own=method != AUTO and METHODS[method].fitted_first)
-    if (rule := ALLOCATIONS[allocation or UNIFORM]) and rule.reads:
-        sensitivity.check_memory(base, dtype, device, masked=rule.masked)
-
-    def plan(by: str) -> Plan:
-        added = METHODS[by].openings if openings is None else openings
-        spread = allocation or (allocation_for(by, minutes, pattern) if method == AUTO else UNIFORM)
-        settings = Settings(by, pattern, spread, added, rate, grid, dtype, device, batch_tokens)
-        return Plan(settings, {domain.name: recipe(base, domain, settings) for domain in domains})
-
-    started = time.monotonic()
-    choice = None
-    if method == AUTO:
-        choice = _earlier(out, Choice(minutes, _best_that_fits(base, dtype, device)), plan)
-    while True:
-        try:
-            watch = Watch(progress, choice, started)
-            by = choice.method if choice else method
-            missing, resumed = _derive(base, domains, out, plan(by), watch, routing)
-            break
-        except OverBudget as over:
-            assert choice is not None
-            choice = choice.following(over.seconds)
-    target = store.Store(out)
-    manifests = {name: target.manifest(name) for name in names}
-    already = [name for name in names if name not in {d.name for d in missing}]
-    return Extracted(out, manifests, already, resumed, time.monotonic() - started)
+    plan = make_plan(
+        base,
+        domains,
+        method=method,
+        allocation=allocation,
+        effort=effort,
+        sparsity=sparsity,
+        grid=grid,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+    )
+    return run(plan, Path(out), held_out=held_out, routing=routing, progress=progress)
 
 
-def _best_that_fits(base: Base, dtype: torch.dtype, device: str) -> str:
-    try:
-        check_memory(base, dtype, device)
-    except SubmodelError:
-        return next(name for name in CANDIDATES if not METHODS[name].distilled)
-    return CANDIDATES[0]
-
-
-def _earlier(out: Path, first: Choice, plan: Callable[[str], Plan]) -> Choice:
-    """What the same command decided before, of sub-models that are there or of a walk that was killed; or `first`."""
-    if (out / "store.json").exists():
-        target, minutes = store.Store(out), first.minutes
-        for method in CANDIDATES:
-            keys = {name: recipe["key"] for name, recipe in plan(method).recipes.items()}
-            for name in set(target.names) & set(keys):
-                manifest = target.manifest(name)
-                decided = manifest.get("auto")
-                if manifest["key"] == keys.pop(name) and decided and decided["minutes"] == minutes:
-                    return Choice(minutes, method, decided["estimates"])
-            if found := noted(Work.place(target, keys), method, minutes):
-                return found
-    return first
-
-
-def _derive(
-    base: Base, domains: Sequence[Samples], out: Path, plan: Plan, watch: Watch, routing: bool
-) -> tuple[list[Samples], int]:
-    """Make what is not there yet. Returns it, and the blocks that an earlier, killed run had done.
-
-    Raises OverBudget when another method should be taken, and as `extract` does.
-    """
-    identity = {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+def run(
+    plan: Plan,
+    out: Path,
+    *,
+    held_out: Mapping[str, Samples] | None = None,
+    routing: bool = True,
+    progress: Callable[[int, int], Any] = lambda done, total: None,
+) -> Extraction:
+    """Carry out a plan; arguments, result and errors are those of `extract`."""
+    started, job = time.monotonic(), plan.job
+    identity = {"reference": job.base.reference, "sha256": job.base.sha256, "size_bytes": job.base.source.size_bytes}
+    recipes = {name: recipe(job, plan.steps, plan.method, name) for name in job.texts}
     begun, resumed = out if not out.exists() else None, 0
+    missing: list[str] = []
     try:
         target = store.open_or_create(out, identity)
         with target.lock():
-            missing = [d for d in domains if not is_there(target, d.name, plan.recipes[d.name]["key"])]
+            missing = [name for name in job.texts if not _is_there(target, name, recipes[name]["key"])]
             if missing:
-                work = Work(Work.place(target, {d.name: plan.recipes[d.name]["key"] for d in missing}))
-                begun = begun or work.folder
-                resumed = make(base, missing, plan, target, work, watch)
+                work = WorkFolder(out, (recipes[name]["key"] for name in missing))
+                begun, resumed = begun or work.path, work.blocks_done
+                states = run_steps(plan, missing, target, work, progress)
+                masks = {name: state.masks for name, state in states.items() if state.masks is not None}
+                checks = check(job.base, _of(held_out, missing), masks, job.device) if held_out else {}
+                for name in missing:  # all at the end: the same command finds its work only while none is there
+                    manifest = recipes[name] | dict(states[name].facts) | _beside(job.texts[name], started)
+                    if name in checks:
+                        manifest["check"] = checks[name].as_dict()
+                    target.add(name, masks[name], manifest)
                 work.remove()
-            begun = None  # the sub-models are whole by now
+            begun = None  # the sub-models are complete by now
             if routing:
-                fit_routing(base, target, domains)
-            return missing, resumed
-    except (OSError, SubmodelError, OverBudget) as error:
+                fit_routing(job.base, target, list(job.texts.values()))
+    except (OSError, SubmodelError) as error:
         # a refusal leaves nothing behind; only a run that was interrupted or killed can go on
         if begun:
             shutil.rmtree(begun, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
         raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
+    manifests = {name: target.manifest(name) for name in job.texts}
+    already = [name for name in job.texts if name not in missing]
+    return Extraction(out, manifests, already, resumed, time.monotonic() - started)
+
+
+def run_steps(
+    plan: Plan,
+    names: Sequence[str],
+    target: store.Store,
+    work: WorkFolder,
+    progress: Callable[[int, int], Any],
+) -> dict[str, State]:
+    """Run the steps that neither the store nor the work folder has done; the last state of every domain."""
+    first, states = _from_store(plan, names, target)
+    before = 0
+    for index, (step, cost) in enumerate(zip(plan.steps, plan.costs, strict=True)):
+        if index >= first:
+            if work.is_done(index, step.name):
+                states = work.load(index, step.name, states)
+            else:
+
+                def report(done: int, before: int = before) -> None:
+                    progress(before + done, plan.block_tokens)
+
+                earlier, folder = states, work.folder(index, step.name)
+                work.save(index, step.name, earlier, step.run(plan.job, earlier, folder, report))
+                states = work.load(index, step.name, earlier)
+        before += cost.block_tokens
+        progress(before, plan.block_tokens)
+    return states
+
+
+def _from_store(plan: Plan, names: Sequence[str], target: store.Store) -> tuple[int, dict[str, State]]:
+    """How many of the first steps the store has the result of, for all domains, and that result."""
+    manifests = [target.manifest(name) for name in target.names]
+    by_key = {manifest["key"]: manifest for manifest in manifests}
+    keys = {name: step_keys(plan.job, plan.steps, plan.job.texts[name]) for name in names}
+    for done in range(len(plan.steps) - 1, 0, -1):
+        made = {name: by_key.get(keys[name][done - 1]) for name in names}
+        if all(made.values()):
+            return done, {name: _stored(target, manifest) for name, manifest in made.items() if manifest}
+    return 0, {name: State() for name in names}
+
+
+def _stored(target: store.Store, manifest: dict[str, Any]) -> State:
+    facts = {key: manifest[key] for key in _FACTS if key in manifest}
+    seconds = manifest["seconds"] + manifest.get("mask_of", {}).get("seconds", 0)
+    facts["mask_of"] = {"name": manifest["name"], "seconds": seconds}
+    return State(masks=target.masks(manifest["name"]), facts=facts)
+
+
+def _of(held_out: Mapping[str, Samples], names: Sequence[str]) -> dict[str, Samples]:
+    return {name: held_out[name] for name in names if name in held_out}
+
+
+def _is_there(target: store.Store, name: str, key: str) -> bool:
+    """Whether a store has this sub-model. Raises SubmodelError when it has another of that name."""
+    if not (target.path / "submodels" / name / "manifest.json").exists():
+        return False
+    if target.manifest(name)["key"] != key:
+        raise SubmodelError(
+            f"{target.path}@{name}: already there with another recipe: give another --name, or "
+            f"submodel remove {target.path}@{name}"
+        )
+    return True
+
+
+def _beside(text: Samples, started: float) -> dict[str, Any]:
+    """What a manifest says beside the recipe and what the steps found out."""
+    known = {"contamination": text.contamination, "settling": text.settling}
+    return {
+        "seconds": round(time.monotonic() - started, 1),
+        **{key: value for key, value in known.items() if value is not None},
+        "created": datetime.now(UTC).isoformat(),
+    }
 
 
 def fit_routing(base: Base, target: store.Store, domains: Sequence[Samples]) -> None:

@@ -1,62 +1,103 @@
-"""What the walk asks of a method: one matrix, or the experts of one, in parts that fit in memory."""
+"""What the walk asks of a step: one matrix, or the experts in one, in parts that fit in memory."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from submodel.base.matrices import all_matrices
+from submodel.base.models import Base
 from submodel.errors import SubmodelError
-from submodel.extract.workdir import Work
-from submodel.prune import METHODS
-from submodel.prune.dense_target import Aimed, asking
+from submodel.extract.workdir import BlockFiles
+from submodel.prune.dense_target import Target, gap_of_rows
+from submodel.prune.mask import Masks
 from submodel.prune.refit import fitter
-from submodel.prune.rounding import rounder
-from submodel.prune.scores.score import Method
-from submodel.prune.sparsity import Pattern
+from submodel.prune.rounding import Grid, rounder
+from submodel.prune.scores import SCORES, Score
+from submodel.prune.scores.score import Part
+from submodel.prune.sparsity import RowSparsity, Sparsity
 from submodel.prune.statistics import ClippedGram
-from submodel.runtime.packed.formats import grid_of
-from submodel.store import Mask, Masks
 from submodel.walk import Afterwards, Decide, Pruned, Statistic
 
 _AT_ONCE = 1 << 20  # weights
 
+_DecideMatrix = Callable[[str, str, int | None, torch.Tensor, Any], Pruned]
+"""Domain, matrix, the expert's number in it, its weight (rows, cols), what was seen of its inputs -> what is kept."""
 
-_One = Callable[[str, str, int | None, torch.Tensor, Any], Pruned]
-"""Domain, matrix, the expert's number in it, the weight (rows, cols) and what was seen of its inputs -> its answer."""
 
-
-def decider(method: Method, patterns: Mapping[str, Mapping[str, Pattern]], work: Work) -> Decide:
-    """The walk's question: `method`'s answer, its kept weights fitted where it says so, rounded as they will be stored.
+def sparsities(base: Base, of_all: RowSparsity, counts: Mapping[str, np.ndarray]) -> dict[str, Sparsity]:
+    """The sparsity of every matrix, from how many weights each of its rows loses.
 
     Args:
-        method: of every matrix; an expert that no token reached is pruned by magnitude and noted in `work`.
-        patterns: domain -> matrix -> its pattern.
-        work: of this walk.
+        base: the base model.
+        of_all: the sparsity of matrices that have no counts.
+        counts: matrix -> int64 (rows,); experts in one parameter are rows.
     """
+    result: dict[str, Sparsity] = {}
+    for matrix in all_matrices(base.skeleton(base.dtype)):
+        rows, cols = matrix.weight.shape[:-1].numel(), matrix.weight.shape[-1]
+        removed = torch.from_numpy(counts[matrix.name]) if matrix.name in counts else of_all.removed_of_rows(rows, cols)
+        result[matrix.name] = RowSparsity(int(removed.sum()) / (rows * cols), removed)
+    return result
 
-    def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
-        unseen = expert is not None and seen is None and method.observes
+
+def decider(
+    score: Score,
+    fit: bool,
+    sparsity: Sparsity,
+    by_domain: Mapping[str, Mapping[str, Sparsity] | None],
+    seed: int,
+    blocks: BlockFiles,
+) -> Decide:
+    """The walk's question: the score's answer, its kept weights fitted if asked for.
+
+    Args:
+        score: decides every matrix; an expert that no token reached is pruned by magnitude and noted in `blocks`.
+        fit: the kept weights are fitted to the dense model.
+        sparsity: of every matrix,
+        by_domain: but where a domain has sparsities of its own, by matrix.
+        seed: of the extraction.
+        blocks: the files of this walk.
+    """
+    observes = fit or score.statistic is not None
+
+    def decide(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
+        # an expert that no token reached has no statistic
+        unseen = expert is not None and seen is None and observes
         if unseen:
-            work.note_unseen(domain, f"{name}[{expert}]")
-        by = METHODS["magnitude"] if unseen else method
-        prepared = by.prepare(weight, seen)
-        pattern = patterns[domain][name]
+            blocks.note_unseen(domain, f"{name}[{expert}]")
+        chosen = SCORES["magnitude"] if unseen else score
+        prepared = chosen.prepare(weight, seen)
+
+        # its share of the sparsities
+        matrix_sparsity = (by_domain[domain] or {}).get(name, sparsity)
         if expert is not None:
-            pattern = pattern[expert * len(weight) : (expert + 1) * len(weight)]
-        if seen is None or not method.paired:
-            return _in_parts(lambda part, own: by.prune(part.float(), prepared, own), weight, pattern)
-        ask, shares = asking(seen, weight.device)
-        fit = fitter(weight, seen) if method.fits else None
+            matrix_sparsity = matrix_sparsity[expert * len(weight) : (expert + 1) * len(weight)]
+        matrix = name if expert is None else f"{name}[{expert}]"
 
-        def toward(part: torch.Tensor, own: Pattern, *share: torch.Tensor) -> Pruned:
-            rows = part.float()
-            asked = ask(rows, *share)
-            keep = by.prune(rows, Aimed(prepared, asked) if by.toward else prepared, own).keep
-            return Pruned(keep, fit(rows, keep, asked) if fit else None)
+        # toward the dense model's output, or by the matrix alone
+        if seen is None or not (fit or score.uses_dense_target):
+            return _in_parts(
+                lambda at, rows, part_sparsity: chosen.prune(
+                    rows.float(), prepared, part_sparsity, Part(matrix, at, seed)
+                ),
+                weight,
+                matrix_sparsity,
+            )
+        gap, by_row = gap_of_rows(seen, weight.device)
+        refit = fitter(weight, seen) if fit else None
 
-        return _in_parts(toward, weight, pattern, *shares)
+        def toward_dense(at: int, stored: torch.Tensor, part_sparsity: Sparsity, *share: torch.Tensor) -> Pruned:
+            rows = stored.float()
+            rows_gap = gap(rows, *share)
+            statistic = Target(prepared, rows_gap) if chosen.uses_dense_target else prepared
+            keep = chosen.prune(rows, statistic, part_sparsity, Part(matrix, at, seed)).keep
+            return Pruned(keep, refit(rows, keep, rows_gap) if refit else None)
 
-    return _asked(one)
+        return _in_parts(toward_dense, weight, matrix_sparsity, *by_row)
+
+    return _each_expert(decide)
 
 
 def keeper(masks: Mapping[str, Masks]) -> Decide:
@@ -64,96 +105,72 @@ def keeper(masks: Mapping[str, Masks]) -> Decide:
 
     def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
         mask = masks[domain][name]
-        own = None if mask.values is None else mask.apply_to(weight.clone()).cpu()
-        return Pruned(torch.from_numpy(mask.unpack()), own)
+        values = None if mask.values is None else mask.apply_to(weight.clone()).cpu()
+        return Pruned(torch.from_numpy(mask.unpack()), values)
 
     return decide
 
 
-def refitter(masks: Mapping[str, Masks]) -> Decide:
-    """The walk's question when the masks are known: their kept weights, fitted (see `reconstruct`) and rounded.
-
-    Args:
-        masks: of every domain. An expert that no token reached keeps its weights.
-    """
-
-    def one(domain: str, name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
-        mask = masks[domain][name]
-        own = mask if expert is None else Mask(mask.packed[expert], mask.cols)
-        keep = torch.from_numpy(own.unpack()).to(weight.device)
-        if seen is None:
-            return Pruned(keep.cpu(), (weight * keep).cpu())
-        fit, (ask, shares) = fitter(weight, seen), asking(seen, weight.device)
-
-        def fitted(part: torch.Tensor, kept: torch.Tensor, *share: torch.Tensor) -> Pruned:
-            rows = part.float()
-            return Pruned(kept, fit(rows, kept, ask(rows, *share)))
-
-        return _in_parts(fitted, weight, keep, *shares)
-
-    return _asked(one)
-
-
-def gridder(grid: str) -> Afterwards:
+def gridder(grid: Grid) -> Afterwards:
     """What the walk does with a block that has been run pruned: its kept weights are put on a grid (see `rounding`).
 
     An expert that no token reached keeps its weights.
     """
 
-    wanted = grid_of(grid)
-
-    def decide(name: str, weight: torch.Tensor, left: Pruned, statistics: list[Statistic | None]) -> Pruned:
-        keep = left.keep.to(weight.device)
-        own = weight * keep if left.weight is None else left.weight.to(weight.device)
+    def decide(name: str, weight: torch.Tensor, pruned: Pruned, statistics: list[Statistic | None]) -> Pruned:
+        keep = pruned.keep.to(weight.device)
+        values = weight * keep if pruned.weight is None else pruned.weight.to(weight.device)
 
         def one(_domain: str, _name: str, expert: int | None, weight: torch.Tensor, seen: Any) -> Pruned:
-            kept, values = (keep, own) if expert is None else (keep[expert], own[expert])
+            kept, kept_values = (keep, values) if expert is None else (keep[expert], values[expert])
             if seen is None:
-                return Pruned(kept.cpu(), values.cpu())
-            find = rounder(weight, seen, wanted)
-            return _in_parts(lambda part, k, v: Pruned(k, find(part.float(), k, v)), weight, kept, values)
+                return Pruned(kept.cpu(), kept_values.cpu())
+            rounded = rounder(weight, seen, grid)
+            return _in_parts(lambda at, part, k, v: Pruned(k, rounded(part.float(), k, v)), weight, kept, kept_values)
 
-        return _asked(one)("", name, weight, statistics)
+        return _each_expert(one)("", name, weight, statistics)
 
     return Afterwards(ClippedGram, decide)
 
 
-def _asked(one: _One) -> Decide:
+def _each_expert(decide_one: _DecideMatrix) -> Decide:
     """A matrix by itself, or the experts that it holds one after another."""
 
     def decide(domain: str, name: str, weight: torch.Tensor, statistics: list[Statistic | None] | None) -> Pruned:
         if weight.dim() == 2:
-            return one(domain, name, None, weight, statistics[0] if statistics else None)
+            return decide_one(domain, name, None, weight, statistics[0] if statistics else None)
         if statistics and not any(statistics):
             raise SubmodelError(f"{name}: its experts are not computed by linear layers: cannot prune them")
         seen = statistics or [None] * len(weight)
-        experts = [one(domain, name, index, expert, seen[index]) for index, expert in enumerate(weight)]
+        experts = [decide_one(domain, name, index, expert, seen[index]) for index, expert in enumerate(weight)]
         if any(expert.weight is not None for expert in experts):
             experts = [
-                Pruned(e.keep, own.cpu() * e.keep if e.weight is None else e.weight)
-                for e, own in zip(experts, weight, strict=True)
+                Pruned(expert.keep, stored.cpu() * expert.keep if expert.weight is None else expert.weight)
+                for expert, stored in zip(experts, weight, strict=True)
             ]
         return _joined(torch.stack, experts)
 
     return decide
 
 
-def _in_parts(answer: Callable[..., Pruned], weight: torch.Tensor, *others: torch.Tensor | Pattern) -> Pruned:
-    """The answers for some rows at a time: they are decided on their own, and float32 copies of all would be large."""
+def _in_parts(decide: Callable[..., Pruned], weight: torch.Tensor, *others: torch.Tensor | Sparsity) -> Pruned:
+    """The answers for some rows at a time: rows are decided independently, and float32 copies of all would be large."""
     rows = max(1, _AT_ONCE // weight.shape[1])
     parts = [slice(at, at + rows) for at in range(0, len(weight), rows)]
     # new weights are rounded as they are stored, so that the walk goes on with what will be loaded
-    left = [_rounded(answer(weight[part], *(other[part] for other in others)), weight.dtype) for part in parts]
-    return _joined(torch.cat, left)
+    pruned = [
+        _rounded(decide(part.start, weight[part], *(other[part] for other in others)), weight.dtype) for part in parts
+    ]
+    return _joined(torch.cat, pruned)
 
 
-def _rounded(left: Pruned, dtype: torch.dtype) -> Pruned:
-    if left.weight is None:
-        return Pruned(left.keep.cpu())
-    weight = left.weight.to("cpu", dtype)
+def _rounded(pruned: Pruned, dtype: torch.dtype) -> Pruned:
+    if pruned.weight is None:
+        return Pruned(pruned.keep.cpu())
+    weight = pruned.weight.to("cpu", dtype)
     if not weight.isfinite().all():
         raise SubmodelError("a new weight is not finite: the activations overflow; try --dtype float32")
-    return Pruned(left.keep.cpu(), weight)
+    return Pruned(pruned.keep.cpu(), weight)
 
 
 def _joined(join: Callable[[list[torch.Tensor]], torch.Tensor], parts: list[Pruned]) -> Pruned:

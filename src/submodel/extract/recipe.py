@@ -1,74 +1,88 @@
-"""What decides a sub-model's masks: the recipe in its manifest, and a key by which the same command finds its work."""
+"""What decides a sub-model: its recipe in the manifest, and the keys by which what is there already is known.
+
+A key is a digest of all that decides a step's result: the base, the sparsity, the arithmetic, the text that the step
+reads, every constant of its own, and the same of the steps before it. So a sub-model in the store, or a step in the
+work folder, serves whatever begins with the same steps on the same text.
+"""
 
 import hashlib
 import json
 import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
 from submodel import store
-from submodel.base.models import Base
 from submodel.calibration import Samples
-from submodel.errors import SubmodelError
-from submodel.prune import METHODS
-from submodel.prune.allocate.allocation import ALLOCATIONS
-from submodel.prune.learn.distil import HIDDEN, STEP_TOKENS
-from submodel.prune.refit import FIT_TOKENS
-from submodel.prune.sparsity import Pattern
+from submodel.extract.step import Job, Step
+from submodel.extract.steps import UNIFORM
+from submodel.prune.sparsity import NM
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What decides masks beside the base and a domain's text; the fields are those of `extract`, all of them known."""
+class Method:
+    """What was asked for by name: goes into the manifest beside the steps it stands for."""
 
-    method: str
-    pattern: Pattern
-    allocation: str
-    openings: int
-    rate: float | None
-    grid: str | None
-    dtype: torch.dtype
-    device: str
-    batch_tokens: int
+    name: str
+    allocation: str = UNIFORM
+    grid: str | None = None
 
 
-def recipe(base: Base, domain: Samples, settings: Settings) -> dict[str, Any]:
-    """What decides the masks, what makes them, and `key` over the two."""
-    rule = ALLOCATIONS[settings.allocation]
-    deciding = {
-        "domain": domain.name,
-        "method": settings.method,
-        "sparsity": settings.pattern.sparsity,
-        "pattern": str(settings.pattern),
-        "group": "matrix" if rule and rule.by_row else "row",  # whose sparsity is given
-        **({"allocation": settings.allocation} if rule else {}),
-        **({"openings": settings.openings} if settings.openings else {}),
-        **({"rate": settings.rate} if settings.rate else {}),
-        **({"grid": settings.grid} if settings.grid else {}),
-        **({"step_tokens": STEP_TOKENS, "hidden": HIDDEN} if METHODS[settings.method].distilled else {}),
-        **({"fit": "dense"} if METHODS[settings.method].refitted else {}),  # the target; before, own inputs alone
-        **({"fit_tokens": FIT_TOKENS} if METHODS[settings.method].fitted_first else {}),  # before, half of the text
-        "base_sha256": base.sha256,
-        "calibration": None if domain.provenance is None else domain.provenance.as_dict(),
-        "dtype": str(settings.dtype).removeprefix("torch."),
-        "device": settings.device,
-        "batch_tokens": settings.batch_tokens,
+def step_keys(job: Job, steps: Sequence[Step], text: Samples) -> list[str]:
+    """The key of what each step leaves of one domain, from its text."""
+    key = _digest([_common(job), _versions(), store.FORMAT])
+    keys: list[str] = []
+    for step in steps:
+        read = text_digest(step.reads.of(text)) if step.reads else None
+        key = _digest([key, step.key(), read])
+        keys.append(key)
+    return keys
+
+
+def recipe(job: Job, steps: Sequence[Step], method: Method, domain: str) -> dict[str, Any]:
+    """All that decides a domain's sub-model, what makes it, and the key over it: the manifest's recipe."""
+    text = job.texts[domain]
+    by_row = method.allocation != UNIFORM
+    return {
+        "domain": domain,
+        "method": method.name,
+        "sparsity": job.sparsity.fraction,
+        "pattern": str(job.sparsity),
+        "group": "matrix" if by_row else "row",  # whose sparsity is given
+        **({"allocation": method.allocation} if by_row else {}),
+        **({"grid": method.grid} if method.grid else {}),
+        "steps": [{**step.key(), "reads": step.reads.as_dict() if step.reads else None} for step in steps],
+        **_common(job),
+        "calibration": None if text.provenance is None else text.provenance.as_dict(),
+        "parameters": sum(parameter.numel() for parameter in job.base.skeleton(job.base.dtype).parameters()),
+        "versions": _versions(),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "key": step_keys(job, steps, text)[-1],
     }
-    versions = {name: version(name) for name in ("submodel", "torch", "transformers", "tokenizers")}
-    key = hashlib.sha256(json.dumps([deciding, versions, store.FORMAT], sort_keys=True).encode()).hexdigest()
-    return {**deciding, "versions": versions, "machine": f"{platform.machine()} {platform.system()}", "key": key}
 
 
-def is_there(target: store.Store, name: str, key: str) -> bool:
-    """Whether a store has this sub-model. Raises SubmodelError when it has another of that name."""
-    if not (target.path / "submodels" / name / "manifest.json").exists():
-        return False
-    if target.manifest(name)["key"] != key:
-        raise SubmodelError(
-            f"{target.path}@{name}: already there with another recipe: give another --name, or "
-            f"submodel remove {target.path}@{name}"
-        )
-    return True
+def text_digest(text: Samples) -> str:
+    """SHA-256 of the tokens that are read, their division into samples, and what they count for."""
+    weights = b"" if text.weights is None else text.weights.numpy().tobytes()
+    return hashlib.sha256(text.tokens.numpy().tobytes() + repr(text.sizes).encode() + weights).hexdigest()
+
+
+def _common(job: Job) -> dict[str, Any]:
+    sparsity = str(job.sparsity) if isinstance(job.sparsity, NM) else job.sparsity.fraction
+    return {
+        "base_sha256": job.base.sha256,
+        "removed": sparsity,
+        "seed": job.seed,
+        "dtype": str(job.dtype).removeprefix("torch."),
+        "device": job.device,
+        "batch_tokens": job.batch_tokens,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("submodel", "torch", "transformers", "tokenizers")}
+
+
+def _digest(document: Mapping[str, Any] | Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()

@@ -3,6 +3,7 @@
 In bfloat16 a prunable weight takes six bytes: dense, masked, and its gradient. A sample's activations come on top.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from submodel.calibration import Samples
 from submodel.errors import SubmodelError
 from submodel.prune.statistics import SquaredNorm
 
-_NORM_TOKENS = 8192
+NORM_TOKENS = 8192
+RUNS = 4  # of a block, that a token of gradients costs: dense, masked, and twice as much for the gradient
 _AT_ONCE = 256  # positions whose probabilities are in memory at once, in float32
 _PLAIN = 1024  # tokens a sample up to which plain attention is used on a CPU: its gradient is faster (dev/LOG.md)
 
@@ -51,35 +53,82 @@ def kernels_for(tensor: torch.Tensor) -> Any:
     return native.library() if reads else None
 
 
-def open_whole(base: Base, text: Samples, dtype: torch.dtype, device: str) -> PreTrainedModel:
-    """The model, no gradient asked of anything yet, its attention as suits the gradient of such samples."""
-    model = base.load(dtype, device).requires_grad_(False)
-    if device == "cpu" and text.ids.shape[1] <= _PLAIN:
-        model.set_attn_implementation("eager")
-    return model
-
-
-def check_fits(base: Base, dtype: torch.dtype, device: str, *, beside: int, instead: str) -> None:
-    """Refuse a model that this machine's memory cannot hold with its gradients.
+class DenseModel:
+    """The dense model in memory for all gradient steps of an extraction, and the norms of its matrices' inputs.
 
     Args:
         base: the base model.
         dtype, device: of the arithmetic.
-        beside: bytes a prunable weight that are needed beside the model.
-        instead: what to give instead, for the message.
 
-    Raises:
-        SubmodelError: it cannot.
+    Attributes:
+        model: the model; between two steps no gradient is asked of anything and its weights are the dense ones.
+        matrices: the names of its prunable matrices.
+    """
+
+    def __init__(self, base: Base, dtype: torch.dtype, device: str):
+        self.model: PreTrainedModel = base.load(dtype, device).requires_grad_(False)
+        self.matrices = [matrix.name for matrix in all_matrices(self.model)]
+        self._device = device
+        self._attention = self.model.config._attn_implementation or "eager"
+        self._norms: dict[str, dict[str, torch.Tensor]] = {}
+
+    @contextmanager
+    def reading(self, text: Samples) -> Iterator[PreTrainedModel]:
+        """The model, its attention as suits the gradient of such samples; afterwards no gradient is asked of it."""
+        plain = self._device == "cpu" and text.ids.shape[1] <= _PLAIN
+        attention = "eager" if plain else self._attention
+        if self.model.config._attn_implementation != attention:
+            self.model.set_attn_implementation(attention)
+        try:
+            yield self.model
+        finally:
+            for parameter in self.model.parameters():
+                parameter.requires_grad_(False)
+                parameter.grad = None
+
+    def input_norms(self, text: Samples) -> dict[str, torch.Tensor]:
+        """`input_norms` of all matrices; computed once for the same beginning of a text."""
+        key = _beginning(text)
+        if key not in self._norms:
+            with self.reading(text) as model:
+                self._norms[key] = input_norms(model, self.matrices, text)
+        return self._norms[key]
+
+
+def _beginning(text: Samples) -> str:
+    first = text.first(NORM_TOKENS)
+    return hashlib.sha256(first.tokens.numpy().tobytes() + repr(first.sizes).encode()).hexdigest()
+
+
+def memory_of_gradients(base: Base, dtype: torch.dtype, beside: int) -> int:
+    """Bytes that the whole model takes with its gradients.
+
+    Args:
+        base: the base model.
+        dtype: of the arithmetic.
+        beside: bytes a prunable weight that are needed beside the model.
     """
     model = base.skeleton(dtype)
     prunable = sum(matrix.weight.numel() for matrix in all_matrices(model))
-    whole = sum(parameter.numel() for parameter in model.parameters())
-    needed = dtype.itemsize * whole + beside * prunable
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if device == "cpu" and needed > have:
+    return dtype.itemsize * sum(parameter.numel() for parameter in model.parameters()) + beside * prunable
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def fits(base: Base, dtype: torch.dtype, device: str, beside: int) -> bool:
+    """Whether this machine's memory holds the whole model with its gradients; of another device it is not known."""
+    return device != "cpu" or memory_of_gradients(base, dtype, beside) <= machine_memory()
+
+
+def check_fits(base: Base, dtype: torch.dtype, device: str, *, beside: int, instead: str) -> None:
+    """Raises SubmodelError for a model that does not fit (see `fits`); `instead` is what to give, for the message."""
+    if not fits(base, dtype, device, beside):
         raise SubmodelError(
-            f"{base.reference}: the gradients need {needed / 2**30:.1f} GiB, this machine has "
-            f"{have / 2**30:.1f}: give {instead}"
+            f"{base.reference}: the gradients need {memory_of_gradients(base, dtype, beside) / 2**30:.1f} GiB, this "
+            f"machine has {machine_memory() / 2**30:.1f}: give {instead}"
         )
 
 
@@ -127,7 +176,7 @@ def input_norms(model: PreTrainedModel, names: Sequence[str], text: Samples) -> 
         ids, _ = sample(text, index)
         model(input_ids=ids[None].to(model.device), use_cache=False, logits_to_keep=1)
         tokens += len(ids)
-        if tokens >= _NORM_TOKENS:
+        if tokens >= NORM_TOKENS:  # as many samples as `Samples.first` takes
             break
     for hook in hooks:
         hook.remove()
@@ -160,9 +209,9 @@ def learn(
         outputs, gradients = [pruned.logits[0]], [slopes]
         if hidden:
             states = list(zip(dense.hidden_states[1:], pruned.hidden_states[1:], strict=True))
-            for wanted, said in states:
-                outputs.append(said[0])
-                gradients.append(_drift(wanted[0], said[0].detach(), weights * (hidden / len(states))))
+            for expected, state in states:
+                outputs.append(state[0])
+                gradients.append(_drift(expected[0], state[0].detach(), weights * (hidden / len(states))))
         torch.autograd.backward(outputs, gradients)
     return loss
 
@@ -171,39 +220,39 @@ def _run(model: PreTrainedModel, ids: torch.Tensor, hidden: bool) -> Any:
     return model(input_ids=ids[None], use_cache=False, output_hidden_states=hidden)
 
 
-def _drift(wanted: torch.Tensor, said: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """The gradient by `said` (tokens, features) of the sum of weight times |wanted - said|^2 / |wanted|^2."""
-    size = wanted.float().square().sum(-1).clamp_(min=1e-30)
-    return (said.float() - wanted).mul_((2 * weights / size)[:, None]).to(said.dtype)
+def _drift(expected: torch.Tensor, state: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The gradient by `state` (tokens, features) of the sum of weight times |expected - state|^2 / |expected|^2."""
+    size = expected.float().square().sum(-1).clamp_(min=1e-30)
+    return (state.float() - expected).mul_((2 * weights / size)[:, None]).to(state.dtype)
 
 
 def _divergence(dense: torch.Tensor, pruned: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, float]:
     """KL(dense || pruned) of logits (tokens, vocabulary), weighted and summed, and its gradient by `pruned`."""
     slopes, loss = torch.empty_like(pruned, memory_format=torch.contiguous_format), 0.0
     if library := kernels_for(pruned):
-        found, weights = torch.empty(len(pruned)), weights.float().contiguous()
+        losses, weights = torch.empty(len(pruned)), weights.float().contiguous()
         dense, pruned = dense.contiguous(), pruned.contiguous()
         wide = pruned.dtype == torch.float32
-        outputs = (t.data_ptr() for t in (weights, slopes, found))
+        outputs = (t.data_ptr() for t in (weights, slopes, losses))
         library.sm_divergence(
             dense.data_ptr(), pruned.data_ptr(), wide, *pruned.shape, *outputs, torch.get_num_threads()
         )
-        return slopes, float(found @ weights)
+        return slopes, float(losses @ weights)
     for at in range(0, len(pruned), _AT_ONCE):
         rows = slice(at, at + _AT_ONCE)
-        wanted, said = (logits[rows].float().log_softmax(-1) for logits in (dense, pruned))
-        chance = wanted.exp()
-        loss += float((chance * (wanted - said)).sum(-1) @ weights[rows])
-        slopes[rows] = said.exp_().sub_(chance).mul_(weights[rows, None])
+        expected, actual = (logits[rows].float().log_softmax(-1) for logits in (dense, pruned))
+        chance = expected.exp()
+        loss += float((chance * (expected - actual)).sum(-1) @ weights[rows])
+        slopes[rows] = actual.exp_().sub_(chance).mul_(weights[rows, None])
     return slopes, loss
 
 
-def own_slopes(said: torch.Tensor, weights: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+def sampled_label_slopes(logits: torch.Tensor, weights: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     """The gradient by logits (tokens, vocabulary) of -log p(label), labels drawn from them; weights are of squares."""
-    slopes = torch.empty_like(said)
-    for at in range(0, len(said), _AT_ONCE):
+    slopes = torch.empty_like(logits)
+    for at in range(0, len(logits), _AT_ONCE):
         rows = slice(at, at + _AT_ONCE)
-        p = said[rows].float().softmax(-1)
+        p = logits[rows].float().softmax(-1)
         labels = p.multinomial(1, generator=chance)
         slopes[rows] = p.scatter_add_(1, labels, torch.full_like(p[:, :1], -1)).mul_(weights[rows, None].sqrt())
     return slopes

@@ -1,15 +1,15 @@
-"""Reconstruct: after any mask, fit the kept weights by least squares, so that the model comes back to the dense one.
+"""Refit: after any mask, fit the kept weights by least squares, so that the model comes back to the dense one.
 
 For each row w with mask m the kept weights change by the d, 0 where dropped, that makes
 
     sum over tokens of (t - (m w + d) x)^2  +  ridge * sum_j d_j^2 G_jj        with G = sum x x^T
 
 least, x being the row's input in the sub-model and t what it is to put out: w x' with the input x' of the dense model
-and, where the matrix adds its output to the residual stream, what the stream lacks there (`toward`). So a matrix makes
-up for its own mask and for what those before it have lost. Every weight pays for leaving its value in proportion to
-what it adds to the output, which keeps few calibration tokens from being learnt by heart. What is learnt by heart grows
-with inputs / tokens, so the ridge is 3 times that: on nine matrices of a 135M model, fitted to 8k and to 32k tokens of
-Python, the least error on other Python lay near it (dev/LOG.md). The normal equations,
+and, where the matrix adds its output to the residual stream, what the stream lacks there (`dense_target`). So a matrix
+makes up for its own mask and for what those before it have lost. Every weight pays for leaving its value in proportion
+to what it adds to the output, which keeps few calibration tokens from being learnt by heart. What is learnt by heart
+grows with inputs / tokens, so the ridge is 3 times that: on nine matrices of a 135M model, fitted to 8k and to 32k
+tokens of Python, the least error on other Python lay near it (dev/LOG.md). The normal equations,
 
     m (G + ridge diag G) d = m (sum (t - m w x) x^T) = m (G ((1 - m) w) + sum (t - w x) x^T),
 
@@ -28,7 +28,6 @@ import torch
 from submodel.base.arithmetic import multiplies
 from submodel.prune.statistics import Gram
 
-FIT_TOKENS = 16384  # of the text, at most, where gradients read the rest: they gain more by it (dev/LOG.md)
 _RIDGE = 3.0  # times inputs / tokens
 _STEPS = 20
 _NEAR = 0.01  # a row is done when its residual has fallen to this part of the first; 0.1% of the gain is left
@@ -40,7 +39,7 @@ def refit(
     gram: torch.Tensor,
     *,
     ridge: float,
-    asked: torch.Tensor | None = None,
+    gap: torch.Tensor | None = None,
     rough: torch.Tensor | None = None,
     steps: int = _STEPS,
     near: float = _NEAR,
@@ -52,7 +51,7 @@ def refit(
         keep: bool (rows, cols), True = kept.
         gram: (cols, cols) of the inputs, in the dtype of `weight`.
         ridge: what a change costs, see above; 0 is plain least squares.
-        asked: (rows, cols) sum over tokens of what is asked for beyond W x, times x^T; nothing if None.
+        gap: (rows, cols), sum over tokens of (t - W x) x^T, t being the target; None where t is W x.
         rough: `gram` in fewer bits, for all products but the first.
         steps: of conjugate gradients at most.
         near: the part of its first residual at which a row is done.
@@ -64,8 +63,8 @@ def refit(
     inverse = torch.where(diagonal > 0, 1 / ((1 + ridge) * diagonal), 0)  # a feature that no token has keeps its weight
     change = torch.zeros_like(weight)
     residual = weight.masked_fill(keep, 0) @ gram
-    if asked is not None:
-        residual += asked
+    if gap is not None:
+        residual += gap
     residual.masked_fill_(dropped, 0)
     scaled = residual * inverse
     direction = scaled.clone()
@@ -92,13 +91,13 @@ def fitter(
     """`refit` for some rows of a weight (rows, cols), with the ridge that its inputs ask for.
 
     Returns:
-        Rows, their mask, what is asked of them beyond W x (`toward.asking`) -> new rows.
+        Rows, their mask, their gap (`dense_target.gap_of_rows`) -> new rows.
 
     Of a model in bfloat16 products are in it too, where the processor has them: the sum ends within 0.01% of its fall.
     """
     gram, ridge = inputs.products.to(weight.device), ridge_of(weight, inputs)
     rough = gram.bfloat16() if weight.dtype == torch.bfloat16 and multiplies(torch.bfloat16) else None
-    return lambda rows, keep, asked: refit(rows, keep, gram, ridge=ridge, asked=asked, rough=rough)
+    return lambda rows, keep, gap: refit(rows, keep, gram, ridge=ridge, gap=gap, rough=rough)
 
 
 def ridge_of(weight: torch.Tensor, inputs: Gram) -> float:

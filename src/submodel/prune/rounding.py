@@ -8,11 +8,11 @@ each row with kept weights w, the points q of the grid are looked for that make
 
 small. From the nearest points on, one weight after another goes to the point that is best while the others stay; the
 sum above never grows. This is QuantEase (arXiv 2309.01885) on the weights that a mask has left; GPTQ (arXiv 2210.17323)
-looks at each weight once. The ridge is the one of `reconstruct`, for its reason.
+looks at each weight once. The ridge is the one of `refit`, for its reason.
 
-The grid is that of the base's weight (docs/format.md, "Packed matrices"), so what is packed in that format later has
-these very values. X is what the matrix gets in the sub-model before any of it is rounded, so masks and fits are those
-of the same command without a grid.
+The grid is that of the base's weight (docs/reference/format.md, "Packed matrices"), so what is packed in that format
+later has these very values. X is what the matrix gets in the sub-model before any of it is rounded, so masks and fits
+are those of the same command without a grid.
 """
 
 from collections.abc import Callable
@@ -64,8 +64,8 @@ def descend(
     """
     target, step = weight.T.contiguous(), scales.T.contiguous()  # a column lies in one piece
     up = torch.where(step == 0, 0, 1 / step)
-    found = (target * up).round_().clamp_(-half, half - 1).mul_(step)
-    error = torch.where(step == 0, 0, found - target)
+    rounded = (target * up).round_().clamp_(-half, half - 1).mul_(step)
+    error = torch.where(step == 0, 0, rounded - target)
     diagonal = (1 + ridge) * gram.diagonal()
     inverse = torch.where(diagonal > 0, 1 / diagonal, 0)  # a feature that no token has stays at its nearest point
     for _ in range(sweeps):
@@ -76,16 +76,16 @@ def descend(
             within = gram[here, here] + torch.diag(ridge * gram.diagonal()[here])
             for j in range(len(pull)):
                 at = start + j
-                best = torch.addcmul(found[at], pull[j], inverse[at], value=-1)
+                best = torch.addcmul(rounded[at], pull[j], inverse[at], value=-1)
                 best.mul_(up[at]).round_().clamp_(-half, half - 1).mul_(step[at])
-                change = best - found[at]
-                found[at] = best
+                change = best - rounded[at]
+                rounded[at] = best
                 error[at] += change
                 pull[j + 1 :].addr_(within[j, j + 1 :], change)
                 moved = moved or bool(change.any())
         if not moved:
             break
-    return found.T.contiguous()
+    return rounded.T.contiguous()
 
 
 def rounder(weight: torch.Tensor, inputs: Gram, grid: Grid) -> Callable[..., torch.Tensor]:

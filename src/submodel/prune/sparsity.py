@@ -1,6 +1,6 @@
-"""Which weights stay: exactly so many a row (unstructured), as many in each or not, or N of every M consecutive (N:M).
+"""How many weights of a matrix stay, and which: exactly so many of each row, or N of every M consecutive ones (N:M).
 
-Ties are broken as a stable ascending sort does: of equal scores the one further left is removed first.
+Ties are broken as a stable ascending sort does: of equal scores the leftmost is removed first.
 """
 
 import re
@@ -15,62 +15,88 @@ _CHUNK = 1 << 20  # scores at a time; 4 MiB in float32
 
 
 @dataclass(frozen=True)
-class Pattern:
-    """How many weights are removed from a row.
+class RowSparsity:
+    """So many weights are removed of every row (unstructured).
 
     Attributes:
-        sparsity: the fraction removed; int(cols * sparsity) of a row, or 1 - n/m.
-        n, m: keep n of every m consecutive weights; 0, 0 for unstructured.
-        counts: int (rows,) of a matrix whose rows do not lose as many each: how many; then the sparsity is their mean.
+        fraction: of a row that is removed, int(cols * fraction) weights; with `counts` the mean over the matrix.
+        counts: int (rows,) of a matrix whose rows do not lose equally many: how many each loses.
     """
 
-    sparsity: float
-    n: int = 0
-    m: int = 0
+    fraction: float
     counts: torch.Tensor | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.n}:{self.m}" if self.m else "unstructured"
+        return "unstructured"
 
-    def __getitem__(self, rows: slice) -> "Pattern":
-        """Of some rows of the matrix."""
+    def __getitem__(self, rows: slice) -> "RowSparsity":
+        """The sparsity of some rows of the matrix."""
         return self if self.counts is None else replace(self, counts=self.counts[rows])
 
-    def removed_of(self, rows: int, cols: int) -> torch.Tensor:
+    def removed(self, cols: int) -> int:
+        """How many of the `cols` weights of a row are removed, where rows lose equally many."""
+        return int(cols * self.fraction)
+
+    def removed_of_rows(self, rows: int, cols: int) -> torch.Tensor:
         """How many weights each row of a matrix loses, int (rows,)."""
         return torch.full((rows,), self.removed(cols)) if self.counts is None else self.counts
 
+
+@dataclass(frozen=True)
+class NM:
+    """N of every M consecutive weights of a row are kept; of a last, shorter group in proportion."""
+
+    n: int
+    m: int
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+    def __getitem__(self, rows: slice) -> "NM":
+        """The sparsity of some rows of the matrix."""
+        return self
+
+    @property
+    def fraction(self) -> float:
+        """The fraction of a row that is removed."""
+        return 1 - self.n / self.m
+
     def removed(self, cols: int) -> int:
-        """How many of `cols` weights of a row are removed, where rows lose as many each."""
-        if not self.m:
-            return int(cols * self.sparsity)
+        """How many of the `cols` weights of a row are removed."""
         return cols // self.m * (self.m - self.n) + cols % self.m * (self.m - self.n) // self.m
 
+    def removed_of_rows(self, rows: int, cols: int) -> torch.Tensor:
+        """How many weights each row of a matrix loses, int (rows,)."""
+        return torch.full((rows,), self.removed(cols))
 
-def parse_pattern(sparsity: float | None, pattern: str | None) -> Pattern:
-    """The options `--sparsity` and `--pattern` -> Pattern; both absent means half of every row.
 
-    Raises SubmodelError for a sparsity outside 0..1, a pattern that is not N:M with 0 < N < M, or two that disagree.
+Sparsity = RowSparsity | NM
+
+
+def parse_sparsity(fraction: float | None, sparsity: str | None) -> Sparsity:
+    """The options `--sparsity` and `--pattern`; without either, half of every row is removed.
+
+    Raises SubmodelError for a fraction outside 0..1, a pattern that is not N:M with 0 < N < M, or two that disagree.
     """
-    if sparsity is not None and not 0 <= sparsity < 1:
-        raise SubmodelError(f"sparsity {sparsity:g}: give the fraction to remove, from 0 to less than 1, such as 0.5")
-    if pattern is None or pattern == "unstructured":
-        return Pattern(0.5 if sparsity is None else sparsity)
-    match = re.fullmatch(r"(\d+):(\d+)", pattern)
+    if fraction is not None and not 0 <= fraction < 1:
+        raise SubmodelError(f"sparsity {fraction:g}: give the fraction to remove, from 0 to less than 1, such as 0.5")
+    if sparsity is None or sparsity == "unstructured":
+        return RowSparsity(0.5 if fraction is None else fraction)
+    match = re.fullmatch(r"(\d+):(\d+)", sparsity)
     n, m = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 < n < m <= 64:
-        raise SubmodelError(f"pattern {pattern!r}: give N:M with N kept of M and 0 < N < M <= 64, such as 2:4 or 4:8")
-    if sparsity is not None and sparsity != 1 - n / m:
-        raise SubmodelError(f"pattern {pattern} removes {1 - n / m:g}, but sparsity {sparsity:g} was given: drop one")
-    return Pattern(1 - n / m, n, m)
+        raise SubmodelError(f"pattern {sparsity!r}: give N:M with N kept of M and 0 < N < M <= 64, such as 2:4 or 4:8")
+    if fraction is not None and fraction != 1 - n / m:
+        raise SubmodelError(f"pattern {sparsity} removes {1 - n / m:g}, but sparsity {fraction:g} was given: drop one")
+    return NM(n, m)
 
 
-def keep_mask(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def keep_mask(scores: torch.Tensor, sparsity: Sparsity) -> torch.Tensor:
     """The mask that keeps the highest scores of every row.
 
     Args:
         scores: float32 (rows, cols), not negative.
-        pattern: what to remove.
+        sparsity: what to remove.
 
     Returns:
         bool (rows, cols), True = kept.
@@ -85,10 +111,12 @@ def keep_mask(scores: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     step = max(1, _CHUNK // max(1, values.shape[1]))
     for at in range(0, len(values), step):
         part = slice(at, at + step)
-        if pattern.counts is not None:
-            keep[part] = ~_lowest(values[part], pattern.counts[part].numpy())
+        if isinstance(sparsity, NM):
+            keep[part] = _keep_groups(values[part], sparsity)
+        elif sparsity.counts is not None:
+            keep[part] = ~_lowest(values[part], sparsity.counts[part].numpy())
         else:
-            keep[part] = _keep_groups(values[part], pattern) if pattern.m else _keep_rows(values[part], pattern)
+            keep[part] = _keep_rows(values[part], sparsity.removed(values.shape[1]))
     return torch.from_numpy(keep).to(scores.device)
 
 
@@ -106,15 +134,14 @@ def lowest(scores: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 
 
 def _lowest(scores: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    keys, wanted = scores.view(np.int32), counts[:, None]  # not negative, so the bit patterns sort as integers
-    threshold = np.take_along_axis(np.sort(keys, axis=1), np.maximum(wanted - 1, 0), axis=1)
-    found = keys < threshold
+    keys, number = scores.view(np.int32), counts[:, None]  # not negative, so the bit patterns sort as integers
+    threshold = np.take_along_axis(np.sort(keys, axis=1), np.maximum(number - 1, 0), axis=1)
+    below = keys < threshold
     tied = keys == threshold
-    return found | tied & (np.cumsum(tied, axis=1) <= wanted - found.sum(axis=1, keepdims=True))
+    return below | tied & (np.cumsum(tied, axis=1) <= number - below.sum(axis=1, keepdims=True))
 
 
-def _keep_rows(scores: np.ndarray, pattern: Pattern) -> np.ndarray:
-    removed = pattern.removed(scores.shape[1])
+def _keep_rows(scores: np.ndarray, removed: int) -> np.ndarray:
     if not removed:
         return np.ones(scores.shape, dtype=bool)
     # not negative, so the bit patterns sort as integers, which numpy selects fastest
@@ -128,14 +155,14 @@ def _keep_rows(scores: np.ndarray, pattern: Pattern) -> np.ndarray:
     return keep
 
 
-def _keep_groups(scores: np.ndarray, pattern: Pattern) -> np.ndarray:
+def _keep_groups(scores: np.ndarray, sparsity: NM) -> np.ndarray:
     rows, cols = scores.shape
-    whole = cols // pattern.m * pattern.m
+    grouped = cols // sparsity.m * sparsity.m
     keep = np.empty(scores.shape, dtype=bool)
-    groups = scores[:, :whole].reshape(rows, -1, pattern.m)
-    keep[:, :whole] = (_ranks(groups) >= pattern.m - pattern.n).reshape(rows, whole)
-    tail = scores[:, whole:]
-    keep[:, whole:] = _ranks(tail) >= tail.shape[1] * (pattern.m - pattern.n) // pattern.m
+    groups = scores[:, :grouped].reshape(rows, -1, sparsity.m)
+    keep[:, :grouped] = (_ranks(groups) >= sparsity.m - sparsity.n).reshape(rows, grouped)
+    tail = scores[:, grouped:]
+    keep[:, grouped:] = _ranks(tail) >= tail.shape[1] * (sparsity.m - sparsity.n) // sparsity.m
     return keep
 
 

@@ -115,13 +115,13 @@ class Gram:
 
     def energy(self, rows: torch.Tensor) -> float:
         """||W X||_F^2 of some rows of a matrix, float32 (rows, cols): what is above the diagonal counts twice below."""
-        sums, found = self._sums.to(rows.device), 0.0
+        sums, energy = self._sums.to(rows.device), 0.0
         for start, stop in self._panels():
             here = rows[:, start:stop]
             products = here @ sums[start:stop, start:stop]
             products.addmm_(rows[:, :start], sums[start:stop, :start].T, alpha=2)
-            found += float(products.mul_(here).sum(dtype=torch.float64))
-        return found
+            energy += float(products.mul_(here).sum(dtype=torch.float64))
+        return energy
 
     def add_openings(self, other: "Gram") -> None:
         """Let one-token samples have their share in the sum."""
@@ -153,5 +153,5 @@ def clipping(inputs: torch.Tensor) -> torch.Tensor:
 
 def _scale(text: SquaredNorm | Gram, openings: SquaredNorm | Gram) -> float:
     """What makes the sum over openings the agreed share of the sum over text."""
-    whole = float(openings.sum_squares.sum())
-    return OPENINGS_SHARE * float(text.sum_squares.sum()) / whole if whole else 0.0
+    total = float(openings.sum_squares.sum())
+    return OPENINGS_SHARE * float(text.sum_squares.sum()) / total if total else 0.0

@@ -1,5 +1,5 @@
 """Rows of results -> tables."""
 
-from submodel.report.tables import EXTRACTION, aligned, drawn, table, told_apart, without
+from submodel.report.tables import EXTRACTION, aligned, distinct_names, drawn, table, without
 
-__all__ = ["EXTRACTION", "aligned", "drawn", "table", "told_apart", "without"]
+__all__ = ["EXTRACTION", "aligned", "drawn", "table", "distinct_names", "without"]

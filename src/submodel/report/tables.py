@@ -113,8 +113,8 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None, won_b
 def drawn(tables: Sequence[list[list[str]]], notes: Sequence[str], markdown: bool) -> str:
     """The first table with its notes, then the others."""
     first, *others = (piped(table) if markdown else aligned(table) for table in tables)
-    whole = ("\n\n" if markdown else "\n").join([first, *notes])
-    return "\n\n".join([whole, *others])
+    first = ("\n\n" if markdown else "\n").join([first, *notes])
+    return "\n\n".join([first, *others])
 
 
 def _once(lines: Iterable[str]) -> list[str]:
@@ -122,7 +122,7 @@ def _once(lines: Iterable[str]) -> list[str]:
 
 
 def _kinds(rows: list[Row], head: str, lines: list[Line]) -> list[list[str]]:
-    """Of a layer error: a line a sub-model, a column a kind of matrix."""
+    """The table of a layer error: a line a sub-model, a column a kind of matrix."""
     kinds = _once(kind for row in rows for kind in row.kinds or ())
     if not kinds:
         return []
@@ -148,11 +148,11 @@ def _lines(rows: Iterable[Row]) -> list[Line]:
 
 def _line_called(name: str | None, lines: list[Line]) -> Line | None:
     """The line that is meant. Raises SubmodelError when there are several."""
-    found = [line for line in lines if name == _called(line, lines)] or [line for line in lines if name == line.name]
-    if len(found) > 1:
-        called = " or ".join(repr(_called(line, lines)) for line in found)
-        raise SubmodelError(f"{name}: there are {len(found)} of that name: give {called}")
-    return found[0] if found else None
+    matches = [line for line in lines if name == _called(line, lines)] or [line for line in lines if name == line.name]
+    if len(matches) > 1:
+        called = " or ".join(repr(_called(line, lines)) for line in matches)
+        raise SubmodelError(f"{name}: there are {len(matches)} of that name: give {called}")
+    return matches[0] if matches else None
 
 
 def _called(line: Line, lines: list[Line]) -> str:
@@ -178,18 +178,18 @@ def without(row: Row, *settings: str) -> Row:
 def _heads(columns: list[Row], names: Mapping[str, str]) -> list[str]:
     """Metric and data; where several columns share them, also the data and settings in which these differ."""
     plain = [_TOOK[row.metric] if row.task == EXTRACTION else f"{row.metric} {_name(row, names)}" for row in columns]
-    return told_apart([without(row, "format") for row in columns], plain)
+    return distinct_names([without(row, "format") for row in columns], plain)
 
 
-def told_apart(columns: list[Row], plain: list[str]) -> list[str]:
+def distinct_names(columns: list[Row], plain: list[str]) -> list[str]:
     """Heads of columns: where several are alike, also the data and settings in which their rows differ."""
     heads: list[str] = []
     for row, head in zip(columns, plain, strict=True):
         alike = [{**r.data, **r.settings} for r, other in zip(columns, plain, strict=True) if other == head]
-        own = {**row.data, **row.settings}
-        differing = [key for key in own if any(one.get(key) != own[key] for one in alike)]
+        fields = {**row.data, **row.settings}
+        differing = [key for key in fields if any(one.get(key) != fields[key] for one in alike)]
         telling = [key for key in differing if not key.startswith("sha256")] or differing
-        heads.append(", ".join([head, *(f"{key} {str(own[key])[:16]}" for key in telling)]))
+        heads.append(", ".join([head, *(f"{key} {str(fields[key])[:16]}" for key in telling)]))
     return heads
 
 
@@ -205,8 +205,8 @@ def _cell(row: Row) -> str:
 
 def _parts(*rows: Row | None) -> list[np.ndarray]:
     """What the rows are means of, where all of them have that of the same pieces; else nothing."""
-    found = [np.array(row.parts) for row in rows if row is not None and row.parts is not None]
-    return found if len(found) == len(rows) and len({len(one) for one in found}) == 1 else []
+    parts = [np.array(row.parts) for row in rows if row is not None and row.parts is not None]
+    return parts if len(parts) == len(rows) and len({len(one) for one in parts}) == 1 else []
 
 
 def _won_back(row: Row, base: Row | None, dense: Row | None) -> str:
@@ -214,10 +214,12 @@ def _won_back(row: Row, base: Row | None, dense: Row | None) -> str:
     parts = _parts(row, base, dense)
     if not parts or row is base or row is dense:
         return _cell(row)
-    own, other, best = parts if row.metric in _LOSSES else (-one for one in parts)
-    if bootstrap(other - best)[0] <= 0:
+    values, base_values, dense_values = parts if row.metric in _LOSSES else (-one for one in parts)
+    if bootstrap(base_values - dense_values)[0] <= 0:
         return _cell(row)
-    return "won {:.1f}% [{:.1f}, {:.1f}]".format(*(100 * x for x in ratio(other - own, other - best)))
+    return "won {:.1f}% [{:.1f}, {:.1f}]".format(
+        *(100 * x for x in ratio(base_values - values, base_values - dense_values))
+    )
 
 
 def _against(row: Row, base: Row | None) -> str:
@@ -225,12 +227,12 @@ def _against(row: Row, base: Row | None) -> str:
     parts = _parts(row, base)
     if not parts or row is base:
         return _cell(row)
-    own, other = parts
+    values, base_values = parts
     if row.metric == "layer error":
-        if not other.any():  # the base loses nothing
+        if not base_values.any():  # the base loses nothing
             return _cell(row)
-        return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*(100 * (x - 1) for x in ratio(own, other)))
-    differences = own - other
+        return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*(100 * (x - 1) for x in ratio(values, base_values)))
+    differences = values - base_values
     nats = row.metric == "perplexity"
     value, (low, high) = differences.mean(), bootstrap(differences)
     shown = [100 * (np.expm1(x) if nats else x) for x in (value, low, high)]

@@ -28,7 +28,7 @@ _LIKELY = 0.5  # less than this the detector is not believed
 
 @dataclass(frozen=True)
 class Activations:
-    """What content is told by: the fitted discriminant and what makes its vectors."""
+    """What content is recognised by: the fitted discriminant and what makes its vectors."""
 
     discriminant: Discriminant
     pooler: Pooler
@@ -91,10 +91,10 @@ class Router:
 
     def _of_language(self, language: str, signal: str, confidence: float, vector: "_Once") -> Decision:
         """The sub-model for a language; the default if there is none."""
-        for wanted in (language, RELATED.get(language)):
-            names = [name for name in self.names if wanted in self.languages[name]]
+        for known in (language, RELATED.get(language)):
+            names = [name for name in self.names if known in self.languages[name]]
             if names:
-                return Decision(self._best(names, wanted or "", vector), confidence, signal)
+                return Decision(self._best(names, known or "", vector), confidence, signal)
         return Decision(self.default, confidence, signal)
 
     def _best(self, names: list[str], language: str, vector: "_Once") -> str:
@@ -108,9 +108,9 @@ class Router:
 
     def _between(self, signals: Signals, vector: "_Once") -> Decision:
         """Fill in the middle: code in any case, so only its language is open."""
-        found = {name: p for name, p in self._scores(vector).items() if self.languages.get(name)}
-        whole = sum(found.values())
-        scores = {name: p / whole for name, p in found.items()} if whole else {}
+        likely = {name: p for name, p in self._scores(vector).items() if self.languages.get(name)}
+        total = sum(likely.values())
+        scores = {name: p / total for name, p in likely.items()} if total else {}
         best = max(scores, key=lambda name: scores[name], default=BASE)
         if scores and scores[best] >= self.threshold:
             return Decision(best, scores[best], "fim", scores)
@@ -153,26 +153,26 @@ class Router:
     def _scores(self, vector: "_Once") -> dict[str, float]:
         if self.activations is None:
             return {}
-        found = self.activations.discriminant.probabilities(vector())[0]
+        probabilities = self.activations.discriminant.probabilities(vector())[0]
         labels = self.activations.discriminant.labels
-        return {BASE if label is None else label: float(p) for label, p in zip(labels, found, strict=True)}
+        return {BASE if label is None else label: float(p) for label, p in zip(labels, probabilities, strict=True)}
 
 
 class _Once:
-    """A request's vector, made when it is first asked for."""
+    """A request's vector, made when it is first needed."""
 
     def __init__(self, make: Callable[[Signals], np.ndarray], signals: Signals):
         self._make, self._signals = make, signals
-        self._found: np.ndarray | None = None
+        self._vector: np.ndarray | None = None
 
     def __call__(self) -> np.ndarray:
-        if self._found is None:
-            self._found = self._make(self._signals)
-        return self._found
+        if self._vector is None:
+            self._vector = self._make(self._signals)
+        return self._vector
 
 
 def _explicit(signals: Signals) -> list[tuple[str, str | None]]:
-    """(signal, language) of what is said outright, the strongest first."""
+    """(signal, language) of what the request states outright, the strongest first."""
     tags = [language_named(tag) for tag, _ in reversed(fences(signals.text)) if tag]
     return [
         ("header", language_named(signals.language) if signals.language else None),
@@ -182,7 +182,7 @@ def _explicit(signals: Signals) -> list[tuple[str, str | None]]:
 
 
 def _code_of(text: str) -> str:
-    """The code of the last fenced block that holds any, else the whole text."""
+    """The code of the last fenced block that holds any, else all of the text."""
     return next((code for _, code in reversed(fences(text)) if code.strip()), text)
 
 
@@ -196,7 +196,7 @@ def open_router(
     """The router of a store.
 
     Args:
-        store: with or without statistics for routing: without, explicit signals and the detector are left.
+        store: with or without statistics for routing: without, explicit signals and the detector decide alone.
         base: the store's base if it is open already; opened and checked only where it is needed.
         threshold: less confidence than this goes to the default; the store's own if None.
         default: a sub-model's name, or None for the base.
@@ -210,35 +210,38 @@ def open_router(
     threshold = read_threshold(store) if threshold is None else threshold
     if not 0 <= threshold <= 1:
         raise SubmodelError(f"threshold {threshold}: give a probability from 0 to 1")
+    # what the store knows of each sub-model
     profiles = {name: profile.read(store, name) for name in names}
     languages = {
-        name: found.languages if found else tuple(languages_of(name, store.manifest(name)["calibration"]))
-        for name, found in profiles.items()
+        name: fitted.languages if fitted else tuple(languages_of(name, store.manifest(name)["calibration"]))
+        for name, fitted in profiles.items()
     }
+    # of sub-models with the same statistics the newest stands for all
     newest: dict[str, str] = {}
     same: dict[str, str] = {name: name for name in names}
     for name in reversed(names):
-        if found := profiles[name]:
-            same[name] = newest.setdefault(_digest(found), name)
+        if fitted := profiles[name]:
+            same[name] = newest.setdefault(_digest(fitted), name)
     groups: dict[str | None, dict[str, np.ndarray]] = {
-        name: found.vectors for name, found in profiles.items() if found and same[name] == name
+        name: fitted.vectors for name, fitted in profiles.items() if fitted and same[name] == name
     }
+    # the discriminant, with the background as the label of the base
     activations = None
-    if groups and (nobody := profile.read(store, None)):
-        # what asks for a language is nobody's only where no sub-model is for it
-        ours = {language for found in languages.values() for language in found}
+    if groups and (background := profile.read(store, None)):
+        # requests that name a language are background only where no sub-model is for it
+        covered = {language for of_one in languages.values() for language in of_one}
         groups[None] = {
             kind: vectors
-            for kind, vectors in nobody.vectors.items()
-            if not {kind.partition(".")[2], RELATED.get(kind.partition(".")[2])} & ours
+            for kind, vectors in background.vectors.items()
+            if not {kind.partition(".")[2], RELATED.get(kind.partition(".")[2])} & covered
         }
         activations = Activations(fit(groups), Pooler(base or open_store_base(store)))
-    missing = tuple(name for name, found in profiles.items() if found is None)
+    missing = tuple(name for name, fitted in profiles.items() if fitted is None)
     return Router(names, languages, same, activations, threshold, default, missing)
 
 
-def _digest(found: profile.Profile) -> str:
+def _digest(fitted: profile.Profile) -> str:
     digest = hashlib.sha256()
-    for kind in sorted(found.vectors):
-        digest.update(kind.encode() + found.vectors[kind].tobytes())
+    for kind in sorted(fitted.vectors):
+        digest.update(kind.encode() + fitted.vectors[kind].tobytes())
     return digest.hexdigest()

@@ -27,8 +27,8 @@ def detect(code: str) -> tuple[str | None, float]:
     magika = _opened()
     if magika is None or not code.strip():
         return None, 0.0
-    found = magika.identify_bytes(code.encode())
-    label = str(found.dl.label)
-    if not found.ok or found.dl.group != "code" or label in _PROSE:
+    result = magika.identify_bytes(code.encode())
+    label = str(result.dl.label)
+    if not result.ok or result.dl.group != "code" or label in _PROSE:
         return None, 0.0
-    return language_named(label), float(found.score)
+    return language_named(label), float(result.score)

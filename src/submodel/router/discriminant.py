@@ -86,15 +86,15 @@ class Discriminant:
         """
         distances = self.distances(vector)[0]
         a, b = (
-            self.means[min((d, at) for at, d in enumerate(distances) if self.keys[at][0] == wanted)[1]]
-            for wanted in (label, other)
+            self.means[min((d, at) for at, d in enumerate(distances) if self.keys[at][0] == side)[1]]
+            for side in (label, other)
         )
         return (states @ self.whiten.T - (a + b) / 2) @ (a - b)
 
     def _log_densities(self, vectors: np.ndarray) -> np.ndarray:
         logs = -0.5 * self.distances(vectors)
-        own = [[at for at, (label, _) in enumerate(self.keys) if label == wanted] for wanted in self.labels]
-        return np.stack([np.logaddexp.reduce(logs[:, at], axis=1) - np.log(len(at)) for at in own], axis=1)
+        of_label = [[at for at, (label, _) in enumerate(self.keys) if label == one] for one in self.labels]
+        return np.stack([np.logaddexp.reduce(logs[:, at], axis=1) - np.log(len(at)) for at in of_label], axis=1)
 
 
 def fit(groups: Groups) -> Discriminant:
@@ -107,10 +107,10 @@ def fit(groups: Groups) -> Discriminant:
             for half in (0, 1):
                 halves[half][label, kind] = np.asarray(vectors[half::2], dtype=np.float64)
     moments = [{key: Moments.of(vectors) for key, vectors in half.items()} for half in halves]
-    whole = {key: moments[0][key].merged(moments[1][key]) for key in moments[0]}
+    all_moments = {key: moments[0][key].merged(moments[1][key]) for key in moments[0]}
     scored = [(from_moments(moments[1 - half]), halves[half]) for half in (0, 1)]
-    found = from_moments(whole)
-    return replace(found, temperature=_temperature(scored)) if len(found.labels) > 1 else found
+    fitted = from_moments(all_moments)
+    return replace(fitted, temperature=_temperature(scored)) if len(fitted.labels) > 1 else fitted
 
 
 def from_moments(moments: Mapping[Key, Moments], shrinkage: float = SHRINKAGE) -> Discriminant:
@@ -138,7 +138,7 @@ def _temperature(scored: list[tuple[Discriminant, dict[Key, np.ndarray]]]) -> fl
         labels = model.labels
         for (label, _), vectors in half.items():
             logs = model._log_densities(vectors)
-            own = logs[:, labels.index(label)]
+            right = logs[:, labels.index(label)]
             for at, temperature in enumerate(_TEMPERATURES):
-                losses[at] += np.mean(np.logaddexp.reduce(logs / temperature, axis=1) - own / temperature)
+                losses[at] += np.mean(np.logaddexp.reduce(logs / temperature, axis=1) - right / temperature)
     return float(_TEMPERATURES[losses.argmin()])

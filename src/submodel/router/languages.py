@@ -32,7 +32,7 @@ SPOKEN = {
 """What people call the languages that a sub-model may be for."""
 
 RELATED = {"c": "cpp", "cpp": "c", "typescript": "javascript", "tsx": "javascript", "jsx": "javascript"}
-"""Whose sub-model is the next best, where a language has none of its own."""
+"""The language whose sub-model is the next best, where a language has none."""
 
 _SHORT = {"py": "python", "js": "javascript", "ts": "typescript", "golang": "go", "cs": "csharp", "c++": "cpp"}
 _PROSE = {"text", "markdown", "restructuredtext", "tex", "html", "output", "pytb", "console", "doscon"}
@@ -71,18 +71,18 @@ def languages_of(name: str, calibration: Mapping[str, Any] | None) -> list[str]:
     """The programming languages a sub-model is for, the most important first, by its recipe: the language of a source
     tree, the endings of its files, the name of its data set, its own name."""
     parts = [calibration, *calibration.get("parts", [])] if calibration else []
-    said: list[str] = [name]
+    texts: list[str] = [name]
     files: Counter[str] = Counter()
     for part in parts:
-        said += [str(part.get("column") or ""), str(part.get("set", {}).get("name", "")), str(part.get("path", ""))]
+        texts += [str(part.get("column") or ""), str(part.get("set", {}).get("name", "")), str(part.get("path", ""))]
         counted = (language_of_file(file) for file in part.get("rows", {}))
         files.update(language for language in counted if language in SPOKEN)
     often = [language for language, count in files.most_common() if count * 5 >= files.total()]
-    return often or list(dict.fromkeys(_words_that_name(said)))
+    return often or list(dict.fromkeys(_words_that_name(texts)))
 
 
-def _words_that_name(said: Iterable[str]) -> Iterable[str]:
-    for text in said:
+def _words_that_name(texts: Iterable[str]) -> Iterable[str]:
+    for text in texts:
         for word in re.split(r"[^A-Za-z0-9+#]+", text.lower()):
             word = _SHORT.get(word, word)
             if word in SPOKEN and len(word) > 1:

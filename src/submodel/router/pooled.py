@@ -53,15 +53,15 @@ class Pooler:
         outside = {self._embedding, *head}
         first = tuple(f"{prefix}.{i}." for i in range(blocks))
 
-        def wanted(target: str) -> bool:
+        def is_needed(target: str) -> bool:
             return target.startswith(first) if target.startswith(f"{prefix}.") else target not in outside
 
-        base.fill(self._model, wanted, self._targets)
+        base.fill(self._model, is_needed, self._targets)
         base.fill_rows(self._model, self._embedding, [0], self._targets)
         self._known = torch.zeros(self._model.get_parameter(self._embedding).shape[0], dtype=torch.bool)
         self._source = next(key for key, target in self._targets.items() if target == self._embedding)
         self._lock = threading.Lock()
-        self._found: list[torch.Tensor] = []
+        self._captured: list[torch.Tensor] = []
         self._hook_on(layers)
 
     def pool(self, text: str) -> np.ndarray:
@@ -76,14 +76,14 @@ class Pooler:
 
     def pool_all(self, texts: Sequence[str]) -> np.ndarray:
         """float32 (texts, size)."""
-        found = np.zeros((len(texts), self.size), dtype=np.float32)
+        vectors = np.zeros((len(texts), self.size), dtype=np.float32)
         tokens = [self._tokens(text) for text in texts]
         order = sorted(range(len(texts)), key=lambda at: len(tokens[at]))
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
             for at, states in zip(batch, self._states([tokens[at] for at in batch]), strict=True):
-                found[at] = weights_of(tokens[at]) @ states
-        return found
+                vectors[at] = weights_of(tokens[at]) @ states
+        return vectors
 
     def _tokens(self, text: str) -> list[int]:
         if len(text) > 2 * _ENDS:
@@ -109,16 +109,16 @@ class Pooler:
                 weight = self._model.get_parameter(self._embedding)
                 weight[new] = self._base.source.get_rows(self._source, new.tolist()).to(weight.dtype)
                 self._known[new] = True
-            self._found.clear()
+            self._captured.clear()
             try:
                 self._model(input_ids=ids, use_cache=False)
             except _Stop:
                 pass
-            return self._found.pop().float().clone()
+            return self._captured.pop().float().clone()
 
     def _hook_on(self, layers: torch.nn.ModuleList) -> None:
         def before(_: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._found.append(args[0] if args else kwargs["hidden_states"])
+            self._captured.append(args[0] if args else kwargs["hidden_states"])
             raise _Stop
 
         # what enters a block is what leaves the one before it, whatever its family returns

@@ -61,29 +61,29 @@ def make(pooler: Pooler, documents: Sequence[str], subject: str | None, language
 
 
 def make_background(pooler: Pooler) -> Profile:
-    """What belongs to nobody; kinds are named after what they hold, `code.LANGUAGE` after the language they ask for."""
+    """What belongs to no sub-model; `code.LANGUAGE` is of requests that ask for a language."""
     kinds = {kind: _half(pooler.pool_all(texts)) for kind, texts in background.texts().items()}
     return Profile(kinds)
 
 
 def documents_of(samples: Samples, tokenizer: Any) -> list[str]:
     """The documents in packed token samples, as text; what a sample's end cuts off is a document too."""
-    found: list[str] = []
+    documents: list[str] = []
     for row, length in zip(samples.ids.tolist(), samples.sizes, strict=True):
         document: list[int] = []
         for token in [*row[:length], tokenizer.eos_token_id]:
             if token == tokenizer.eos_token_id:
-                found.append(tokenizer.decode(document, skip_special_tokens=True))
+                documents.append(tokenizer.decode(document, skip_special_tokens=True))
                 document = []
             else:
                 document.append(token)
-    return [text for text in found if len(text.strip()) > 20]
+    return [text for text in documents if len(text.strip()) > 20]
 
 
 def write(store: Store, name: str | None, profile: Profile) -> None:
     """Put a sub-model's profile, or the background's (None), into the store, in place of an older one."""
     file = store.routing_file(name)
-    said = {
+    metadata = {
         "format": str(FORMAT),
         "base": store.base["sha256"],
         "blocks": str(BLOCKS),
@@ -92,7 +92,7 @@ def write(store: Store, name: str | None, profile: Profile) -> None:
     }
     tensors = {kind: torch.from_numpy(vectors) for kind, vectors in profile.vectors.items()}
     partial = file.with_name(f".{file.name}.partial")
-    write_tensors(partial, tensors, said)
+    write_tensors(partial, tensors, metadata)
     os.replace(partial, file)
 
 
@@ -107,20 +107,24 @@ def read(store: Store, name: str | None) -> Profile | None:
     again = f"fit the router again: submodel route {store.path} --fit {name or 'NAME'}=PATH"
     try:
         with safe_open(file, framework="numpy", backend="pread") as f:
-            said: Mapping[str, str] = f.metadata() or {}
+            metadata: Mapping[str, str] = f.metadata() or {}
             vectors = {kind: f.get_tensor(kind) for kind in f.keys()}
     except (SafetensorError, OSError) as error:
         raise SubmodelError(f"{file}: cut short or damaged ({error}): {again}") from error
-    if (said.get("format"), said.get("blocks"), said.get("pooling")) != (str(FORMAT), str(BLOCKS), _POOLING):
-        raise SubmodelError(f"{file}: its format is {said.get('format')}, this version reads {FORMAT}: {again}")
-    if said.get("base") != store.base["sha256"]:
+    if (metadata.get("format"), metadata.get("blocks"), metadata.get("pooling")) != (
+        str(FORMAT),
+        str(BLOCKS),
+        _POOLING,
+    ):
+        raise SubmodelError(f"{file}: its format is {metadata.get('format')}, this version reads {FORMAT}: {again}")
+    if metadata.get("base") != store.base["sha256"]:
         raise SubmodelError(f"{file}: of another base than the store's: {again}")
     shapes = {v.shape[1:] for v in vectors.values()}
     if not vectors or len(shapes) != 1 or any(v.ndim != 2 or v.dtype != np.float16 for v in vectors.values()):
         raise SubmodelError(f"{file}: altered: not vectors of one size: {again}")
     if not all(np.isfinite(v).all() for v in vectors.values()):
         raise SubmodelError(f"{file}: altered: a vector is not finite: {again}")
-    return Profile(vectors, tuple(json.loads(said.get("languages", "[]"))))
+    return Profile(vectors, tuple(json.loads(metadata.get("languages", "[]"))))
 
 
 def is_fitted(store: Store, name: str) -> bool:
@@ -142,8 +146,8 @@ def fit_texts(store: Store, pooler: Pooler, name: str | None, documents: Sequenc
     Raises SubmodelError when the store has no such sub-model.
     """
     if name is None:
-        known, own = make_background(pooler), make(pooler, documents, None, [])
-        write(store, None, Profile({**known.vectors, **{f"own.{kind}": v for kind, v in own.vectors.items()}}))
+        known, given = make_background(pooler), make(pooler, documents, None, [])
+        write(store, None, Profile({**known.vectors, **{f"own.{kind}": v for kind, v in given.vectors.items()}}))
         return
     calibration = store.manifest(name)["calibration"]
     write(store, name, make(pooler, documents, subject_of(name, calibration), languages_of(name, calibration)))

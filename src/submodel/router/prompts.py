@@ -69,7 +69,7 @@ TASKS = (
     "implement binary search",
     "compare two objects for equality",
 )
-"""What anybody asks of any programming language: only the language's name tells such requests apart."""
+"""What anybody requests of any programming language: only the language's name tells such requests apart."""
 
 _EXAMPLES = (
     "Example: [1, 2, 3] -> 6",
@@ -97,14 +97,14 @@ _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 def pieces(documents: Sequence[str], count: int, seed: int) -> list[str]:
     """`count` pieces of documents: of many lengths, from the start of a document or of one of its lines."""
     rng = random.Random(seed)
-    found: list[str] = []
+    texts: list[str] = []
     for at in range(count):
         text = documents[at % len(documents)]
         lines = text.splitlines(keepends=True)
         first = rng.choice([0, rng.randrange(max(1, len(lines) - 1))]) if lines else 0
         length = round(_SHORTEST * (_LONGEST / _SHORTEST) ** rng.random())
-        found.append("".join(lines[first:])[:length])
-    return [piece for piece in found if piece.strip()]
+        texts.append("".join(lines[first:])[:length])
+    return [piece for piece in texts if piece.strip()]
 
 
 def requests(documents: Sequence[str], subject: str | None, language: str | None, count: int, seed: int) -> list[str]:
@@ -119,21 +119,21 @@ def requests(documents: Sequence[str], subject: str | None, language: str | None
     """
     rng = random.Random(seed)
     if subject == "code" and language:
-        own = [task for text in documents for task in _tasks_of(text)]
-        rng.shuffle(own)
+        from_documents = [task for text in documents for task in _tasks_of(text)]
+        rng.shuffle(from_documents)
         common = [task for task in TASKS for _ in range(max(1, count // (2 * len(TASKS))))]
         rest = max(0, count - len(common))
-        tasks = [*common, *(own * (rest // max(1, len(own)) + 1))[:rest]]
+        tasks = [*common, *(from_documents * (rest // max(1, len(from_documents)) + 1))[:rest]]
         return [_sentence(rng.choice(_CODE).format(language=language, task=task)) for task in tasks]
     openings = [_opening(documents[at % len(documents)], rng) for at in range(count)]
     openings = [text for text in openings if text]
     if subject != "translation":
         return openings
-    made: list[str] = []
+    translations: list[str] = []
     for text in openings:
         source, target = rng.sample(_TONGUES, 2)
-        made.append(rng.choice(_TRANSLATION).format(source=source, target=target, text=text))
-    return made
+        translations.append(rng.choice(_TRANSLATION).format(source=source, target=target, text=text))
+    return translations
 
 
 def stubs(documents: Sequence[str], prose: Sequence[str], language: str, count: int, seed: int) -> list[str]:
@@ -142,30 +142,38 @@ def stubs(documents: Sequence[str], prose: Sequence[str], language: str, count: 
     Args:
         documents: code of the language; may be empty.
         prose: sentences on anything: comments hold them too, so that words tell domains apart less than code does.
-        language: a key of languages.SPOKEN; it decides how comments look.
+        language: a key of languages.SPOKEN; it decides how comments are written.
         count: how many.
         seed: of the choice.
     """
     rng = random.Random(seed)
     tasks = [*TASKS, *(task for text in documents for task in _tasks_of(text))]
-    own = [line for text in documents for line in text.splitlines() if _NAME.search(line) and len(line) < 200]
+    heads = [line for text in documents for line in text.splitlines() if _NAME.search(line) and len(line) < 200]
     common = heads_of(language)
-    made: list[str] = []
+    written: list[str] = []
     for at in range(count):
-        *before, head = (rng.choice(own if own and at % 2 else common)).split("\n")
+        *before, head = (rng.choice(heads if heads and at % 2 else common)).split("\n")
         indent = " " * (len(head) - len(head.lstrip()))
-        said = [_sentence(rng.choice(tasks)) + ".", *(rng.choice(prose) for _ in range(rng.randint(0, 3)))]
-        said = [*rng.sample(said, len(said)), *rng.sample(_EXAMPLES, rng.randint(0, 3))]
+        comment_lines = [_sentence(rng.choice(tasks)) + ".", *(rng.choice(prose) for _ in range(rng.randint(0, 3)))]
+        comment_lines = [*rng.sample(comment_lines, len(comment_lines)), *rng.sample(_EXAMPLES, rng.randint(0, 3))]
         if language == "python" and rng.random() < 0.7:
-            lines = [*before, head, f'{indent}    """', *(f"{indent}    {line}" for line in said), f'{indent}    """']
+            lines = [
+                *before,
+                head,
+                f'{indent}    """',
+                *(f"{indent}    {line}" for line in comment_lines),
+                f'{indent}    """',
+            ]
         elif language in _HASHED:
-            lines = [*before, *(f"{indent}# {line}" for line in said), head]
+            lines = [*before, *(f"{indent}# {line}" for line in comment_lines), head]
         else:
             start, middle, end = rng.choice([("/**", " * ", " */"), ("/*", "", "*/"), ("", "// ", "")])
-            comment = [f"{indent}{line}" for line in (start, *(f"{middle}{line}" for line in said), end) if line]
+            comment = [
+                f"{indent}{line}" for line in (start, *(f"{middle}{line}" for line in comment_lines), end) if line
+            ]
             lines = [*comment, *before, head] if rng.random() < 0.5 else [*before, *comment, head]
-        made.append("\n".join(lines) + "\n")
-    return made
+        written.append("\n".join(lines) + "\n")
+    return written
 
 
 @cache
@@ -178,19 +186,19 @@ def heads_of(language: str) -> tuple[str, ...]:
 
 def _tasks_of(text: str) -> list[str]:
     """What the functions of a piece of code are for: first sentences of comments, and names in words."""
-    found: list[str] = []
+    tasks: list[str] = []
     for match in _COMMENT.finditer(text):
         comment = next(group for group in match.groups() if group)
         lines = [re.sub(r"^[\s/*!#]+", "", line).strip() for line in comment.splitlines()]
         words = " ".join("\n".join(lines).strip().split("\n\n")[0].split())
         sentence = re.sub(r"<[^>]+>|\{@\w+ ([^}]*)\}", r"\1", re.split(r"\. |\.$|@\w+|:param", words)[0]).strip()
         if 15 <= len(sentence) <= 160 and sentence.count(" ") >= 2:
-            found.append(sentence[0].lower() + sentence[1:])
+            tasks.append(sentence[0].lower() + sentence[1:])
     for match in _NAME.finditer(text):
         words = _WORDS.findall(next(group for group in match.groups() if group))
         if len(words) >= 2:
-            found.append(" ".join(words).lower())
-    return found
+            tasks.append(" ".join(words).lower())
+    return tasks
 
 
 def _opening(text: str, rng: random.Random) -> str:

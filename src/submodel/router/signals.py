@@ -1,10 +1,10 @@
-"""What the router is told of a request, what it answers, and what several messages amount to."""
+"""What the router knows of a request, what it answers, and the text that stands for a conversation."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-_CONTEXT = 400  # characters: a last message shorter than this is read with what was said before it
+_CONTEXT = 400  # characters: a last message shorter than this is read with what came before it
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[ \t]*([\w+#.-]*)[^\n]*\n?(.*?)(?:^[ \t]*(?:```|~~~)|\Z)", re.S | re.M)
 
 
@@ -34,7 +34,7 @@ class Decision:
         confidence: from 0 to 1; 1 for explicit signals.
         signal: what decided: "header", "file", "fence", "fim", "detector", "activations", "mention" (not sure, but
             the text names one language) or "default".
-        scores: sub-model (and "base") -> probability, where the activations were looked at.
+        scores: sub-model (and "base") -> probability, where the activations were used.
     """
 
     name: str | None

@@ -19,15 +19,15 @@ Labelled = tuple[dict[str, float], str]
 
 
 def best_threshold(requests: Sequence[Labelled]) -> float:
-    """The threshold for these requests. Raises SubmodelError when none of them was told by its content."""
+    """The threshold for these requests. Raises SubmodelError when none of them is decided by its content."""
     likeliest = [(max(scores.items(), key=lambda item: item[1]), right) for scores, right in requests if scores]
     tried = sorted({0.0, *(p for (_, p), _ in likeliest)}, reverse=True)
     if not likeliest:
         raise SubmodelError("no request that content decides: give prompts without a file, fence or header")
 
     def gain(threshold: float) -> int:
-        told = [(name, right) for (name, p), right in likeliest if p >= threshold and name != "base"]
-        return sum(1 if name == right else -1 for name, right in told)
+        decided = [(name, right) for (name, p), right in likeliest if p >= threshold and name != "base"]
+        return sum(1 if name == right else -1 for name, right in decided)
 
     return max(tried, key=gain)
 
@@ -38,10 +38,9 @@ def read_threshold(store: Store) -> float:
     if not file.is_file():
         return THRESHOLD
     try:
-        found = float(json.loads(file.read_text())["threshold"])
+        return float(json.loads(file.read_text())["threshold"])
     except (ValueError, KeyError, TypeError) as error:
         raise SubmodelError(f"{file}: damaged: remove it, or calibrate again") from error
-    return found
 
 
 def write_threshold(store: Store, threshold: float, requests: int) -> None:

@@ -4,7 +4,7 @@ A sequence leaves the batch the moment it stops and the next prompt takes its sl
 share its prefill, and what all prompts begin with, such as a task's worked examples, is computed once. Lanes, one a
 processor core with single-threaded arithmetic, work off one queue (see `workers`). Towards the end, when a step costs
 the reading of the weights whoever takes part, a lane with few sequences hands them to another, and its core as well.
-Each continuation has a generator of its own, so what is sampled does not hang on who shares the batch beyond rounding.
+Each continuation has a generator of its own, so what is sampled depends on who shares the batch by rounding alone.
 """
 
 import os
@@ -63,6 +63,7 @@ def generate_batch(
     Raises:
         ValueError: an empty prompt.
     """
+    # the longest first, so that prompts of like length are run together
     waiting = deque(sorted(requests, key=lambda r: len(r.prompt), reverse=True))
     if any(not request.prompt for request in waiting):
         raise ValueError("a prompt needs at least one token")
@@ -85,6 +86,7 @@ def generate_batch(
         finally:
             results.put(None)
 
+    # lanes work in threads of their own and hand their results to this one
     crew = _Crew(waiting, count, threads if cpu and count > 1 else None, _beginning(loaded, waiting))
     pool = [threading.Thread(target=work, daemon=True) for _ in range(count)]
     for thread in pool:

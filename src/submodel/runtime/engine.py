@@ -103,13 +103,15 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
     def linear(module: PackedLinear) -> native.Linear:
         return native.Linear(ctypes.pointer(module.packed.native), floats(module.bias))
 
-    own: Any = model.model
+    # where families differ: norms around the layers, rotations by kind of layer
+    decoder: Any = model.model
     gemma = config.model_type.startswith("gemma")
     plus = 1.0 if gemma else 0.0  # its norms are weighted by 1 + weight
     sandwich = config.model_type in ("gemma2", "gemma3_text")  # norms before and after attention and MLP
     rotations = sorted(set(config.layer_types)) if config.model_type == "gemma3_text" else []
-    blocks = (native.Block * len(own.layers))()
-    for i, layer in enumerate(own.layers):
+    # matrices and norms of every block, in the order of `native.Block`
+    blocks = (native.Block * len(decoder.layers))()
+    for i, layer in enumerate(decoder.layers):
         attention, mlp = layer.self_attn, layer.mlp
         modules = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
         modules += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
@@ -123,9 +125,10 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         weights = [None if norm is None else floats(norm.weight, plus) for norm in norms]
         rotation = rotations.index(attention.layer_type) if rotations else 0
         blocks[i] = native.Block(*map(linear, modules), *weights, window, rotation)
-    first = own.layers[0].self_attn
+    # the model: sizes, constants, then what is around the blocks
+    first = decoder.layers[0].self_attn
     plan = native.Model(
-        len(own.layers),
+        len(decoder.layers),
         config.hidden_size,
         config.num_attention_heads,
         config.num_key_value_heads,
@@ -138,7 +141,7 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         (config.attn_logit_softcapping or 0) if config.model_type == "gemma2" else 0,
         getattr(config, "final_logit_softcapping", None) or 0,
         blocks,
-        floats(own.norm.weight, plus),
+        floats(decoder.norm.weight, plus),
         ctypes.pointer(head.packed.native),
     )
     held += [blocks, model]

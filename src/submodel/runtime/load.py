@@ -47,7 +47,7 @@ class Loaded:
 
     @property
     def digest(self) -> str | None:
-        """What tells a sub-model from others of its base: the digest of its masks, and of own weights if it has any."""
+        """Identifies a sub-model among those of its base: the digest of its masks, and of rewritten weights."""
         return None if self.manifest is None else digest_of_submodel(self.manifest)
 
     @property
@@ -101,18 +101,18 @@ def load(
     if parts is None:
         if reference not in opened:
             opened[reference] = open_base(reference, trust_remote_code)
-        own = opened[reference]
+        source = opened[reference]
     else:
         store = Store(parts[0])
         masks, manifest = store.masks(parts[1]), store.manifest(parts[1])
-        own = open_store_base(store, base, trust_remote_code, opened)
+        source = open_store_base(store, base, trust_remote_code, opened)
     if weight_format is not None:
-        return Loaded(reference, own, load_packed(own, masks, weight_format), manifest, weight_format)
-    model = own.load(dtype, device)
+        return Loaded(reference, source, load_packed(source, masks, weight_format), manifest, weight_format)
+    model = source.load(dtype, device)
     apply_masks(model, masks)
     if device == "cpu":
         quicken(model)
-    return Loaded(reference, own, model, manifest)
+    return Loaded(reference, source, model, manifest)
 
 
 def apply_masks(model: PreTrainedModel, masks: Masks) -> None:

@@ -1,4 +1,4 @@
-"""The HTTP application: OpenAI's paths, and a few of our own."""
+"""The HTTP application: OpenAI's paths, and a few of this package."""
 
 import logging
 import time
@@ -14,10 +14,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from submodel.serve import routing
-from submodel.serve.desk import ClientLeft, Desk, Hints
-from submodel.serve.provision import AUTO
+from submodel.serve.openai.schema import MOST_HINT, ChatRequest, CompletionRequest, RouteRequest
 from submodel.serve.refusal import Refusal
-from submodel.serve.schema import MOST_HINT, ChatRequest, CompletionRequest, RouteRequest
+from submodel.serve.registry import AUTO
+from submodel.serve.service import ClientDisconnected, Hints, Service
 
 _log = logging.getLogger(__name__)
 _PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
@@ -38,29 +38,31 @@ _Language = Annotated[
 ]
 
 
-def build_app(desk: Desk) -> FastAPI:
-    """The application around a desk; it closes the desk's models when it ends."""
+def build_app(service: Service) -> FastAPI:
+    """The application around a service; it closes the service's models when it ends."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await desk.models.close()
-        for upstream in desk.upstreams.values():
+        await service.models.close()
+        for upstream in service.upstreams.values():
             await upstream.close()
-        desk.chooser.close()
+        service.chooser.close()
 
     app = FastAPI(title="submodel", lifespan=lifespan, docs_url=None, redoc_url=None, responses=_RESPONSES, version="1")
     started = int(time.time())
 
+    # models: what there is, what is in memory
+
     def about(name: str) -> dict[str, Any]:
-        upstream = name in desk.upstreams
-        known = name in desk.models.provision.names
-        own = {**(desk.models.provision.describe(name) if known else {}), "upstream": upstream}
-        own["resident"] = not upstream and name in desk.models.resident
-        return {"id": name, "object": "model", "created": started, "owned_by": "submodel", "submodel": own}
+        upstream = name in service.upstreams
+        known = name in service.models.registry.names
+        details = {**(service.models.registry.describe(name) if known else {}), "upstream": upstream}
+        details["resident"] = not upstream and name in service.models.resident
+        return {"id": name, "object": "model", "created": started, "owned_by": "submodel", "submodel": details}
 
     def names() -> list[str]:
-        return list(dict.fromkeys([*desk.models.provision.names, *desk.upstreams]))
+        return list(dict.fromkeys([*service.models.registry.names, *service.upstreams]))
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -73,17 +75,19 @@ def build_app(desk: Desk) -> FastAPI:
             raise Refusal(404, f"model {name[:80]!r} does not exist", "model_not_found", "model")
         return about(name)
 
+    # answers
+
     @app.post("/v1/chat/completions", response_model=None, responses=_STREAMED)
     async def chat(
         http: Request, body: ChatRequest, x_submodel_file: _File = None, x_submodel_language: _Language = None
     ) -> Response:
-        return await desk.chat(http, body, Hints(x_submodel_file, x_submodel_language))
+        return await service.chat(http, body, Hints(x_submodel_file, x_submodel_language))
 
     @app.post("/v1/completions", response_model=None, responses=_STREAMED)
     async def completion(
         http: Request, body: CompletionRequest, x_submodel_file: _File = None, x_submodel_language: _Language = None
     ) -> Response:
-        return await desk.completion(http, body, Hints(x_submodel_file, x_submodel_language))
+        return await service.completion(http, body, Hints(x_submodel_file, x_submodel_language))
 
     @app.post("/v1/route")
     async def route(
@@ -92,14 +96,16 @@ def build_app(desk: Desk) -> FastAPI:
         """Which model a request would go to, and why."""
         file, language = body.file or x_submodel_file, body.language or x_submodel_language
         if body.messages is not None:
-            question = routing.of_chat(body.messages, file, language)
+            signals = routing.of_chat(body.messages, file, language)
         elif body.prompt is not None:
-            question = routing.of_completion(body.prompt, body.suffix, desk.prompts, file, language)
+            signals = routing.of_completion(body.prompt, body.suffix, service.prompts, file, language)
         else:
             raise Refusal(400, "nothing to decide on: give messages or a prompt", param="prompt")
-        found = await desk.chooser.decide(question)
-        scores = {"signal": found.signal, "confidence": found.confidence, "scores": found.scores}
-        return {"model": found.name, **scores}
+        decision = await service.chooser.decide(signals)
+        scores = {"signal": decision.signal, "confidence": decision.confidence, "scores": decision.scores}
+        return {"model": decision.name, **scores}
+
+    # for those who run it
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -107,19 +113,19 @@ def build_app(desk: Desk) -> FastAPI:
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> PlainTextResponse:
-        meters = desk.meters
-        meters.inside.set(desk.door.inside)
-        resident = desk.models.resident
-        for name in desk.models.provision.names:
+        meters = service.meters
+        meters.requests.set(service.requests.active)
+        resident = service.models.resident
+        for name in service.models.registry.names:
             meters.resident.labels(name).set(resident.get(name, 0))
-        meters.loads.set(desk.models.loads)
-        meters.evictions.set(desk.models.evictions)
+        meters.loads.set(service.models.loads)
+        meters.evictions.set(service.models.evictions)
         return PlainTextResponse(meters.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     for path, name in _PAGE.items():
         _serve_file(app, path, name)
     _handle_errors(app)
-    app.add_middleware(_Counted, desk=desk)
+    app.add_middleware(_Counted, service=service)
     return app
 
 
@@ -153,8 +159,8 @@ def _handle_errors(app: FastAPI) -> None:
     async def failed(http: Request, error: HTTPException) -> Response:
         return answer(Refusal(error.status_code, str(error.detail)))
 
-    @app.exception_handler(ClientLeft)
-    async def left(http: Request, error: ClientLeft) -> Response:
+    @app.exception_handler(ClientDisconnected)
+    async def disconnected(http: Request, error: ClientDisconnected) -> Response:
         return Response(status_code=499)  # for nobody
 
     @app.exception_handler(Exception)
@@ -163,16 +169,16 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 class _Counted:
-    """Counts answers; paths that are not ours are one."""
+    """Counts answers by path; unknown paths count as one."""
 
-    def __init__(self, app: ASGIApp, desk: Desk):
-        self._app, self._desk = app, desk
+    def __init__(self, app: ASGIApp, service: Service):
+        self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 path = getattr(scope.get("route"), "path", "other")
-                self._desk.meters.answers.labels(path, str(message["status"])).inc()
+                self._service.meters.answers.labels(path, str(message["status"])).inc()
             await send(message)
 
         await self._app(scope, receive, counted if scope["type"] == "http" else send)

@@ -20,13 +20,13 @@ class Generation:
     """Continuations of one or several prompts; choice i * n + j is sample j of prompt i.
 
     Args:
-        live: the model.
+        model: that generates.
         done: called once in the event loop when nothing more will be generated.
         answer_s: for everything.
     """
 
-    def __init__(self, live: ModelThread, done: Callable[[], None], answer_s: float):
-        self._live, self._done = live, done
+    def __init__(self, model: ModelThread, done: Callable[[], None], answer_s: float):
+        self._model, self._done = model, done
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + answer_s
         self._answer_s = answer_s
@@ -37,15 +37,15 @@ class Generation:
         self._began = self._loop.time()
         self._first = self._last = 0.0
 
-    def start(self, prompts: list[Prompt], like: Request, best: int | None) -> None:
-        """Submit the prompts, each with the limits and seeds of `like`; `done` is called even if one is refused."""
-        n = len(like.seeds)
+    def start(self, prompts: list[Prompt], template: Request, top_logprobs: int | None) -> None:
+        """Submit the prompts, each with the limits and seeds of `template`; `done` is called even if one is refused."""
+        n = len(template.seeds)
         self._open = len(prompts) * n
         self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
         try:
             for index, prompt in enumerate(prompts):
-                request = replace(like, prompt=prompt.tokens, ends=prompt.ends)
-                self._tickets.append(self._live.submit(request, self._emitter(index * n), best))
+                request = replace(template, prompt=prompt.tokens, ends=prompt.ends)
+                self._tickets.append(self._model.submit(request, self._emitter(index * n), top_logprobs))
         except BaseException:
             self.cancel()
             self._ended((len(prompts) - len(self._tickets)) * n)
@@ -80,9 +80,9 @@ class Generation:
         Raises:
             Refusal: the model failed (500), or it took too long (503).
         """
-        left = self._open
+        unfinished = self._open
         try:
-            while left:
+            while unfinished:
                 try:
                     async with asyncio.timeout_at(self._deadline):
                         pieces = [await self._pieces.get()]
@@ -96,7 +96,7 @@ class Generation:
                     raise Refusal(500, "the model failed on this request", "model_failed")
                 if any(piece.finish == "cancelled" for piece in pieces):
                     raise Refusal(503, "the server is stopping", "stopping", retry_after_s=5)
-                left -= sum(piece.finish is not None for piece in pieces)
+                unfinished -= sum(piece.finish is not None for piece in pieces)
                 yield _merged(pieces)
         finally:
             self.cancel()

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus. Labels are names of ours only, so that clients cannot add series."""
+"""What the server counts, for Prometheus. Labels are known names only, so that clients cannot add series."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -32,7 +32,7 @@ class Meters:
             registry=registry,
             buckets=_SECONDS,
         )
-        self.inside = Gauge("submodel_requests", "Requests that are answered or wait", registry=registry)
+        self.requests = Gauge("submodel_requests", "Requests that are answered or wait", registry=registry)
         self.resident = Gauge("submodel_resident_bytes", "Weights and caches in memory", ["model"], registry=registry)
         self.loads = Gauge("submodel_loads", "Models loaded so far", registry=registry)
         self.evictions = Gauge("submodel_evictions", "Models evicted so far", registry=registry)

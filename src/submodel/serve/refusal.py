@@ -1,4 +1,4 @@
-"""What a client is told when it gets no answer: a status and OpenAI's error object."""
+"""Why a request is not answered: a status and OpenAI's error object."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Which model a request goes to, and what is said about it."""
+"""Which model a request goes to, and why."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from submodel.router import Decision, Signals, conversation
-from submodel.serve.prompts import RequestPrompts
-from submodel.serve.provision import AUTO, BASE
+from submodel.serve.openai.prompts import RequestPrompts
+from submodel.serve.openai.schema import ChatMessage
 from submodel.serve.refusal import Refusal
-from submodel.serve.schema import ChatMessage
+from submodel.serve.registry import AUTO, BASE
 
-_MOST_TEXT = 16_000  # characters that a decision looks at: the last ones, which are nearest to what is wanted
+_MOST_TEXT = 16_000  # characters that a decision looks at: the last ones, which are nearest to the question
 
 
 Choose = Callable[[Signals], Decision]
@@ -49,35 +49,35 @@ class Chooser:
         self._choose, self._names, self._default = choose, frozenset(names), default
         self._thread = ThreadPoolExecutor(1, "route")
 
-    async def model(self, name: str, question: Signals) -> Chosen:
+    async def model(self, name: str, signals: Signals) -> Chosen:
         """The named model, or the router's choice for "auto". Raises Refusal (404) for a name that is not there."""
         if name == AUTO:
-            return await self.decide(question)
+            return await self.decide(signals)
         if name not in self._names:
             known = ", ".join([AUTO, *sorted(self._names)])
             raise Refusal(404, f"model {name[:80]!r} does not exist: there are {known}", "model_not_found", "model")
         return Chosen(name, "model", 1.0)
 
-    async def decide(self, question: Signals) -> Chosen:
+    async def decide(self, signals: Signals) -> Chosen:
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._thread, self._choose, question)
-        name = found.name if found.name in self._names else None
-        return Chosen(name or self._default, found.signal, found.confidence, dict(found.scores))
+        decision = await loop.run_in_executor(self._thread, self._choose, signals)
+        name = decision.name if decision.name in self._names else None
+        return Chosen(name or self._default, decision.signal, decision.confidence, dict(decision.scores))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 def of_chat(messages: list[ChatMessage], file: str | None, language: str | None) -> Signals:
-    """What the user said."""
-    said = conversation([(message.role, message.text) for message in messages])
-    return Signals(said[-_MOST_TEXT:], file, None, language)
+    """Signals of a conversation."""
+    text = conversation([(message.role, message.text) for message in messages])
+    return Signals(text[-_MOST_TEXT:], file, None, language)
 
 
 def of_completion(
     prompt: str, suffix: str | None, prompts: RequestPrompts, file: str | None, language: str | None
 ) -> Signals:
-    """The text around the cursor, whichever way the client wrote it."""
+    """Signals of the text around the cursor, whichever way the client wrote it."""
     if suffix is None:
         prompt, suffix = prompts.split(prompt)
     return Signals(prompt[-_MOST_TEXT:], file, None if suffix is None else suffix[:_MOST_TEXT], language)

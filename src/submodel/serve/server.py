@@ -10,14 +10,13 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from submodel.errors import SubmodelError
+from submodel.serve.access import Guard, Limits, check_address, is_loopback
 from submodel.serve.app import build_app
-from submodel.serve.desk import Desk
-from submodel.serve.guard import Guard
-from submodel.serve.limits import Limits, check_address, is_loopback
-from submodel.serve.memory import Models
 from submodel.serve.metrics import Meters
-from submodel.serve.provision import BASE, Provision
+from submodel.serve.model_pool import ModelPool
+from submodel.serve.registry import BASE, Registry
 from submodel.serve.routing import Choose, Chooser
+from submodel.serve.service import Service
 from submodel.serve.upstream import Upstream
 
 _HEAD_S = 20  # for a request's first line and headers
@@ -56,16 +55,16 @@ class Server:
     Raises SubmodelError for an address without a key, a name that is not there, or a port that is taken.
     """
 
-    def __init__(self, provision: Provision, choose: Choose, settings: Settings):
+    def __init__(self, registry: Registry, choose: Choose, settings: Settings):
         check_address(settings.host, settings.api_key)
-        names = list(dict.fromkeys([*provision.names, *settings.upstreams]))
+        names = list(dict.fromkeys([*registry.names, *settings.upstreams]))
         if settings.default not in names:
             raise SubmodelError(f"--default {settings.default}: there are {', '.join(names)}")
         memory = settings.memory_bytes or physical_memory() // 2
         cache = settings.cache_bytes or min(1 << 30, memory // 8)
         limits = settings.limits
-        models = Models(provision, memory, cache, limits.wait_s)
-        self.desk = Desk(
+        models = ModelPool(registry, memory, cache, limits.wait_s)
+        self.service = Service(
             models,
             Chooser(choose, names, settings.default),
             {
@@ -75,12 +74,12 @@ class Server:
             limits,
             Meters(),
         )
-        app: Any = Guard(build_app(self.desk), limits, settings.api_key, is_loopback(settings.host))
+        app: Any = Guard(build_app(self.service), limits, settings.api_key, is_loopback(settings.host))
         self._socket = _listen(settings.host, settings.port)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=_Impatient,
+                http=_TimedHeaders,
                 ws="none",
                 log_level="warning",
                 access_log=False,
@@ -109,7 +108,7 @@ class Server:
         self._server.should_exit = True
 
 
-class _Impatient(H11Protocol):
+class _TimedHeaders(H11Protocol):
     """Closes a connection that does not get its request's headers across in time."""
 
     _timer: asyncio.TimerHandle | None = None
@@ -143,15 +142,15 @@ class _Impatient(H11Protocol):
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((host, port))
+        listening.bind((host, port))
     except OSError as error:
-        found.close()
+        listening.close()
         raise SubmodelError(f"{host}:{port}: cannot listen there ({error.strerror}): give another --port") from error
-    found.listen(1024)
-    return found
+    listening.listen(1024)
+    return listening
 
 
 def physical_memory() -> int:

@@ -1,7 +1,7 @@
 """Models that other engines hold: any OpenAI-compatible server that was named on the command line.
 
 A request goes there as the client sent it, its model replaced; the answer comes back as it is, its model replaced by
-ours. Only addresses of the command line are ever spoken to.
+the name that it has here. Only addresses of the command line are ever spoken to.
 """
 
 import json
@@ -29,13 +29,13 @@ def parse_upstream(spec: str) -> tuple[str, str]:
 
 
 class Upstream:
-    """One engine.
+    """Another engine, which holds one of the models.
 
     Args:
         name: of the model, here.
         url: of its API, up to and with /v1.
-        answer_s: for a whole answer.
-        key: what it wants as a bearer token.
+        answer_s: for a complete answer.
+        key: its bearer token, if it has one.
     """
 
     def __init__(self, name: str, url: str, answer_s: float, key: str | None = None):
@@ -47,7 +47,7 @@ class Upstream:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def whole(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    async def complete(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The engine's answer. Raises Refusal with its own error, or 502."""
         response = await self._send(path, body)
         try:
@@ -60,7 +60,7 @@ class Upstream:
         return {**document, "model": self.name}
 
     async def stream(self, path: str, body: dict[str, Any]) -> AsyncIterator[bytes]:
-        """Starts the engine's answer and returns its server-sent events. Raises Refusal as `whole` does."""
+        """Starts the engine's answer and returns its server-sent events. Raises Refusal as `complete` does."""
         response = await self._send(path, body)
         if response.status_code != 200:
             try:
@@ -95,7 +95,7 @@ class Upstream:
             raise self._broken(error) from error
 
     async def _served(self) -> str:
-        """What the engine calls its model: our name if it knows it, else the first that it lists."""
+        """What the engine calls its model: the name here if the engine has it, else the first that it lists."""
         response = await self._client.get(f"{self.url}/models")
         document = _document(response.content) or {}
         listed = document.get("data")
@@ -105,7 +105,7 @@ class Upstream:
         return self.name if self.name in names else names[0]
 
     def _refusal(self, status: int, data: bytes) -> Refusal:
-        """A fault of the client stays the client's; the engine's keys and paths are our own affair."""
+        """A fault of the client stays the client's; the engine's keys and paths are none of the client's business."""
         error = (_document(data) or {}).get("error")
         message = error.get("message") if isinstance(error, dict) else None
         about = f": {message[:500]}" if isinstance(message, str) else ""

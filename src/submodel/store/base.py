@@ -13,7 +13,7 @@ from typing import Any
 from submodel.base.files import write_json
 from submodel.base.models import Base
 from submodel.base.opening import base_at, checkpoint_path, is_hub_id, open_base, open_weights
-from submodel.base.weights import Gguf, Safetensors
+from submodel.base.weights import Source
 from submodel.errors import SubmodelError
 from submodel.store.format import Store, base_fields
 
@@ -35,24 +35,21 @@ def open_store_base(
         store: the store.
         base: where its base is; nothing else is tried then.
         trust_remote_code: let code that is shipped with the base run.
-        opened: bases that are open already, by reference and by digest; one that is opened here is put there too.
+        opened: bases that are open already, by reference; one that is opened here is put there too.
 
     Raises:
         SubmodelError: the base is nowhere, or what `base` names is another model.
     """
     opened = {} if opened is None else opened
-    digest: str = store.base["sha256"]
     if base is not None:
         if base not in opened:
             opened[base] = open_base(base, trust_remote_code)
-        if opened[base].sha256 != digest:
+        if opened[base].sha256 != store.base["sha256"]:
             raise _another(base, store, opened[base].sha256)
         return opened[base]
-    if digest not in opened:
-        result = _find(store, trust_remote_code, opened)
-        opened.setdefault(result.reference, result)
-        opened[digest] = result
-    return opened[digest]
+    result = _find(store, trust_remote_code, opened)
+    opened[result.reference] = result
+    return result
 
 
 def rebase(path: Path, reference: str) -> dict[str, Any]:
@@ -83,20 +80,22 @@ def rebase(path: Path, reference: str) -> dict[str, Any]:
 
 def _find(store: Store, trust_remote_code: bool, opened: dict[str, Base]) -> Base:
     """The base wherever it is. Raises SubmodelError naming every place that was looked at."""
-    reference = str(store.base["reference"])
-    rejected: list[str] = []
-    if reference in opened and opened[reference].sha256 == store.base["sha256"]:
-        return opened[reference]
+    reference, candidates = str(store.base["reference"]), list(_candidates(store))
+    for name in (reference, *candidates):
+        if name in opened and _digest_if_of_size(opened[name], store) == store.base["sha256"]:
+            return opened[name]
 
     # the weights are compared before anything else of a candidate is read, its code above all
-    for name in _candidates(store):
+    rejected: list[str] = []
+    for name in candidates:
         path = Path(name).expanduser()
         try:
             weights = open_weights(name, path)
+            digest = _digest_if_of_size(weights, store)
         except SubmodelError as error:
             rejected.append(str(error))
             continue
-        if (digest := _digest_if_of_size(weights, store)) == store.base["sha256"]:
+        if digest == store.base["sha256"]:
             return base_at(name, path, weights, trust_remote_code)
         rejected.append(f"{name} has other weights{f' ({digest[:12]})' if digest else ''}")
 
@@ -148,9 +147,10 @@ def _in_home(size_bytes: int) -> Iterator[str]:
                 yield str(file.parent)
 
 
-def _digest_if_of_size(weights: Safetensors | Gguf, store: Store) -> str | None:
+def _digest_if_of_size(weights: Source | Base, store: Store) -> str | None:
     """The digest of weights; None, unread, for those that have another size than the base's."""
-    return weights.sha256() if weights.size_bytes == store.base["size_bytes"] else None
+    source = weights.source if isinstance(weights, Base) else weights
+    return source.sha256() if source.size_bytes == store.base["size_bytes"] else None
 
 
 def _another(reference: str, store: Store, digest: str | None) -> SubmodelError:

@@ -18,7 +18,7 @@ _ESCAPE = 255
 
 
 def encode(packed: Packed, reference: Packed | None = None) -> bytes:
-    """Code a mask by its differences from `reference` (from all zeros if None); see docs/format.md."""
+    """Code a mask by its differences from `reference` (from all zeros if None); see docs/reference/format.md."""
     bits: Packed = packed if reference is None else np.bitwise_xor(packed, reference)
     flat = bits.reshape(-1)
     parts: list[bytes] = []

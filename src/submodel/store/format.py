@@ -2,7 +2,9 @@
 
 Everything is written to a temporary name and renamed; a manifest is the last file of its sub-model; nothing is ever
 unpickled. The masks of the second and later sub-models are coded by their differences from the first one's. A method
-that rewrites the surviving weights has their new values kept beside the masks. docs/format.md specifies the layout.
+that rewrites the surviving weights has their new values kept beside the masks.
+
+docs/reference/format.md specifies the layout.
 """
 
 import fcntl

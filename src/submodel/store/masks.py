@@ -1,6 +1,6 @@
 """The masks and rewritten weights of a sub-model as files: written in their smallest encoding, read one at a time.
 
-docs/format.md specifies encodings and digests. `tests/test_store.py` holds it byte by byte.
+docs/reference/format.md specifies encodings and digests. `tests/test_store.py` holds it byte by byte.
 """
 
 import hashlib

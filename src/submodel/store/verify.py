@@ -7,7 +7,7 @@ import numpy as np
 from submodel.calibration import rebuild
 from submodel.errors import SubmodelError
 from submodel.prune.mask import Mask, popcount, row_popcounts
-from submodel.prune.sparsity import Pattern, parse_pattern
+from submodel.prune.sparsity import NM, RowSparsity, Sparsity, parse_sparsity
 from submodel.store.base import open_store_base
 from submodel.store.format import Store, split_reference
 
@@ -31,21 +31,21 @@ def verify(path: Path, base: str | None = None, trust_remote_code: bool = False)
     lines = [("base", f"{opened.reference}: weights {store.base['sha256'][:12]} as recorded")]
     for name in store.names:
         manifest = store.manifest(name)
-        found = store.masks(name)
+        masks = store.masks(name)
         structured = manifest["pattern"] != "unstructured"
-        asked = parse_pattern(manifest["sparsity"], manifest["pattern"] if structured else None)
-        own_sparsity = manifest.get("matrix_sparsity")  # absent where every matrix has the whole's
+        recipe_sparsity = parse_sparsity(manifest["sparsity"], manifest["pattern"] if structured else None)
+        matrix_sparsity = manifest.get("matrix_sparsity")  # absent where every matrix has that of the recipe
         rows = 0
-        for matrix, mask in found.items():
-            pattern = asked if own_sparsity is None else Pattern(own_sparsity[matrix])
+        for matrix, mask in masks.items():
+            sparsity = recipe_sparsity if matrix_sparsity is None else RowSparsity(matrix_sparsity[matrix])
             _check_values(f"{path}@{name}", matrix, mask)
             if manifest["group"] == "matrix":
-                _check_whole(f"{path}@{name}", matrix, mask, pattern)
+                _check_matrix(f"{path}@{name}", matrix, mask, sparsity)
             else:
-                rows += _check_rows(f"{path}@{name}", matrix, mask, pattern)
-        own = ", own weights whole" if "weights" in manifest else ""
+                rows += _check_rows(f"{path}@{name}", matrix, mask, sparsity)
+        rewritten = ", own weights whole" if "weights" in manifest else ""
         exact = f"{rows:,} rows of exact sparsity" if rows else "of exact sparsity each"
-        lines.append((name, f"{len(found)} masks whole, {exact}, {manifest['pattern']}{own}"))
+        lines.append((name, f"{len(masks)} masks whole, {exact}, {manifest['pattern']}{rewritten}"))
     return lines
 
 
@@ -94,23 +94,24 @@ def _check_values(model: str, matrix: str, mask: Mask) -> None:
             raise SubmodelError(f"{model}: {matrix}: its own weights are not one finite number for every kept weight")
 
 
-def _check_whole(model: str, matrix: str, mask: Mask, pattern: Pattern) -> None:
-    """Of a matrix whose rows do not lose as many each."""
-    kept, expected = popcount(mask.packed), mask.weights - round(mask.weights * pattern.sparsity)
+def _check_matrix(model: str, matrix: str, mask: Mask, sparsity: Sparsity) -> None:
+    """Check how many weights a matrix keeps, where its rows may keep different numbers."""
+    kept, expected = popcount(mask.packed), mask.weights - round(mask.weights * sparsity.fraction)
     if kept != expected:
         raise SubmodelError(f"{model}: {matrix}: keeps {kept:,} of {mask.weights:,} weights, not {expected:,}")
 
 
-def _check_rows(model: str, matrix: str, mask: Mask, pattern: Pattern) -> int:
+def _check_rows(model: str, matrix: str, mask: Mask, sparsity: Sparsity) -> int:
+    """Check how many weights every row keeps, and every group of N:M; returns the number of rows."""
     kept = row_popcounts(mask.packed)
-    expected = mask.cols - pattern.removed(mask.cols)
+    expected = mask.cols - sparsity.removed(mask.cols)
     wrong = np.argwhere(kept != expected)
     if len(wrong):
         row = tuple(int(i) for i in wrong[0])
         raise SubmodelError(f"{model}: {matrix}, row {row}: keeps {kept[row]} of {mask.cols} weights, not {expected}")
-    if pattern.m:
-        whole = mask.cols // pattern.m * pattern.m
-        groups = mask.unpack()[..., :whole].reshape(-1, pattern.m)
-        if (groups.sum(axis=1) != pattern.n).any():
-            raise SubmodelError(f"{model}: {matrix}: not {pattern} in every group")
+    if isinstance(sparsity, NM):
+        grouped = mask.cols // sparsity.m * sparsity.m
+        groups = mask.unpack()[..., :grouped].reshape(-1, sparsity.m)
+        if (groups.sum(axis=1) != sparsity.n).any():
+            raise SubmodelError(f"{model}: {matrix}: not {sparsity} in every group")
     return int(kept.size)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from submodel.base.models import Base
-from submodel.extract.auto import needs_text
+from submodel.extract.steps import UNIFORM, reads_text
 from submodel.study.grid import Options
 from submodel.tasks.cell import Settings, Task
 from submodel.tasks.evaluate import ON_TEXT
@@ -34,7 +34,7 @@ RATES = {
     "humaneval": 420 / 0.494e9,
     "humaneval, a problem": 420 / (164 * 0.494e9),
 }
-_SAMPLES, _SEQ_LEN = 128, 2048  # the defaults of extract
+TOKENS, SEQ_LEN = 32768, 512  # the defaults of extract
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,12 @@ def parameters(base: Base | None) -> int | None:
 def extraction_work(method: str, grid: str | None, calibration: Options, domains: int, parameters: int | None) -> Work:
     """Parameters times calibration tokens of all domains; parameters alone where no text is needed."""
     kind = f"extract {method}" + (f" on {grid}" if grid else "")
-    if parameters is None or not needs_text(method, grid):
+    if parameters is None or not reads_text(method, UNIFORM, grid):
         return Work(kind, parameters)
-    tokens = calibration.get("samples", _SAMPLES) * calibration.get("seq_len", _SEQ_LEN)
-    return Work(kind, float(parameters) * calibration.get("tokens", tokens) * domains)
+    tokens = calibration.get("tokens", TOKENS)
+    if "samples" in calibration and "tokens" not in calibration:
+        tokens = calibration["samples"] * calibration.get("seq_len", SEQ_LEN)
+    return Work(kind, float(parameters) * tokens * domains)
 
 
 def evaluation_work(task: Task, options: Options, parameters: int | None) -> Work:

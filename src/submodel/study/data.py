@@ -33,8 +33,8 @@ def read_data(study: Study) -> tuple[dict[str, str], dict[str, str]]:
         tasks: dict[str, str] = {}
         for name, (task, _) in study.tasks.items():
             with _named(study, f"[tasks.{name}]"):
-                if found := list(_digests(study, task, calibrated)):
-                    tasks[name] = _digest(found)
+                if digests_of_parts := list(_digests(study, task, calibrated)):
+                    tasks[name] = _digest(digests_of_parts)
     return texts, tasks
 
 
@@ -47,16 +47,16 @@ def _domains(study: Study) -> tuple[dict[str, str], dict[Path, str]]:
     calibrated: dict[Path, str] = {}
     digests: dict[str, str] = {}
     for domain in domains:
-        found: list[str] = []
+        digests_of_parts: list[str] = []
         for part, _ in domain.parts:
             if part not in readers and not study.named_sets:
                 continue
             with _named(study, f"[domains], {domain.name}"):
                 texts[part] = texts.get(part) or read_part(part, readers, _data_dir(study))
             calibrated.setdefault(Path(texts[part].path).resolve(), domain.name)
-            found.append(texts[part].sha256)
-        if found:
-            digests[domain.name] = _digest(found)
+            digests_of_parts.append(texts[part].sha256)
+        if digests_of_parts:
+            digests[domain.name] = _digest(digests_of_parts)
     return digests, calibrated
 
 

@@ -7,6 +7,7 @@ line: a study comes from others more often than a command does.
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from submodel.base.opening import is_hub_id, open_base
 from submodel.calibration.forms import FORMS
 from submodel.calibration.packing import SHAPES
 from submodel.errors import SubmodelError, unknown_name
-from submodel.extract.auto import AUTO, check_method, check_rate, distils, needs_text
-from submodel.prune.allocate.allocation import ALLOCATIONS, UNIFORM
-from submodel.prune.sparsity import Pattern, parse_pattern
+from submodel.extract.steps import UNIFORM, parse, reads_text
+from submodel.prune.sparsity import Sparsity, parse_sparsity
 from submodel.runtime.packed.formats import FORMATS, GRIDS
 from submodel.store import check_name
 from submodel.study.data import read_data
@@ -57,7 +57,6 @@ CALIBRATION: dict[str, Kind] = {
     "seq_len": _whole(2),
     "shape": _one_of(SHAPES),
     "form": _one_of(FORMS),
-    "openings": _whole(0),
     "seed": _whole(0),
     "dtype": _DTYPE,
     "batch_tokens": _whole(1),
@@ -96,8 +95,6 @@ _DOMAINS = "domains"
 _PRUNE: dict[str, Kind] = {
     "methods": _LIST,
     "sparsities": _LIST,
-    "minutes": _NUMBER,
-    "rate": _NUMBER,
     "allocations": _LIST,
     "grids": _LIST,
 }
@@ -124,26 +121,25 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
             raise SubmodelError(f"{where}: no [{key}]: name one or more")
     prune = document.get("prune", {})
     _check(f"{where}, [prune]", prune, _PRUNE)
-    methods, minutes, rate = tuple(prune.get("methods", ())), prune.get("minutes"), prune.get("rate")
+    methods = tuple(map(str, prune.get("methods", ())))
     for name in methods:
         if methods.count(name) > 1:
             raise SubmodelError(f"{where}, [prune]: method {name!r} is there twice: drop one")
+    allocations = tuple(map(str, prune.get("allocations", [UNIFORM])))
+    for name in allocations:
+        if allocations.count(name) > 1:
+            raise SubmodelError(f"{where}: allocation {name!r} is there twice: drop one")
     try:
-        for name in methods:
-            check_method(str(name), minutes if name == AUTO else None)
-            check_rate(str(name), rate if distils(name) else None)
+        for method, allocation in product(methods, allocations):
+            parse(method, allocation)
     except SubmodelError as error:
         raise SubmodelError(f"{where}, [prune]: {error}") from error
-    if minutes is not None and AUTO not in methods:
-        raise SubmodelError(f'{where}, [prune]: minutes = {minutes:g}: only method "{AUTO}" keeps to a time')
-    if rate is not None and not any(map(distils, methods)):
-        raise SubmodelError(f"{where}, [prune]: rate = {rate:g}: only methods METHOD+distil have one")
     domains = _names(where, "domains", document.get("domains", {}))
-    asked = _axis(where, "grid", prune.get("grids", [_NO_GRID]), (_NO_GRID, *GRIDS))
-    grids = tuple(None if name == _NO_GRID else name for name in asked)
-    needy = [name for name in methods if any(needs_text(name, grid) for grid in grids)]
-    if needy and not domains:
-        raise SubmodelError(f"{where}: {needy[0]} needs text to calibrate on: name it under [domains]")
+    named = _axis(where, "grid", prune.get("grids", [_NO_GRID]), (_NO_GRID, *GRIDS))
+    grids = tuple(None if name == _NO_GRID else name for name in named)
+    reading = [method for method, grid in product(methods, grids) if reads_text(method, UNIFORM, grid)]
+    if reading and not domains:
+        raise SubmodelError(f"{where}: {reading[0]} needs text to calibrate on: name it under [domains]")
     calibration = document.get("calibration", {})
     _check(f"{where}, [calibration]", calibration, CALIBRATION)
     root = file.resolve().parent
@@ -157,11 +153,9 @@ def read_study(file: Path, settings: Sequence[str] = ()) -> Study:
         domains=domains,
         calibration=calibration,
         methods=methods,
-        patterns=_patterns(where, prune.get("sparsities", [0.5] if methods else [])),
-        allocations=_axis(where, "allocation", prune.get("allocations", [UNIFORM]), ALLOCATIONS),
+        sparsities=_sparsities(where, prune.get("sparsities", [0.5] if methods else [])),
+        allocations=allocations,
         grids=grids,
-        minutes=minutes,
-        rate=rate,
         tasks={name: _task(f"{where}, [tasks.{name}]", name, entry) for name, entry in document["tasks"].items()},
         measured=_measured(where, document["tasks"], domains),
     )
@@ -265,16 +259,16 @@ def _located(root: Path, given: str) -> str:
     return str(path.resolve()) if path.exists() else given
 
 
-def _patterns(where: str, given: Iterable[Any]) -> tuple[Pattern, ...]:
-    found: list[Pattern] = []
+def _sparsities(where: str, given: Iterable[Any]) -> tuple[Sparsity, ...]:
+    result: list[Sparsity] = []
     for value in given:
         if not isinstance(value, str) and not _NUMBER.fits(value):
             raise SubmodelError(f'{where}: sparsity {value!r}: give a fraction such as 0.5, or a pattern such as "2:4"')
-        pattern = parse_pattern(None, value) if isinstance(value, str) else parse_pattern(value, None)
-        if pattern in found:
+        sparsity = parse_sparsity(None, value) if isinstance(value, str) else parse_sparsity(value, None)
+        if sparsity in result:
             raise SubmodelError(f"{where}: sparsity {value!r} is there twice: drop one")
-        found.append(pattern)
-    return tuple(found)
+        result.append(sparsity)
+    return tuple(result)
 
 
 def _axis(where: str, kind: str, given: Sequence[Any], known: Collection[str]) -> tuple[str, ...]:
@@ -299,9 +293,9 @@ def _measured(
     where: str, tasks: Mapping[str, Mapping[str, Any]], domains: Collection[str]
 ) -> dict[str, tuple[str, ...]]:
     """Task -> the domains that it names, each of them known."""
-    found = {name: tuple(map(str, entry[_DOMAINS])) for name, entry in tasks.items() if _DOMAINS in entry}
-    for name, asked in found.items():
-        for domain in asked:
+    measured = {name: tuple(map(str, entry[_DOMAINS])) for name, entry in tasks.items() if _DOMAINS in entry}
+    for name, names in measured.items():
+        for domain in names:
             if domain not in domains:
                 raise unknown_name(f"domain in {where}, [tasks.{name}]:", domain, domains)
-    return found
+    return measured

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from submodel.prune.sparsity import Pattern
+from submodel.prune.sparsity import Sparsity
 from submodel.tasks.cell import Task
 
 Options = dict[str, Any]
@@ -25,10 +25,8 @@ class Study:
         texts: name -> text that mixtures may name, as `extract --calibration NAME=...` takes it.
         domains: name -> what to calibrate on, as `extract --domain NAME=...` takes it.
         calibration: options of every extraction, equal for all domains.
-        methods, patterns, allocations: how to prune.
+        methods, sparsities, allocations: how to prune.
         grids: what the kept weights are rounded to; None as they are.
-        minutes: what method auto may take of each extraction; any time if None.
-        rate: of methods that distil; their own if None.
         tasks: name -> what to measure, with its options.
         measured: task -> the domains whose sub-models it measures, where that is not all of them.
         texts_read: domain -> SHA-256 of the text that lies on this machine; none for sets on the hub.
@@ -44,11 +42,9 @@ class Study:
     domains: dict[str, str]
     calibration: Options
     methods: tuple[str, ...]
-    patterns: tuple[Pattern, ...]
+    sparsities: tuple[Sparsity, ...]
     allocations: tuple[str, ...]
     grids: tuple[str | None, ...]
-    minutes: float | None
-    rate: float | None
     tasks: dict[str, tuple[Task, Options]]
     measured: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     texts_read: Mapping[str, str] = field(default_factory=dict)

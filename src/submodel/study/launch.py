@@ -26,9 +26,9 @@ def main(out: str, err: str, *command: str) -> None:
     seconds = time.monotonic() - started
     child.returncode = os.waitstatus_to_exitcode(status)  # or Popen would wait for it again
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes there, kB elsewhere
-    found = {"status": child.returncode, "seconds": round(seconds, 2), "peak_bytes": peak}
+    result = {"status": child.returncode, "seconds": round(seconds, 2), "peak_bytes": peak}
     with contextlib.suppress(BrokenPipeError):  # the study has been killed
-        os.write(1, json.dumps(found).encode() + b"\n")
+        os.write(1, json.dumps(result).encode() + b"\n")
 
 
 def _end_with_the_study(child: "subprocess.Popen[bytes]") -> None:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from submodel.base.models import Base
 from submodel.errors import SubmodelError
-from submodel.extract.auto import AUTO, distils, needs_text
-from submodel.prune.allocate.allocation import UNIFORM
-from submodel.prune.sparsity import Pattern
+from submodel.extract.steps import UNIFORM, reads_text
+from submodel.prune.sparsity import NM, Sparsity
 from submodel.study.cost import Work, evaluation_work, extraction_work, parameters
 from submodel.study.grid import Options, Study
 
@@ -70,7 +69,7 @@ def plan(
     for model in study.models:
         size = parameters(bases[model])
         cells += [_evaluation(study, out, model, None, None, task, size, allowed) for task in study.tasks]
-        for way in product(study.methods, study.patterns, study.allocations, study.grids):
+        for way in product(study.methods, study.sparsities, study.allocations, study.grids):
             if not _is_possible(*way[:3]):
                 continue
             made = _extraction(study, out, model, *way, size, trusted)
@@ -90,9 +89,9 @@ def _left_out(study: Study, task: str, made: Cell) -> set[str]:
     return {f"{d}-{name}" for d in study.domains if d not in study.measured.get(task, study.domains)}
 
 
-def _is_possible(method: str, pattern: Pattern, allocation: str) -> bool:
-    """N:M removes as much of everything, and what looks at no text has none to spread the sparsity by."""
-    return allocation == UNIFORM or (needs_text(method) and not pattern.m)
+def _is_possible(method: str, sparsity: Sparsity, allocation: str) -> bool:
+    """N:M removes as much of everything, and a method that reads no text has none to spread the sparsity by."""
+    return allocation == UNIFORM or (reads_text(method) and not isinstance(sparsity, NM))
 
 
 def select(cells: Sequence[Cell], *only: str) -> list[Cell]:
@@ -118,20 +117,20 @@ def select(cells: Sequence[Cell], *only: str) -> list[Cell]:
     return [cell for cell in cells if cell.name in chosen | needed]
 
 
-def short(pattern: Pattern) -> str:
-    """A pattern as a part of a name: 50 for half of every row, 2of4 for 2:4."""
-    return f"{pattern.n}of{pattern.m}" if pattern.m else f"{100 * pattern.sparsity:g}"
+def short(sparsity: Sparsity) -> str:
+    """A sparsity as a part of a name: 50 for half of every row, 2of4 for 2:4."""
+    return f"{sparsity.n}of{sparsity.m}" if isinstance(sparsity, NM) else f"{100 * sparsity.fraction:g}"
 
 
 def words(options: Options) -> tuple[str, ...]:
     """Options as words of a command line."""
-    found: list[str] = []
+    result: list[str] = []
     for key, value in options.items():
         if value is not False:
-            found.append("--" + key.replace("_", "-"))
+            result.append("--" + key.replace("_", "-"))
         if not isinstance(value, bool):
-            found.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
-    return tuple(found)
+            result.append(",".join(map(str, value)) if isinstance(value, list) else str(value))
+    return tuple(result)
 
 
 def _extraction(
@@ -139,27 +138,23 @@ def _extraction(
     out: Path,
     model: str,
     method: str,
-    pattern: Pattern,
+    sparsity: Sparsity,
     allocation: str,
     grid: str | None,
     size: int | None,
     more: tuple[str, ...],
 ) -> Cell:
-    way = ("--method", method, *(("--pattern", str(pattern)) if pattern.m else ("--sparsity", f"{pattern.sparsity:g}")))
-    if method == AUTO and study.minutes is not None:
-        way += ("--minutes", f"{study.minutes:g}")
-    if distils(method) and study.rate is not None:
-        way += ("--rate", f"{study.rate:g}")
-    name = f"{method}-{short(pattern)}"
-    if allocation != UNIFORM or method == AUTO:  # which would spread it by itself
-        way += ("--allocation", allocation)
+    removed = ("--pattern", str(sparsity)) if isinstance(sparsity, NM) else ("--sparsity", f"{sparsity.fraction:g}")
+    way = ("--method", method, *removed)
+    name = f"{method}-{short(sparsity)}"
     if allocation != UNIFORM:
+        way += ("--allocation", allocation)
         name += f"-{allocation}"
     if grid:
         way += ("--grid", grid)
         name += f"-{grid}"
     options = words(study.calibration)
-    if not needs_text(method, grid):
+    if not reads_text(method, UNIFORM, grid):
         made = {name: (*way, *options)}
         texts: tuple[str, ...] = ("--name", name)
     else:
@@ -175,7 +170,18 @@ def _extraction(
     return Cell(
         name=f"{model}/extract/{name}",
         model=model,
-        argv=("extract", study.models[model], *texts, *way, *options, *more, "--out", str(store), "--json"),
+        argv=(
+            "extract",
+            study.models[model],
+            *texts,
+            *way,
+            *options,
+            *more,
+            "--no-check",
+            "--out",
+            str(store),
+            "--json",
+        ),
         folder=study.data,
         work=extraction_work(method, grid, study.calibration, len(made), size),
         store=store,

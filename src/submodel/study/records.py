@@ -107,22 +107,22 @@ class Records:
         """
         record = self.read(cell)
         record |= {"status": outcome.status, "seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
-        found = outcome.document
+        document = outcome.document
         if outcome.status:
-            failed = outcome.said or f"ended with status {outcome.status}"
+            failed = outcome.last_line or f"ended with status {outcome.status}"
             failed = f"{failed} (status {outcome.status})" if outcome.status not in (0, 2) else failed
         elif cell.makes:
             rows = self._extraction_rows(cell, outcome)
             append_rows(self.rows_file, rows)
             record["rows"] += [_digest(row.key) for row in rows]
-            parted = found["resumed_blocks"] or any("mask_of" in m for m in found["submodels"].values())
-            record["whole"] = not found["already"] and not parted
+            parted = document["resumed_blocks"] or any("mask_of" in m for m in document["submodels"].values())
+            record["whole"] = not document["already"] and not parted
             failed = None
         else:
-            rows = [Row(**row) for row in (*found["rows"], *found["already"])]
+            rows = [Row(**row) for row in (*document["rows"], *document["already"])]
             record |= {"key": self._key(cell), "rows": [_digest(row.key) for row in rows]}
-            record["whole"] = not found["already"]
-            failed = None if rows else outcome.said or "it measured nothing"
+            record["whole"] = not document["already"]
+            failed = None if rows else outcome.last_line or "it measured nothing"
         self.__dict__.pop("rows", None)  # the file has grown
         write_json(self._file(cell, ".json"), record | {"failed": failed})
         return failed

@@ -44,8 +44,8 @@ def standing(cells: Sequence[Cell], records: Records, plan: Sequence[Cell] | Non
     """Where every cell stands now, with estimates for those not done, by the finished ones of the whole plan."""
     every = {cell.name: (cell, records.is_done(cell), records.read(cell)) for cell in plan or cells}
     measured = [(cell.work, record["seconds"]) for cell, done, record in every.values() if done and record.get("whole")]
-    found = [every[cell.name] for cell in cells]
-    failed = {cell.name: record["failed"] for cell, done, record in found if not done and record.get("failed")}
+    outcomes = [every[cell.name] for cell in cells]
+    failed = {cell.name: record["failed"] for cell, done, record in outcomes if not done and record.get("failed")}
 
     def stand(cell: Cell, done: bool, record: dict[str, Any]) -> Result:
         result = Result(cell, "done", record.get("seconds"), record.get("peak_bytes"))
@@ -56,7 +56,7 @@ def standing(cells: Sequence[Cell], records: Records, plan: Sequence[Cell] | Non
             return replace(result, state="waiting", reason=f"{cell.needs} failed")
         return replace(result, state="failed", reason=failed[cell.name]) if cell.name in failed else result
 
-    return [stand(*each) for each in found]
+    return [stand(*each) for each in outcomes]
 
 
 def run(
@@ -99,13 +99,13 @@ def run(
 
 def summary(results: Sequence[Result]) -> str:
     """How many cells there are, how many are done, and what the others will take."""
-    left = [result for result in results if result.state != "done"]
-    text = f"{len(results)} cells, {len(results) - len(left)} done"
+    remaining = [result for result in results if result.state != "done"]
+    text = f"{len(results)} cells, {len(results) - len(remaining)} done"
     text += "".join(f", {n} {s}" for s in ("failed", "waiting") if (n := sum(r.state == s for r in results)))
-    if not left:
+    if not remaining:
         return text
-    known = [result.estimate for result in left if result.estimate is not None]
-    unknown = len(left) - len(known)
+    known = [result.estimate for result in remaining if result.estimate is not None]
+    unknown = len(remaining) - len(known)
     return f"{text}; the rest will take about {duration(sum(known))}" + (
         f" and {unknown} cells of which nothing like them was measured yet" if unknown else ""
     )
@@ -127,4 +127,6 @@ def _names_of_texts(study: Study) -> dict[str, str]:
     for name, (task, options) in study.tasks.items():
         settings = {key: value for key, value in options.items() if key != "format"}
         columns.setdefault(task.spec, {}).setdefault(json.dumps(settings, sort_keys=True), name)
-    return {text: name for text, found in columns.items() if text and len(found) == 1 for name in found.values()}
+    return {
+        text: name for text, outcomes in columns.items() if text and len(outcomes) == 1 for name in outcomes.values()
+    }

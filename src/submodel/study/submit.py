@@ -29,7 +29,7 @@ class Outcome:
     seconds: float
     peak_bytes: int
     document: dict[str, Any]
-    said: str
+    last_line: str
 
 
 Submit = Callable[[Cell, Path], Outcome]
@@ -51,14 +51,14 @@ def submit(cell: Cell, log: Path) -> Outcome:
             finally:
                 process.stdin.close()  # ends the cell if this process was interrupted
                 process.wait()
-        found = json.loads(answer)
-        document = json.loads(out.read_text()) if found["status"] == 0 else {}
+        result = json.loads(answer)
+        document = json.loads(out.read_text()) if result["status"] == 0 else {}
     except (OSError, ValueError) as error:  # no processes left, or one was killed from outside
         return Outcome(1, 0.0, 0, {}, f"its process could not be run to its end ({error})")
     finally:
         out.unlink(missing_ok=True)
     lines = log.read_text(errors="replace").strip().splitlines()
-    return Outcome(found["status"], found["seconds"], found["peak_bytes"], document, lines[-1] if lines else "")
+    return Outcome(result["status"], result["seconds"], result["peak_bytes"], document, lines[-1] if lines else "")
 
 
 def _environment() -> dict[str, str]:

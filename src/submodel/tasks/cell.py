@@ -133,6 +133,7 @@ class Cell:
         return self.shared[key]
 
     def is_done(self, row: Row) -> bool:
+        """Whether a row is in the file already; then `already` is called with its key."""
         if row.key in self.done:
             self.already(row.key)
             return True

@@ -15,7 +15,7 @@ def refuse_calibrated(loaded: Loaded, source: NamedSet, data_dir: Path | None) -
 
     Raises SubmodelError.
     """
-    names = [f"{name}{end}" for name in (source.file, source.own_file) for end in ("", ".gz")]
+    names = [f"{name}{end}" for name in (source.file, source.hub_file) for end in ("", ".gz")]
     files = [data_dir / name for name in names if (data_dir / name).exists()] if data_dir else []
     for part in parts_of((loaded.manifest or {}).get("calibration")):
         of = part.get("set")

@@ -6,7 +6,7 @@ from typing import Any
 
 from submodel.base.models import Base
 from submodel.calibration import problem_text
-from submodel.calibration.sets import NamedSet, is_there, read_set
+from submodel.calibration.sets import NamedSet, is_stored, read_set
 from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime import Loaded, load
 from submodel.tasks.cell import Cell, Progress, Settings, Task
@@ -61,7 +61,7 @@ def sets_of(task: Task) -> list[NamedSet]:
 
 def problems_in(data_dir: Path) -> dict[str, list[str]]:
     """The text of every problem of the tasks whose named sets lie in a data directory: SET/SPLIT -> problems."""
-    sets = {source: None for name in TASKS for source in sets_of(Task(name)) if is_there(source, data_dir)}
+    sets = {source: None for name in TASKS for source in sets_of(Task(name)) if is_stored(source, data_dir)}
     return {
         source.file.removesuffix(".jsonl"): [problem_text(row) for row in read_set(source, data_dir).rows]
         for source in sets
@@ -87,7 +87,7 @@ def evaluate(
     Raises:
         SubmodelError: bad model, task or data, or evaluation text that a sub-model was calibrated on.
     """
-    there = {row.key: row for row in read_rows(out)}
+    measured = {row.key: row for row in read_rows(out)}
     opened: dict[str, Base] = {}
     shared: dict[Any, Any] = {}
     for reference in references:
@@ -100,18 +100,18 @@ def evaluate(
             opened=opened,
             weight_format=settings.weight_format,
         )
-        found_there = _found_there(loaded, there, out, say, already)
+        report_measured = _measured_reporter(loaded, measured, out, say, already)
         for task in tasks:
             cell = Cell(
                 task,
                 loaded,
                 settings,
                 out,
-                frozenset(there),
+                frozenset(measured),
                 progress,
                 say,
                 shared,
-                found_there,
+                report_measured,
                 base,
             )
             for row in TASKS[task.name](cell):
@@ -120,17 +120,17 @@ def evaluate(
         del loaded
 
 
-def _found_there(
-    loaded: Loaded, there: dict[str, Row], out: Path, say: Callable[[str], Any], already: Callable[[Row], Any]
+def _measured_reporter(
+    loaded: Loaded, measured: dict[str, Row], out: Path, say: Callable[[str], Any], already: Callable[[Row], Any]
 ) -> Callable[[str], None]:
-    """Hands on the rows that are there; says it once where they bear the name of another sub-model."""
+    """What reports a row that is measured already; it says once where such rows have the name of another sub-model."""
     names = {loaded.name}
 
-    def found(key: str) -> None:
-        row = there[key]
+    def report(key: str) -> None:
+        row = measured[key]
         if row.submodel not in names:
             names.add(row.submodel)
             say(f"{loaded.reference}: its masks are those of {row.submodel}, whose rows are in {out} already")
         already(row)
 
-    return found
+    return report

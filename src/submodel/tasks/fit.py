@@ -69,28 +69,28 @@ def fit(
         SubmodelError: a model that is not there, has other tokens or was calibrated on these rows, or too little
             held-out text.
     """
-    found: list[Fit] = []
+    fits: list[Fit] = []
     first, ids = np.empty(0), torch.empty(0)
     opened: dict[str, Any] = {}
     text = read_repository(repository, repository, "held-out")
     for reference in models:
         loaded = load(reference, dtype=dtype, device=device, trust_remote_code=trust_remote_code, opened=opened)
         samples = as_much_as_there_is(text, loaded.tokenizer, tokens, seq_len)
-        if found and not torch.equal(samples.ids, ids):
+        if fits and not torch.equal(samples.ids, ids):
             raise SubmodelError(f"{reference}: its tokens are not those of {models[0]}: compare models of one base")
         ids = samples.ids
         refuse_calibrated_rows(loaded, samples, text)
         done = 0
 
-        def count(seen: int, reference: str = reference, whole: int = samples.ids.numel()) -> None:
+        def count(tokens_seen: int, reference: str = reference, total: int = samples.ids.numel()) -> None:
             nonlocal done
-            done += seen
-            progress(f"{reference} on {repository}", done, whole)
+            done += tokens_seen
+            progress(f"{reference} on {repository}", done, total)
 
         losses = window_losses(loaded.model, samples, count)
-        first = losses if not found else first
+        first = losses if not fits else first
         low, high = bootstrap(losses - first, np.exp)
         ratio = float(np.exp((losses - first).mean()))
-        found.append(Fit(reference, from_losses(losses, seq_len - 1), ratio, low, high))
+        fits.append(Fit(reference, from_losses(losses, seq_len - 1), ratio, low, high))
         del loaded
-    return found
+    return fits

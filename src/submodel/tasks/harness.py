@@ -57,9 +57,9 @@ def csr_rows(cell: Cell) -> Iterator[Row]:
     started, before = time.monotonic(), 0
     accuracies = []
     for ask in asks:
-        found = yield from _scored(cell, ask, "csr", before, total)
+        values_of = yield from _scored(cell, ask, "csr", before, total)
         before += len(ask.documents)
-        accuracies.append(found["acc"])
+        accuracies.append(values_of["acc"])
     if not cell.is_done(mean):
         value = float(np.mean([values.mean() for values in accuracies]))
         yield filled(mean, value, mean_of_sets_interval(accuracies), total, started)
@@ -91,8 +91,8 @@ HARNESS: dict[str, Callable[[Cell], Iterator[Row]]] = {
 
 def paper_answer(text: str) -> float | None:
     """The paper's reading of a solution: the first number after "The answer is", else the last number."""
-    _, found, after = text.partition("The answer is")
-    for part, at in ((after if found else "", 0), (text, -1)):
+    _, has_answer, after = text.partition("The answer is")
+    for part, at in ((after if has_answer else "", 0), (text, -1)):
         numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+", part)
         if numbers:
             return float(numbers[at].replace(",", ""))
@@ -168,9 +168,9 @@ def _scored(cell: Cell, ask: _Ask, shown: str, before: int, total: int) -> Itera
         for score, (text,), document in zip(scores, answers, ask.documents, strict=True):
             gold = paper_answer(document["answer"].split("####")[-1])
             score[PAPER] = float(gold is not None and paper_answer(text) == gold)
-    found = {row.metric: np.array([score[row.metric] for score in scores]) for row in ask.rows}
+    values_of = {row.metric: np.array([score[row.metric] for score in scores]) for row in ask.rows}
     for row in ask.rows:
         if not cell.is_done(row):
-            values = found[row.metric]
+            values = values_of[row.metric]
             yield filled(row, float(values.mean()), mean_interval(values), len(values), started, values)
-    return found
+    return values_of

@@ -97,6 +97,7 @@ def run_task(
         Of each document, its metrics ("acc", or "exact_match,strict-match" where a task has several filters) and its
         answers (pairs of log-likelihood and greediness, or texts).
     """
+    # what lm_eval asks, by document; the answers of some are in the journal
     with _quiet():
         task.build_all_requests(
             apply_chat_template=chat,
@@ -109,21 +110,22 @@ def run_task(
         assert instance.doc_id is not None
         documents[instance.doc_id].append(instance)
     todo = [i for doc, instances in documents.items() if str(doc) not in journal.entries for i in instances]
-    left = Counter(i.doc_id for i in todo)
-    found: dict[tuple[Any, int], Any] = {}
+    remaining = Counter(i.doc_id for i in todo)
+    answer_of: dict[tuple[Any, int], Any] = {}
     lock = threading.Lock()
 
     def finished(index: int, answer: Any) -> None:
         doc, idx = todo[index].doc_id, todo[index].idx
         with lock:
-            found[doc, idx] = answer
-            left[doc] -= 1
-            if left[doc]:
+            answer_of[doc, idx] = answer
+            remaining[doc] -= 1
+            if remaining[doc]:
                 return
-            journal.add(str(doc), [found[doc, i.idx] for i in documents[doc or 0]])
-            done = len(documents) - sum(1 for count in left.values() if count)
+            journal.add(str(doc), [answer_of[doc, i.idx] for i in documents[doc or 0]])
+            done = len(documents) - sum(1 for count in remaining.values() if count)
         progress(done)
 
+    # ask the rest; a document is kept as soon as all its answers are there
     if todo:
         model.finished = finished
         getattr(model, todo[0].request_type)(todo)
@@ -131,6 +133,7 @@ def run_task(
     for instances, given in zip(documents.values(), answers, strict=True):
         for instance, answer in zip(instances, given, strict=True):
             instance.resps = [tuple(answer) if isinstance(answer, list) else answer]
+    # score as lm_eval does, once a filter
     with _quiet():
         task.apply_filters()
         metrics: list[dict[str, float]] = [{} for _ in documents]
@@ -225,15 +228,15 @@ class HarnessModel(TemplateLM):
                 self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, context_len=1
             )
             pairs: list[Any] = [make_disjoint_window(window) for window in windows]
-            found = loglikelihoods(self.loaded.model, pairs, self.max_length, lambda index, answer: None)
-            sums.append(sum(value for value, _ in found))
+            scores = loglikelihoods(self.loaded.model, pairs, self.max_length, lambda index, answer: None)
+            sums.append(sum(value for value, _ in scores))
             self.finished(index, sums[-1])
         return sums
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Texts, cut before the first of `until` or the end-of-text token."""
         eos = self.tokenizer.decode([self.eot_token_id])
-        asked: list[Request] = []
+        batch: list[Request] = []
         stops: list[list[str]] = []
         for index, request in enumerate(requests):
             arguments: tuple[Any, ...] = request.args
@@ -247,7 +250,7 @@ class HarnessModel(TemplateLM):
                 )
             stops.append(handle_stop_sequences(options["until"], eos))
             sampling = bool(options["do_sample"])
-            asked.append(
+            batch.append(
                 Request(
                     key=str(index),
                     prompt=tuple(self._encode_prompt(prompt)[-room:]),
@@ -259,8 +262,8 @@ class HarnessModel(TemplateLM):
                     top_k=int(options.get("top_k", 0)) if sampling else 0,
                 )
             )
-        texts = [""] * len(asked)
-        for written in generate_batch(self.loaded, asked, slots=self.slots):
+        texts = [""] * len(batch)
+        for written in generate_batch(self.loaded, batch, slots=self.slots):
             index = int(written.key)
             texts[index] = self._text(written.tokens, stops[index])
             self.finished(index, texts[index])

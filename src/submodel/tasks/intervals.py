@@ -35,7 +35,7 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Of a mean of numbers from 0 to 1: Wilson's where all are 0 or 1 (a rate), the bootstrap elsewhere."""
+    """The interval of a mean of numbers from 0 to 1: Wilson's where all are 0 or 1 (a rate), else the bootstrap."""
     if np.isin(values, (0.0, 1.0)).all():
         return wilson(int(values.sum()), len(values))
     return bootstrap(values)

@@ -20,7 +20,7 @@ class Journal:
     """
 
     def __init__(self, out: Path, identity: str):
-        """For the rows file `out` and a cell with that `identity`: everything that decides its entries."""
+        """Open the journal of a cell of the rows file `out`; `identity` is everything that decides its entries."""
         self.file = out.with_suffix(".parts") / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.jsonl"
         self._lock = threading.Lock()
         self.entries: dict[str, Any] = {}

@@ -58,8 +58,8 @@ def layer_error_rows(cell: Cell) -> Iterator[Row]:
             base, loaded, samples, device=settings.device, progress=lambda done, total: cell.progress(what, done, total)
         )
     values = np.array([errors[name] for name in names])
-    found = filled(row, float(values.mean()), bootstrap(values), samples.ids.numel(), started, values)
-    yield replace(found, kinds=_by_kind(names, values))
+    measured = filled(row, float(values.mean()), bootstrap(values), samples.ids.numel(), started, values)
+    yield replace(measured, kinds=_by_kind(names, values))
 
 
 def layer_errors(
@@ -83,11 +83,11 @@ def layer_errors(
         SubmodelError: the two have not the same matrices.
     """
     errors: dict[str, float] = {}
-    own = dict(loaded.model.named_parameters())
+    parameters = dict(loaded.model.named_parameters())
     dtype = loaded.model.dtype
 
-    def look(_: str, name: str, weight: torch.Tensor, statistics: Sequence[Statistic | None] | None) -> Pruned:
-        pruned = own.get(name)
+    def measure(_: str, name: str, weight: torch.Tensor, statistics: Sequence[Statistic | None] | None) -> Pruned:
+        pruned = parameters.get(name)
         if pruned is None or pruned.shape != weight.shape:
             raise SubmodelError(f"{loaded.reference}: {name} is not that of {base.reference}: give its own --base")
         if not any(statistics or ()):
@@ -100,8 +100,8 @@ def layer_errors(
             base,
             [replace(samples, name="text")],  # a name of the walk's is one of a folder
             make=Gram,
-            decide=look,
-            keep=lambda block, found: None,
+            decide=measure,
+            keep=lambda block, masks: None,
             work=Path(folder),
             dtype=dtype,
             device=device,
@@ -111,18 +111,18 @@ def layer_errors(
 
 
 def _error(weight: torch.Tensor, pruned: torch.Tensor, statistics: Sequence[Statistic | None]) -> float:
-    """Of one matrix, or of the experts in one that a token reached."""
-    lost = whole = 0.0
+    """The error of one matrix, or of those experts in it that a token reached."""
+    lost = total = 0.0
     pairs = [(weight, pruned)] if weight.dim() == 2 else zip(weight, pruned, strict=True)
-    for (dense, left), inputs in zip(pairs, statistics, strict=True):
+    for (dense, sparse), inputs in zip(pairs, statistics, strict=True):
         if not isinstance(inputs, Gram):
             continue
         device = inputs.products.device
-        for a, b in zip(dense.split(_ROWS_AT_ONCE), left.split(_ROWS_AT_ONCE), strict=True):
+        for a, b in zip(dense.split(_ROWS_AT_ONCE), sparse.split(_ROWS_AT_ONCE), strict=True):
             rows = a.to(device, torch.float32)
             lost += inputs.energy(rows - b.to(device, torch.float32))
-            whole += inputs.energy(rows)
-    return lost / whole if whole else 0.0
+            total += inputs.energy(rows)
+    return lost / total if total else 0.0
 
 
 def _base_of(cell: Cell) -> Base:

@@ -153,7 +153,7 @@ def _repeat(cache: Any, owners: list[int]) -> DynamicCache | None:
 def _answer(logits: torch.Tensor, targets: torch.Tensor) -> tuple[float, bool]:
     total, greedy = 0.0, True
     for at in range(0, len(targets), _LOGIT_ROWS):
-        part, wanted = logits[at : at + _LOGIT_ROWS].float(), targets[at : at + _LOGIT_ROWS]
-        total -= float(F.cross_entropy(part, wanted, reduction="sum"))
-        greedy = greedy and bool((part.argmax(-1) == wanted).all())
+        part, expected = logits[at : at + _LOGIT_ROWS].float(), targets[at : at + _LOGIT_ROWS]
+        total -= float(F.cross_entropy(part, expected, reduction="sum"))
+        greedy = greedy and bool((part.argmax(-1) == expected).all())
     return total, greedy

@@ -65,7 +65,7 @@ def _prefilled(loaded: Loaded, samples: Samples, progress: Callable[[int], Any])
 
 
 def decoded_losses(loaded: Loaded, samples: Samples, progress: Callable[[int], Any]) -> np.ndarray:
-    """As `window_losses`, with the arithmetic of decoding, a few windows side by side on every core."""
+    """`window_losses` with the arithmetic of decoding, a few windows side by side on every core."""
     with Workers(str(loaded.model.device)) as workers:
         groups = workers.map(lambda ids: _decoded_losses(loaded, ids, progress), samples.ids.split(_TOGETHER))
     return np.concatenate(groups) / (samples.ids.shape[1] - 1)
@@ -118,8 +118,8 @@ def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
         cell.progress(f"{loaded.name} on {task.spec}", seen, samples.ids.numel())
 
     losses = (decoded_losses if settings.decode else measure)(loaded, samples, count)
-    found = from_losses(losses, settings.seq_len - 1)
-    yield filled(row, found.value, (found.low, found.high), found.tokens, started, losses)
+    result = from_losses(losses, settings.seq_len - 1)
+    yield filled(row, result.value, (result.low, result.high), result.tokens, started, losses)
 
 
 def text_of(cell: Cell) -> tuple[Samples, dict[str, Any], dict[str, Any]]:
@@ -159,12 +159,13 @@ def text_of(cell: Cell) -> tuple[Samples, dict[str, Any], dict[str, Any]]:
 
 def as_much_as_there_is(text: Text, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:
     """Up to `tokens` tokens of held-out text. Raises SubmodelError when they do not fill one window of `seq_len`."""
-    found = tokens_in(text, tokenizer)
-    if found < seq_len:
+    available = tokens_in(text, tokenizer)
+    if available < seq_len:
         raise SubmodelError(
-            f"{text.path}: {found:,} tokens in its {len(text.documents)} held-out files: give --seq-len {found} or less"
+            f"{text.path}: {available:,} tokens in its {len(text.documents)} held-out files: "
+            f"give --seq-len {available} or less"
         )
-    return pack(text.name, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(found, tokens), seed=seed))
+    return pack(text.name, [(text, 1)], tokenizer, Budget(seq_len, tokens=min(available, tokens), seed=seed))
 
 
 def refuse_calibrated_rows(loaded: Loaded, samples: Samples, text: Text) -> None:

@@ -97,6 +97,7 @@ def append_rows(file: Path, rows: Iterable[Row]) -> None:
 
 
 def versions() -> dict[str, str]:
+    """The versions of what bears on a result."""
     return {name: version(name) for name in ("submodel", "torch", "transformers")}
 
 

@@ -88,18 +88,18 @@ def translation_rows(cell: Cell) -> Iterator[Row]:
     data = {"name": origin, "split": PAIRS.split, "rows": len(chosen), "of": len(pairs), "sha256": rows.sha256}
     variants = _variants(cell)
     scoring = {"alpha": 0.9, "beta": 3.0, "gamma": 0.5, "tokenizer": TOKENIZER, "nltk": version("nltk")}
-    asked = {
+    requested = {
         metric: cell.row(metric, data, {**used, **scoring, "wordnet": wordnet})
         for metric, (_, _, wordnet) in variants.items()
     }
-    if all(cell.is_done(row) for row in asked.values()):
+    if all(cell.is_done(row) for row in requested.values()):
         return
     started = time.monotonic()
     texts = _texts(cell, FORMS[name], {at: pairs[at]["fr"] for at in chosen}, cell.row("texts", data, used))
     for metric, (swapped, matcher, _) in variants.items():
-        if not cell.is_done(asked[metric]):
+        if not cell.is_done(requested[metric]):
             best = np.array([best_meteor(pairs[at]["en"], texts[at], matcher(), swapped) for at in chosen])
-            yield filled(asked[metric], float(best.mean()), bootstrap(best), len(best), started, best)
+            yield filled(requested[metric], float(best.mean()), bootstrap(best), len(best), started, best)
 
 
 TRANSLATION: dict[str, Callable[[Cell], Iterator[Row]]] = {"translation": translation_rows}
@@ -133,8 +133,8 @@ def wordnet_version(folder: Path) -> str:
             f"{folder}: no WordNet, {missing[0]} is missing: give the directory of its dictionary files"
         )
     with open(folder / "data.noun", errors="replace") as f:
-        found = re.search(r"WordNet (\S+) Copyright", f.read(4096))
-    return found[1] if found else "unknown"
+        match = re.search(r"WordNet (\S+) Copyright", f.read(4096))
+    return match[1] if match else "unknown"
 
 
 @functools.lru_cache(maxsize=2)
@@ -159,7 +159,7 @@ def open_wordnet(folder: Path) -> Matcher:
 
 
 def no_wordnet() -> Matcher:
-    """In the place of WordNet: no word has synonyms."""
+    """A stand-in for WordNet: no word has synonyms."""
 
     class Nothing:
         def synsets(self, word: str) -> list[Any]:
@@ -185,14 +185,14 @@ def _variants(cell: Cell) -> dict[str, tuple[bool, Callable[[], Matcher], str | 
             f"NLTK, which METEOR needs, cannot be imported ({error}): install submodel[eval]"
         ) from error
     folder = cell.settings.wordnet or (WORDNET if WORDNET.is_dir() else None)
-    found: dict[str, tuple[bool, Callable[[], Matcher], str | None]] = {}
+    scorers: dict[str, tuple[bool, Callable[[], Matcher], str | None]] = {}
     if folder is None:
         cell.say("METEOR without synonyms: no WordNet here (Debian's wordnet-base, or --wordnet DIR)")
     else:
-        found_version, reader = wordnet_version(folder), functools.partial(open_wordnet, folder)
-        found |= {"meteor": (False, reader, found_version), "meteor-swapped": (True, reader, found_version)}
-    found |= {"meteor-no-wordnet": (False, no_wordnet, None), "meteor-swapped-no-wordnet": (True, no_wordnet, None)}
-    return found
+        wordnet, reader = wordnet_version(folder), functools.partial(open_wordnet, folder)
+        scorers |= {"meteor": (False, reader, wordnet), "meteor-swapped": (True, reader, wordnet)}
+    scorers |= {"meteor-no-wordnet": (False, no_wordnet, None), "meteor-swapped-no-wordnet": (True, no_wordnet, None)}
+    return scorers
 
 
 def _texts(cell: Cell, form: Form, sources: dict[int, str], row: Row) -> dict[int, list[str]]:
@@ -215,11 +215,11 @@ def _texts(cell: Cell, form: Form, sources: dict[int, str], row: Row) -> dict[in
     ]
     written: dict[str, dict[int, str]] = {}
     done = total - len(todo)
-    for found in generate_batch(cell.loaded, todo, slots=cell.settings.slots) if todo else ():
-        samples = written.setdefault(found.key, {})
-        samples[found.sample] = found.text.strip()
+    for continuation in generate_batch(cell.loaded, todo, slots=cell.settings.slots) if todo else ():
+        samples = written.setdefault(continuation.key, {})
+        samples[continuation.sample] = continuation.text.strip()
         if len(samples) == used["samples"]:
-            journal.add(found.key, [samples[at] for at in range(len(samples))])
+            journal.add(continuation.key, [samples[at] for at in range(len(samples))])
             done += 1
             cell.progress(f"{cell.loaded.name} on translation", done, total)
     return {at: journal.entries[str(at)] for at in sources}

@@ -11,8 +11,8 @@ from torch import nn
 
 from submodel.base.matrices import Matrix
 from submodel.base.workers import Workers
-from submodel.walk.domain import Domain
-from submodel.walk.observe import Found, Make, Merged, Observer, Statistic
+from submodel.walk.observe import Make, Merged, Observer, Statistic, Statistics
+from submodel.walk.walked_text import WalkedText
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Pruned:
 
 
 Answer = Callable[[str, torch.Tensor, list[Statistic | None]], Pruned]
-"""Matrix name, its weight as stored, the statistics of its inputs (one, or one per expert) -> what is left of it."""
+"""Matrix name, its weight as stored, the statistics of its inputs (one, or one per expert) -> what is kept of it."""
 
 
 class Counter:
@@ -62,74 +62,74 @@ class Block:
     matrices: list[Matrix]
     device: str
     workers: Workers
-    tell: Counter
+    counter: Counter
 
-    def observe(self, plan: Domain, make: Make) -> Found:
+    def observe(self, text: WalkedText, make: Make) -> Statistics:
         """The statistics of the matrices' inputs, the block being dense."""
 
-        def run(batch: int) -> Found:
-            hidden = plan.read(self.index, *plan.batches[batch]).to(self.device)
-            weights = plan.weights(*plan.batches[batch])
-            found = observer.run(self.module, plan.calls[batch][self.index], hidden, weights)
-            self.tell.tokens(hidden.shape[0] * hidden.shape[1])
-            return found
+        def run(batch: int) -> Statistics:
+            hidden = text.read(self.index, *text.batches[batch]).to(self.device)
+            weights = text.weights(*text.batches[batch])
+            statistics = observer.run(self.module, text.calls[batch][self.index], hidden, weights)
+            self.counter.tokens(hidden.shape[0] * hidden.shape[1])
+            return statistics
 
         merged = Merged(make)
         with Observer(self.matrices, merged.make) as observer:
-            self.workers.map(lambda batch: merged.add(batch, lambda: run(batch)), range(len(plan.batches)))
-        return merged.whole
+            self.workers.map(lambda batch: merged.add(batch, lambda: run(batch)), range(len(text.batches)))
+        return merged.total
 
     def decide(
         self,
         matrices: Sequence[Matrix],
         weights: dict[str, torch.Tensor],
-        found: Found,
+        statistics: Statistics,
         decide: Answer,
     ) -> dict[str, Pruned]:
-        """What is left of some matrices, from their names, weights as stored and the statistics of their inputs."""
+        """Prune some matrices, given their weights as stored and the statistics of their inputs."""
 
         def one(matrix: Matrix) -> Pruned:
             experts = matrix.weight.shape[0] if matrix.weight.dim() == 3 else 1
-            seen = [found.get((matrix.name, expert)) for expert in range(experts)]
+            seen = [statistics.get((matrix.name, expert)) for expert in range(experts)]
             return decide(matrix.name, weights[matrix.name], seen)
 
-        return {m.name: left for m, left in zip(matrices, self.workers.map(one, matrices), strict=True)}
+        return {m.name: pruned for m, pruned in zip(matrices, self.workers.map(one, matrices), strict=True)}
 
     @contextmanager
     def pruned(self, pruned: dict[str, Pruned]) -> Iterator[None]:
-        """Put what is left of the matrices in their places, for a while."""
+        """Run with the pruned matrices in place; the dense ones are put back afterwards."""
         dense = {m.name: m.weight.data for m in self.matrices}
         for matrix in self.matrices:
-            left = pruned[matrix.name]
-            if left.weight is None:
-                matrix.weight.data = matrix.weight.data * left.keep.to(self.device)
+            result = pruned[matrix.name]
+            if result.weight is None:
+                matrix.weight.data = matrix.weight.data * result.keep.to(self.device)
             else:
-                matrix.weight.data = left.weight.to(self.device, matrix.weight.dtype)
+                matrix.weight.data = result.weight.to(self.device, matrix.weight.dtype)
         try:
             yield
         finally:
             for matrix in self.matrices:
                 matrix.weight.data = dense[matrix.name]
 
-    def pass_on(self, plan: Domain, make: Make | None = None) -> Found:
+    def pass_on(self, text: WalkedText, make: Make | None = None) -> Statistics:
         """Take a domain's hidden states through the block; the statistics of its matrices' inputs, if asked for."""
 
-        def run(batch: int, observer: Observer | None = None) -> Found:
-            start, stop = plan.batches[batch]
-            hidden = plan.read(self.index, start, stop).to(self.device)
-            call, found = plan.calls[batch][self.index], Found()
+        def run(batch: int, observer: Observer | None = None) -> Statistics:
+            start, stop = text.batches[batch]
+            hidden = text.read(self.index, start, stop).to(self.device)
+            call, statistics = text.calls[batch][self.index], Statistics()
             if observer:
-                found, out = observer.run_whole(self.module, call, hidden, plan.weights(start, stop))
+                statistics, out = observer.run_to_end(self.module, call, hidden, text.weights(start, stop))
             else:
                 out = call.run(self.module, hidden)
-            plan.write(self.index + 1, start, out)
-            self.tell.tokens(hidden.shape[0] * hidden.shape[1])
-            return found
+            text.write(self.index + 1, start, out)
+            self.counter.tokens(hidden.shape[0] * hidden.shape[1])
+            return statistics
 
         if make is None:
-            self.workers.map(run, range(len(plan.batches)))
+            self.workers.map(run, range(len(text.batches)))
             return {}
         merged = Merged(make)
         with Observer(self.matrices, merged.make) as observer:
-            self.workers.map(lambda at: merged.add(at, lambda: run(at, observer)), range(len(plan.batches)))
-        return merged.whole
+            self.workers.map(lambda at: merged.add(at, lambda: run(at, observer)), range(len(text.batches)))
+        return merged.total

@@ -41,7 +41,7 @@ class Statistic(Protocol):
 Make = Callable[[int, torch.device], Statistic]
 """cols, device -> an empty statistic."""
 
-Found = dict[tuple[str, int], Any]
+Statistics = dict[tuple[str, int], Any]
 """(matrix name, expert) -> statistic; matrices with one input hold the same object."""
 
 
@@ -72,36 +72,36 @@ class Observer:
 
     def run(
         self, block: torch.nn.Module, call: Call, hidden: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> Found:
+    ) -> Statistics:
         """Run the block on one batch (samples, tokens, hidden) as far as its last matrix.
 
         `weights` (samples x tokens,): a token of weight w counts as w tokens do.
         """
         run = self._run
         try:
-            self.run_whole(block, call, hidden, weights, stop=self._final)
+            self.run_to_end(block, call, hidden, weights, stop=self._final)
             if sorted(run.seen) == sorted(m.name for m in self._matrices):
                 self._final = run.seen[-1]
         except _Stop:
             pass
-        return run.found
+        return run.statistics
 
-    def run_whole(
+    def run_to_end(
         self,
         block: torch.nn.Module,
         call: Call,
         hidden: torch.Tensor,
         weights: torch.Tensor | None = None,
         stop: str | None = None,
-    ) -> tuple[Found, torch.Tensor]:
+    ) -> tuple[Statistics, torch.Tensor]:
         """The same to the block's end, with its new hidden states; raises _Stop before a matrix called `stop`."""
         run = self._run
         run.scale = None if weights is None else weights.to(hidden.device).sqrt()[:, None]
-        run.found, run.last, run.seen, run.stop = {}, None, [], stop
+        run.statistics, run.last, run.seen, run.stop = {}, None, [], stop
         experts = [matrix for matrix in self._matrices if matrix.weight.dim() == 3]
         try:
             with _Experts(experts, self._see) if experts else nullcontext():
-                return run.found, call.run(block, hidden)
+                return run.statistics, call.run(block, hidden)
         finally:
             run.last = None
 
@@ -120,16 +120,18 @@ class Observer:
             rows = inputs.reshape(-1, inputs.shape[-1])
             if not rows.shape[0]:
                 return
-            statistic = run.found.get((name, expert)) or self._make(rows.shape[1], rows.device)
+            statistic = run.statistics.get((name, expert)) or self._make(rows.shape[1], rows.device)
             statistic.update(rows if run.scale is None else _scaled(name, rows, run.scale))
             run.last = (inputs, statistic)
-        run.found[name, expert] = run.last[1]
+        run.statistics[name, expert] = run.last[1]
 
 
 def _scaled(name: str, rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Rows of which a statistic of squares counts each by its weight."""
     if rows.shape[0] != scale.shape[0]:
-        raise SubmodelError(f"{name}: sees some tokens only, as experts do: give --weighting token")
+        raise SubmodelError(
+            f"{name}: sees some tokens only, as experts do: token weights cannot be used with this model"
+        )
     return rows.float() * scale
 
 
@@ -144,7 +146,7 @@ class Merged:
     """
 
     def __init__(self, make: Make) -> None:
-        self.whole: Found = {}
+        self.total: Statistics = {}
         self._make = make
         self._sizes: dict[int, tuple[int, torch.device]] = {}  # by the identity of what was made
         self._spare: dict[tuple[int, torch.device], list[Statistic]] = {}
@@ -153,7 +155,7 @@ class Merged:
         self._turn = threading.Condition()
 
     def make(self, cols: int, device: torch.device) -> Statistic:
-        """An empty statistic for `gather`."""
+        """An empty statistic for `observe`."""
         with self._turn:
             spare = self._spare.get((cols, device))
             statistic = spare.pop() if spare else None
@@ -164,10 +166,10 @@ class Merged:
         self._sizes[id(statistic)] = cols, device
         return statistic
 
-    def add(self, batch: int, gather: Callable[[], Found]) -> None:
-        """Take in what `gather` finds of a batch; batches are counted from 0 and come from any thread."""
+    def add(self, batch: int, observe: Callable[[], Statistics]) -> None:
+        """Take in what `observe` sees of a batch; batches are counted from 0 and come from any thread."""
         try:
-            found = gather()
+            statistics = observe()
         except BaseException:
             with self._turn:
                 self._failed = True
@@ -177,20 +179,22 @@ class Merged:
             self._turn.wait_for(lambda: self._next == batch or self._failed)
             if self._failed:
                 return
-            self._merge(found)
+            self._merge(statistics)
             self._next += 1
             self._turn.notify_all()
 
-    def _merge(self, found: Found) -> None:
+    def _merge(self, statistics: Statistics) -> None:
         merged: set[int] = set()
-        for key, statistic in found.items():
-            if key not in self.whole:
-                self.whole[key] = statistic
-            elif id(self.whole[key]) not in merged and self.whole[key] is not statistic:
-                merged.add(id(self.whole[key]))
-                self.whole[key].merge(statistic)
-        held = {id(statistic) for statistic in self.whole.values()}
-        for statistic in {id(one): one for one in found.values() if id(one) not in held}.values():
+        for key, statistic in statistics.items():
+            if key not in self.total:
+                self.total[key] = statistic
+            elif id(self.total[key]) not in merged and self.total[key] is not statistic:
+                merged.add(id(self.total[key]))
+                self.total[key].merge(statistic)
+        held = {id(statistic) for statistic in self.total.values()}
+        for statistic in {
+            id(statistic): statistic for statistic in statistics.values() if id(statistic) not in held
+        }.values():
             self._spare.setdefault(self._sizes[id(statistic)], []).append(statistic)
 
 

@@ -21,9 +21,9 @@ from torch import nn
 
 from submodel.base.matrices import Matrix, matrices_of
 from submodel.walk.block import Answer, Block, Counter, Pruned
-from submodel.walk.domain import Domain
-from submodel.walk.observe import Found, Make, Merged, Statistic
+from submodel.walk.observe import Make, Merged, Statistic, Statistics
 from submodel.walk.record import Call, _Stop
+from submodel.walk.walked_text import WalkedText
 
 
 class PairedStatistic(Statistic, Protocol):
@@ -74,7 +74,7 @@ def stages_of(block: nn.Module, call: Call, hidden: torch.Tensor, matrices: Iter
     stream = ("", hidden)  # as far as it is known: the module before which it is, and its state
     outputs: dict[str, torch.Tensor] = {}  # since then
 
-    def look(name: str, state: torch.Tensor) -> None:
+    def follow_stream(name: str, state: torch.Tensor) -> None:
         """A state that is the stream and an output of a matrix is the stream from there on."""
         nonlocal stream
         before, now = stream
@@ -91,7 +91,7 @@ def stages_of(block: nn.Module, call: Call, hidden: torch.Tensor, matrices: Iter
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
             if not args or not isinstance(args[0], torch.Tensor):
                 return
-            look(name, args[0])
+            follow_stream(name, args[0])
             if matrix is None:
                 return
             if matrix in inputs:
@@ -114,81 +114,87 @@ def stages_of(block: nn.Module, call: Call, hidden: torch.Tensor, matrices: Iter
         if matrix := owners.get(id(module)):
             handles.append(module.register_forward_hook(after(matrix)))
     try:
-        look("", call.run(block, hidden))
+        follow_stream("", call.run(block, hidden))
     finally:
         for handle in handles:
             handle.remove()
-    found: dict[int, list[str]] = {}
+    by_input: dict[int, list[str]] = {}
     for matrix, given in inputs.items():
         if given.shape[:-1] == hidden.shape[:-1] and matrix not in twice:
-            found.setdefault(id(given), []).append(matrix)
+            by_input.setdefault(id(given), []).append(matrix)
     return [
         Stage(tuple(names), modules[names[0]], writes.get(names[0]) if len(names) == 1 else None)
-        for names in found.values()
+        for names in by_input.values()
     ]
 
 
 def decide_paired(
-    here: Block, name: str, plan: Domain, dense: Domain, make: Make, weights: dict[str, torch.Tensor], decide: Answer
+    here: Block,
+    name: str,
+    text: WalkedText,
+    dense: WalkedText,
+    make: Make,
+    weights: dict[str, torch.Tensor],
+    decide: Answer,
 ) -> dict[str, Pruned]:
-    """What is left of each matrix of a block, decided stage by stage; takes the dense model's hidden states through it.
+    """Prune the matrices of a block stage by stage, and take the dense model's hidden states through it.
 
     Args:
         here: the block, dense.
         name: of the block in the model.
-        plan: hidden states of the pruned model.
+        text: hidden states of the pruned model.
         dense: of the dense model, of the same samples.
         make: an empty `PairedStatistic`.
         weights: of all matrices as stored.
         decide: the answer for one matrix.
     """
-    start, stop = plan.batches[0]
-    call, hidden = plan.calls[0][here.index], dense.read(here.index, start, stop).to(here.device)
+    start, stop = text.batches[0]
+    call, hidden = text.calls[0][here.index], dense.read(here.index, start, stop).to(here.device)
     stages = stages_of(here.module, call, hidden, here.matrices)
-    fitted = _copy(here.module, name)
-    matrices = {m.name: m for m in matrices_of(fitted, name)}
-    left: dict[str, Pruned] = {}
+    partly_pruned = _copy(here.module, name)
+    matrices = {m.name: m for m in matrices_of(partly_pruned, name)}
+    pruned: dict[str, Pruned] = {}
 
-    def put(found: dict[str, Pruned]) -> None:
-        for matrix, one in found.items():
-            own = weights[matrix] * one.keep if one.weight is None else one.weight
+    def put_in_place(results: dict[str, Pruned]) -> None:
+        for matrix, one in results.items():
+            values = weights[matrix] * one.keep if one.weight is None else one.weight
             parameter = matrices[matrix].weight
-            parameter.data = own.to(parameter.device, parameter.dtype)
-        left.update(found)
+            parameter.data = values.to(parameter.device, parameter.dtype)
+        pruned.update(results)
 
-    runs = sum(part.tokens for part in plan.parts) + 2 * dense.tokens
+    runs = sum(part.tokens for part in text.parts) + 2 * dense.tokens
     for number, stage in enumerate(stages, 1):
-        pairs = [_Pair(here, fitted, part, dense if part is plan else None) for part in plan.parts]
-        seen = together([pair.observe(stage, make, last=number == len(stages)) for pair in pairs])
-        put(here.decide([m for m in here.matrices if m.name in stage.matrices], weights, seen, decide))
+        pairs = [_Pair(here, partly_pruned, part, dense if part is text else None) for part in text.parts]
+        seen = add_openings([pair.observe(stage, make, last=number == len(stages)) for pair in pairs])
+        put_in_place(here.decide([m for m in here.matrices if m.name in stage.matrices], weights, seen, decide))
         del seen  # it is large
-        here.tell.tokens(runs * number // len(stages) - runs * (number - 1) // len(stages))
+        here.counter.tokens(runs * number // len(stages) - runs * (number - 1) // len(stages))
     if not stages:
         here.pass_on(dense)
-        here.tell.tokens(runs - dense.tokens)
-    if rest := [m for m in matrices.values() if m.name not in left]:
-        alone = replace(here, module=fitted, matrices=rest, tell=Counter(lambda done, total: None, 0, 0, 0))
-        seen = together([alone.observe(part, make) for part in plan.parts])
-        put(alone.decide(rest, weights, seen, decide))
-    return left
+        here.counter.tokens(runs - dense.tokens)
+    if rest := [m for m in matrices.values() if m.name not in pruned]:
+        alone = replace(here, module=partly_pruned, matrices=rest, counter=Counter(lambda done, total: None, 0, 0, 0))
+        seen = add_openings([alone.observe(part, make) for part in text.parts])
+        put_in_place(alone.decide(rest, weights, seen, decide))
+    return pruned
 
 
-def together(found: list[Found]) -> Found:
+def add_openings(parts: list[Statistics]) -> Statistics:
     """The statistics of a text, those of its one-token samples added if it has any; shared ones once."""
-    whole, *openings = found
+    total, *openings = parts
     for other in openings:
-        for one, more in {id(whole[key]): (whole[key], other[key]) for key in whole if key in other}.values():
+        for one, more in {id(total[key]): (total[key], other[key]) for key in total if key in other}.values():
             one.add_openings(more)
-    return whole
+    return total
 
 
 def _copy(block: nn.Module, name: str) -> nn.Module:
     """A block with parameters of its own for its matrices, their values as yet the same; all else is shared."""
     tensors = [*block.parameters(), *block.buffers()]
-    fitted = copy.deepcopy(block, {id(tensor): tensor for tensor in tensors})
-    for matrix in matrices_of(fitted, name):
+    partly_pruned = copy.deepcopy(block, {id(tensor): tensor for tensor in tensors})
+    for matrix in matrices_of(partly_pruned, name):
         setattr(matrix.module, matrix.attribute, nn.Parameter(matrix.weight.data, requires_grad=False))
-    return fitted
+    return partly_pruned
 
 
 @dataclass(frozen=True)
@@ -199,22 +205,22 @@ class _Pair:
     """
 
     here: Block
-    fitted: nn.Module
-    plan: Domain
-    dense: Domain | None
+    partly_pruned: nn.Module
+    text: WalkedText
+    dense: WalkedText | None
 
-    def observe(self, stage: Stage, make: Make, last: bool) -> Found:
+    def observe(self, stage: Stage, make: Make, last: bool) -> Statistics:
         """What a stage gets; after the last one the dense model's hidden states go on."""
         index = self.here.index
-        wanted = [stage.module, *([stage.stream] if stage.stream else [])]
+        modules = [stage.module, *([stage.stream] if stage.stream else [])]
         weight = None
         if len(stage.matrices) == 1:
             weight = next(m.weight for m in self.here.matrices if m.name == stage.matrices[0])
 
-        def run(batch: int) -> Found:
-            start, stop = self.plan.batches[batch]
+        def run(batch: int) -> Statistics:
+            start, stop = self.text.batches[batch]
             rows: list[list[torch.Tensor]] = []
-            for part, tap in ((self.plan, ours), (self.dense, theirs)):
+            for part, tap in ((self.text, pruned_tap), (self.dense, dense_tap)):
                 if part is None:
                     continue
                 hidden = part.read(index, start, stop).to(self.here.device)
@@ -228,17 +234,21 @@ class _Pair:
             if self.dense is None:
                 statistic.update(inputs)
                 return {(matrix, 0): statistic for matrix in stage.matrices}
-            own, lack = rows[1][0], rows[1][1].float() - rows[0][1] if stage.stream is not None else None
-            if (scale := self.plan.weights(start, stop)) is not None:
+            dense_inputs, lack = rows[1][0], rows[1][1].float() - rows[0][1] if stage.stream is not None else None
+            if (scale := self.text.weights(start, stop)) is not None:
                 scale = scale.to(inputs.device).sqrt()[:, None]
-                inputs, own, lack = inputs * scale, own * scale, None if lack is None else lack * scale
-            statistic.update_paired(inputs, own, weight, lack)
+                inputs, dense_inputs, lack = (
+                    inputs * scale,
+                    dense_inputs * scale,
+                    None if lack is None else lack * scale,
+                )
+            statistic.update_paired(inputs, dense_inputs, weight, lack)
             return {(matrix, 0): statistic for matrix in stage.matrices}
 
         merged = Merged(make)
-        with _Tap(self.fitted, wanted) as ours, _Tap(self.here.module, wanted, whole=last) as theirs:
-            self.here.workers.map(lambda at: merged.add(at, lambda: run(at)), range(len(self.plan.batches)))
-        return merged.whole
+        with _Tap(self.partly_pruned, modules) as pruned_tap, _Tap(self.here.module, modules, to_end=last) as dense_tap:
+            self.here.workers.map(lambda at: merged.add(at, lambda: run(at)), range(len(self.text.batches)))
+        return merged.total
 
 
 class _Tap:
@@ -246,19 +256,19 @@ class _Tap:
 
     Args:
         block: to run.
-        wanted: the modules' names in it.
-        whole: run to the end; else only until the first of them is to be computed.
+        modules: their names in it.
+        to_end: run to the end; else only until the first of them is to be computed.
     """
 
-    def __init__(self, block: nn.Module, wanted: list[str], whole: bool = False):
+    def __init__(self, block: nn.Module, modules: list[str], to_end: bool = False):
         self._block = block
-        self._wanted = wanted
-        self._stop = None if whole else wanted[0]
+        self._modules = modules
+        self._stop = None if to_end else modules[0]
         self._run = threading.local()
         self._handles: list[Any] = []
 
     def __enter__(self) -> Self:
-        for name in self._wanted:
+        for name in self._modules:
             module = self._block.get_submodule(name)
             self._handles.append(module.register_forward_pre_hook(self._hook(name)))
         return self

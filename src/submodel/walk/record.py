@@ -35,10 +35,10 @@ class Call:
 
     def run(self, block: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """The block's new hidden states."""
-        out = self.run_whole(block, hidden)
-        return out[0] if isinstance(out, tuple) else out
+        output = self.outputs(block, hidden)
+        return output[0] if isinstance(output, tuple) else output
 
-    def run_whole(self, block: nn.Module, hidden: torch.Tensor) -> Any:
+    def outputs(self, block: nn.Module, hidden: torch.Tensor) -> Any:
         """All that the block returns."""
         if self.hidden is None:
             return block(hidden, *self.args, **self.kwargs)
@@ -102,8 +102,8 @@ class Recorder:
 
     def _learn_template(self, call: Call, hidden: torch.Tensor) -> None:
         self._fill_first()
-        out = call.run_whole(self._blocks[0], hidden)
-        self._template = out[1:] if isinstance(out, tuple) else None
+        output = call.outputs(self._blocks[0], hidden)
+        self._template = output[1:] if isinstance(output, tuple) else None
 
     def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any], shape: tuple[int, ...]) -> tuple[Any, Call]:
         if args:

@@ -19,13 +19,13 @@ from submodel.base.matrices import blocks_of, matrices_of
 from submodel.base.models import Base
 from submodel.base.workers import Workers
 from submodel.calibration import Samples
-from submodel.walk.block import Block, Counter, Pruned
-from submodel.walk.domain import Domain, read_journal, record, write_journal
+from submodel.walk.block import Answer, Block, Counter, Pruned
 from submodel.walk.observe import Make, Statistic
-from submodel.walk.paired import decide_paired, together
+from submodel.walk.paired import add_openings, decide_paired
+from submodel.walk.walked_text import WalkedText, read_journal, record, write_journal
 
 Decide = Callable[[str, str, torch.Tensor, list[Statistic | None] | None], Pruned]
-"""Domain, matrix name, its weight as stored, its statistics (one, or one per expert) -> what is left of it."""
+"""Domain, matrix name, its weight as stored, its statistics (one, or one per expert) -> what is kept of it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Afterwards:
 
 
 Keep = Callable[[int, dict[str, dict[str, Pruned]]], None]
-"""Block index, domain -> matrix name -> what is left: called once a block, before the walk counts it as done."""
+"""Block index, domain -> matrix name -> what is kept: called once a block, before the walk counts it as done."""
 
 _BATCH_TOKENS = 512
 
@@ -90,8 +90,10 @@ def walk(
             quicken(model)
         prefix, blocks = blocks_of(model)
         targets = base.targets(model)
-        plans = [Domain(d, model, work / d.name, dtype, batch_tokens, stack, paired) for d in domains] if make else []
-        parts = [part for plan in plans for part in plan.all_parts]
+        texts = (
+            [WalkedText(d, model, work / d.name, dtype, batch_tokens, stack, paired) for d in domains] if make else []
+        )
+        parts = [part for text in texts for part in text.all_parts]
         start = read_journal(work, parts)
         record(base, model, parts, device, fresh=start == 0)
         if start:
@@ -99,10 +101,10 @@ def walk(
         # masks are decided on the stored weights: read apart when the arithmetic has another dtype
         stored = model if base.dtype == dtype else base.skeleton(base.dtype)
         workers = stack.enter_context(Workers(device))
-        tell = Counter(progress, len(blocks), sum(2 * part.tokens for part in parts), start)
+        counter = Counter(progress, len(blocks), sum(2 * part.tokens for part in parts), start)
         for index in range(start, len(blocks)):
-            name = f"{prefix}.{index}"
-            block = blocks[index]
+            # read the block, and let the disk bring the next one meanwhile
+            name, block = f"{prefix}.{index}", blocks[index]
             if any(parameter.is_meta for parameter in block.parameters()):
                 base.fill(model, lambda target, at=name: target.startswith(f"{at}."), targets)
             if stored is not model:
@@ -111,36 +113,56 @@ def walk(
                 following = f"{prefix}.{index + 1}."
                 base.source.prefetch([key for key, target in targets.items() if target.startswith(following)])
             weights = {m.name: m.weight for m in matrices_of(stored.get_submodule(name), name)}
+
+            # prune it for every domain
             pruned: dict[str, dict[str, Pruned]] = {}
             if make is None:
                 pruned = {d.name: {n: decide(d.name, n, w, None) for n, w in weights.items()} for d in domains}
             else:
-                here = Block(index, block.to(device), matrices_of(block, name), device, workers, tell)
-                for plan in plans:
-                    if plan.dense:
-                        answer = partial(decide, plan.name)
-                        left = decide_paired(here, name, plan, plan.dense, make, weights, answer)
-                    else:
-                        seen = together([here.observe(part, make) for part in plan.parts])
-                        left = here.decide(here.matrices, weights, seen, partial(decide, plan.name))
-                        del seen  # a Gram matrix may be large
-                    with here.pruned(left):
-                        passed = [here.pass_on(part, afterwards.make if afterwards else None) for part in plan.parts]
-                    if afterwards:
-                        answer = partial(_again, afterwards, left)
-                        left = here.decide(here.matrices, weights, together(passed), answer)
-                    del passed
-                    pruned[plan.name] = left
+                block_run = Block(index, block.to(device), matrices_of(block, name), device, workers, counter)
+                for text in texts:
+                    answer = partial(decide, text.name)
+                    pruned[text.name] = _prune(block_run, name, text, make, weights, answer, afterwards)
+
+            # keep the result before the block counts as done, and free it
             keep(index, pruned)
             write_journal(work, index + 1, parts)
-            tell.block()
+            counter.block()
             block.to_empty(device="meta")
             if stored is not model:
                 stored.get_submodule(name).to_empty(device="meta")
         return start
 
 
-def _again(
-    afterwards: Afterwards, left: dict[str, Pruned], name: str, weight: torch.Tensor, seen: list[Statistic | None]
+def _prune(
+    block_run: Block,
+    name: str,
+    text: WalkedText,
+    make: Make,
+    weights: dict[str, torch.Tensor],
+    decide: Answer,
+    afterwards: Afterwards | None,
+) -> dict[str, Pruned]:
+    """Prune a block for one domain, and take the domain's hidden states through the pruned block."""
+    if text.dense:
+        result = decide_paired(block_run, name, text, text.dense, make, weights, decide)
+    else:
+        statistics = add_openings([block_run.observe(part, make) for part in text.parts])
+        result = block_run.decide(block_run.matrices, weights, statistics, decide)
+        del statistics  # a Gram matrix may be large
+    with block_run.pruned(result):
+        outputs = [block_run.pass_on(part, afterwards.make if afterwards else None) for part in text.parts]
+    if afterwards:
+        answer = partial(_afterwards, afterwards, result)
+        result = block_run.decide(block_run.matrices, weights, add_openings(outputs), answer)
+    return result
+
+
+def _afterwards(
+    afterwards: Afterwards,
+    result: dict[str, Pruned],
+    name: str,
+    weight: torch.Tensor,
+    statistics: list[Statistic | None],
 ) -> Pruned:
-    return afterwards.decide(name, weight, left[name], seen)
+    return afterwards.decide(name, weight, result[name], statistics)

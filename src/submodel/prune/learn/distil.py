@@ -39,12 +39,11 @@ from safetensors import safe_open
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base import native
-from submodel.base.models import Base
 from submodel.base.weights import write_tensors
 from submodel.calibration import Samples
-from submodel.prune.gradients import Twin, check_fits, in_parts, input_norms, kernels_for, learn, open_whole, sample
+from submodel.prune.gradients import DenseModel, Twin, in_parts, kernels_for, learn, sample
 from submodel.prune.mask import Mask, Masks, pack_bits
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.sparsity import NM, Sparsity, keep_mask
 
 STEP_TOKENS = 512  # at the same rate and text fewer are better: more steps (dev/LOG.md)
 RATE = 0.0025
@@ -74,13 +73,13 @@ class _Matrix:
     """
 
     twin: Twin
-    pattern: Pattern
+    sparsity: Sparsity
     scores: torch.Tensor
     square: torch.Tensor
     weights: torch.Tensor
 
     @property
-    def has_own(self) -> bool:
+    def has_new_weights(self) -> bool:
         """Its weights are not the dense ones."""
         return self.weights is not self.twin.dense
 
@@ -103,8 +102,9 @@ class _Matrix:
 
     def _move(self, library: Any, gradient: torch.Tensor, rate: float, seen: float) -> None:
         """All that in one pass over the rows: csrc/move.h."""
-        (rows, cols), n, m = gradient.shape, self.pattern.n, self.pattern.m
-        counts = torch.empty(0) if m else self.pattern.removed_of(rows, cols)
+        (rows, cols), sparsity = gradient.shape, self.sparsity
+        n, m = (sparsity.n, sparsity.m) if isinstance(sparsity, NM) else (0, 0)
+        counts = torch.empty(0) if m else sparsity.removed_of_rows(rows, cols)
         tensors = (counts, gradient, self.weights, self.scores, self.square, self.twin.masked)
         numbers = (rows, cols, gradient.dtype == torch.float32, m, m - n)
         given = native.Move(*numbers, rate, _MEMORY, seen, *(tensor.data_ptr() for tensor in tensors))
@@ -116,99 +116,100 @@ class _Matrix:
 
     def keep(self) -> torch.Tensor:
         """The mask that the scores make, bool (rows, cols)."""
-        return keep_mask(self.scores - self.scores.amin(1, keepdim=True), self.pattern)
+        return keep_mask(self.scores - self.scores.amin(1, keepdim=True), self.sparsity)
 
 
 def distil(
-    base: Base,
+    dense: DenseModel,
     text: Samples,
     start: Masks,
-    pattern: Pattern,
+    sparsity: Sparsity,
     *,
-    dtype: torch.dtype,
-    device: str,
-    rate: float = RATE,
     state: Path,
+    dtype: torch.dtype,
     progress: Callable[[int], Any] = lambda tokens: None,
 ) -> Distilled:
     """Move a mask so that the sub-model says what the dense model says on a text.
 
     Args:
-        base: the base model.
+        dense: the dense model.
         text: read once, sample by sample.
         start: the mask to begin with, and the weights, if they are not the base's.
-        pattern: of the whole; each row keeps as many as in `start`.
-        dtype, device: of the arithmetic.
-        rate: of the first step; it falls linearly to nothing.
+        sparsity: of the whole; each row keeps as many as in `start`.
         state: a file for what is done: written every few minutes and in the end, gone on from if it is there.
+        dtype: of the weights that are kept, where they are not the base's.
         progress: told how many more tokens are done, a step at a time.
     """
-    model = open_whole(base, text, dtype, device)
-    matrices = _opened(model, text, start, pattern)
-    twins = [matrix.twin for matrix in matrices.values()]
-    losses = _restored(state, matrices)
-    steps = steps_of(text)
-    progress(sum(text.sizes[index] for step in steps[: len(losses)] for index in step))
-    saved = time.monotonic()
-    for step in range(len(losses), len(steps)):
-        texts = [sample(text, index) for index in steps[step]]
-        whole = float(sum(weights.sum() for _, weights in texts))
-        losses.append(sum(learn(model, twins, ids, weights / whole, hidden=HIDDEN) for ids, weights in texts))
-        now = rate * (1 - step / len(steps))  # a lasting one leaves what is near its threshold going to and fro
-        for matrix in matrices.values():
-            matrix.move(now, step)
-        progress(sum(len(ids) for ids, _ in texts))
-        if time.monotonic() - saved > _SAVED_EVERY or step + 1 == len(steps):
-            _save(state, matrices, losses, whole=step + 1 == len(steps))
-            saved = time.monotonic()
-    found = {name: _mask(name, matrix, state, base.dtype) for name, matrix in matrices.items()}
-    return Distilled(found, tuple(losses))
+    norms = dense.input_norms(text)
+    with dense.reading(text) as model:
+        # scores begin as Wanda's, or as an interrupted run left them
+        matrices = _opened(model, norms, start, sparsity)
+        twins = [matrix.twin for matrix in matrices.values()]
+        losses = _restored(state, matrices)
+        steps = steps_of(text)
+        progress(sum(text.sizes[index] for step in steps[: len(losses)] for index in step))
+        saved = time.monotonic()
+        for step in range(len(losses), len(steps)):
+            # the gradient of what the sub-model loses against the dense model on about 512 tokens
+            texts = [sample(text, index) for index in steps[step]]
+            total = float(sum(weights.sum() for _, weights in texts))
+            losses.append(sum(learn(model, twins, ids, weights / total, hidden=HIDDEN) for ids, weights in texts))
+            # scores fall by gradient times weight, and the masks are taken anew
+            rate = RATE * (1 - step / len(steps))  # a lasting rate leaves weights near the threshold going to and fro
+            for matrix in matrices.values():
+                matrix.move(rate, step)
+            progress(sum(len(ids) for ids, _ in texts))
+            if time.monotonic() - saved > _SAVED_EVERY or step + 1 == len(steps):
+                _save(state, matrices, losses, complete=step + 1 == len(steps))
+                saved = time.monotonic()
+        masks = {name: _mask(name, matrix, state, dtype) for name, matrix in matrices.items()}
+    return Distilled(masks, tuple(losses))
 
 
-def check_memory(base: Base, dtype: torch.dtype, device: str, *, own: bool = False) -> None:
-    """Raises SubmodelError for a model that this machine's memory cannot hold with scores and gradients.
+def bytes_beside(dtype: torch.dtype, new_weights: bool) -> int:
+    """Bytes a prunable weight that are in memory beside the dense model.
 
-    `own`: and with weights that are not the base's.
+    They are its score, the sub-model's weight and its gradient; `new_weights`: and weights that are not the base's.
     """
-    beside = _SCORE_BYTES + (3 if own else 2) * dtype.itemsize  # the sub-model's weights, their gradient, the own
-    check_fits(base, dtype, device, beside=beside, instead="--method swaps or wanda, which hold one block")
+    return _SCORE_BYTES + (3 if new_weights else 2) * dtype.itemsize
 
 
-def first_scores(weight: torch.Tensor, keep: torch.Tensor, norms: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def first_scores(weight: torch.Tensor, keep: torch.Tensor, norms: torch.Tensor, sparsity: Sparsity) -> torch.Tensor:
     """Wanda's scores squared, in units of a row's mean and counted from its threshold, on the side of a mask.
 
     Args:
         weight, keep: (rows, cols).
         norms: squared norms of the inputs (cols,).
-        pattern: of the mask.
+        sparsity: of the mask.
 
     Returns:
         float32 (rows, cols): not negative where kept, not positive where dropped.
     """
     squares = weight.float().square().mul_(norms)
     squares /= squares.mean(1, keepdim=True).clamp_(min=1e-30)
-    last = (pattern.removed_of(*weight.shape) - 1).clamp(min=0)[:, None]
+    last = (sparsity.removed_of_rows(*weight.shape) - 1).clamp(min=0)[:, None]
     in_order = np.sort(squares.cpu().numpy(), axis=1)  # several times as fast as torch's
     threshold = torch.from_numpy(np.take_along_axis(in_order, last.numpy(), axis=1))
     distance = squares.sub_(threshold.to(squares.device)).abs_()
     return torch.where(keep, distance, -distance)
 
 
-def _opened(model: PreTrainedModel, text: Samples, start: Masks, pattern: Pattern) -> dict[str, _Matrix]:
-    norms = input_norms(model, list(start), text)
-    found: dict[str, _Matrix] = {}
+def _opened(
+    model: PreTrainedModel, norms: Mapping[str, torch.Tensor], start: Masks, sparsity: Sparsity
+) -> dict[str, _Matrix]:
+    matrices: dict[str, _Matrix] = {}
     for name, mask in start.items():
         parameter = model.get_parameter(name)
         parameter.requires_grad_()
         dense = parameter.data.view(-1, mask.cols)
         keep = torch.from_numpy(mask.unpack()).to(dense.device).view(dense.shape)
-        own = pattern if pattern.m else replace(pattern, counts=(~keep).sum(1).cpu())
-        scores = first_scores(dense, keep, norms.get(name, torch.ones(mask.cols)).to(dense.device), own)
+        kept = sparsity if isinstance(sparsity, NM) else replace(sparsity, counts=(~keep).sum(1).cpu())
+        scores = first_scores(dense, keep, norms.get(name, torch.ones(mask.cols)).to(dense.device), kept)
         square = torch.zeros(len(dense), 1, device=dense.device)
         masked = mask.apply_to(parameter.data.clone()).view_as(dense)
         weights = dense if mask.values is None else torch.where(keep, masked, dense)
-        found[name] = _Matrix(Twin(parameter, dense, masked), own, scores, square, weights)
-    return found
+        matrices[name] = _Matrix(Twin(parameter, dense, masked), kept, scores, square, weights)
+    return matrices
 
 
 def steps_of(text: Samples) -> list[list[int]]:
@@ -222,18 +223,18 @@ def _mask(name: str, matrix: _Matrix, state: Path, dtype: torch.dtype) -> Mask:
 
     def values() -> torch.Tensor:
         with safe_open(state, framework="pt") as f:
-            own = f.get_tensor(f"{name} weights").to(dtype)
-        return own.view(-1)[torch.from_numpy(mask.unpack()).view(-1)]
+            weights = f.get_tensor(f"{name} weights").to(dtype)
+        return weights.view(-1)[torch.from_numpy(mask.unpack()).view(-1)]
 
-    return replace(mask, values=values) if matrix.has_own else mask
+    return replace(mask, values=values) if matrix.has_new_weights else mask
 
 
-def _save(state: Path, matrices: Mapping[str, _Matrix], losses: list[float], *, whole: bool) -> None:
-    """What `_restored` takes, and when the `whole` is done the weights, of which nothing else will be left."""
+def _save(state: Path, matrices: Mapping[str, _Matrix], losses: list[float], *, complete: bool) -> None:
+    """What `_restored` takes, and when all steps are done the weights, of which nothing else will remain."""
     tensors = {f"{name} scores": matrix.scores for name, matrix in matrices.items()}
     tensors |= {f"{name} square": matrix.square for name, matrix in matrices.items()}
-    if whole:
-        tensors |= {f"{name} weights": matrix.weights for name, matrix in matrices.items() if matrix.has_own}
+    if complete:
+        tensors |= {f"{name} weights": matrix.weights for name, matrix in matrices.items() if matrix.has_new_weights}
     partial = state.with_name(f"{state.name}.partial")
     write_tensors(partial, tensors, {"losses": json.dumps(losses)})
     os.replace(partial, state)

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 
 from submodel.base import native
-from submodel.prune.dense_target import Aimed, Toward
-from submodel.prune.scores.score import Method
-from submodel.prune.sparsity import Pattern, keep_mask
+from submodel.prune.dense_target import DenseTarget, Target
+from submodel.prune.scores.score import Part, Score
+from submodel.prune.sparsity import NM, Sparsity, keep_mask
 from submodel.prune.statistics import ClippedGram, Gram
 
 _CANDIDATES = 8
@@ -34,7 +34,7 @@ _LEAST = 1e-6  # an exchange must lower a row's error by this part of it: what f
 class Exchanged:
     """What a run did: bool mask (rows, cols), and each row's error before and after, float32 (rows,).
 
-    With something asked for beyond W x the errors lack what no mask changes, so they may be below 0.
+    With a target other than W x the errors lack what no mask changes, so they may be below 0.
     """
 
     keep: torch.Tensor
@@ -42,18 +42,18 @@ class Exchanged:
     after: torch.Tensor
 
 
-def decide(weight: torch.Tensor, inputs: Gram, pattern: Pattern) -> torch.Tensor:
+def decide(weight: torch.Tensor, inputs: Gram, sparsity: Sparsity, part: Part) -> torch.Tensor:
     """Wanda's mask, then exchanges until no row gains or the rounds are used up."""
-    return exchange(weight, inputs.products.to(weight.device), pattern).keep
+    return exchange(weight, inputs.products.to(weight.device), sparsity).keep
 
 
 def exchange(
     weight: torch.Tensor,
     gram: torch.Tensor,
-    pattern: Pattern,
+    sparsity: Sparsity,
     *,
     start: torch.Tensor | None = None,
-    asked: torch.Tensor | None = None,
+    gap: torch.Tensor | None = None,
     rounds: int = _ROUNDS,
     candidates: int = _CANDIDATES,
 ) -> Exchanged:
@@ -62,9 +62,9 @@ def exchange(
     Args:
         weight: float32 (rows, cols).
         gram: float32 (cols, cols), symmetric.
-        pattern: of `start`; exchanges of N:M stay inside a group, and leave a last, shorter group alone.
+        sparsity: of `start`; exchanges of N:M stay inside a group, and leave a last, shorter group alone.
         start: mask to begin with, True = kept; Wanda's if None.
-        asked: (rows, cols) sum over tokens of what is asked for beyond W x, times x^T; nothing if None.
+        gap: (rows, cols), sum over tokens of (t - W x) x^T, t being the target; None where t is W x.
         rounds: at most; each makes up to `candidates` exchanges a row.
         candidates: weights of each kind (of N:M: groups) that a round looks at.
 
@@ -73,21 +73,22 @@ def exchange(
     """
     diagonal = gram.diagonal()
     if start is None:
-        start = keep_mask(weight.abs() * diagonal.clamp(min=0).sqrt(), pattern)
+        start = keep_mask(weight.abs() * diagonal.clamp(min=0).sqrt(), sparsity)
+    group_size = sparsity.m if isinstance(sparsity, NM) else 0
     keep = start.clone()
-    pull = _pull(weight, keep, gram, asked)
-    before = _error(weight, keep, pull, asked)
+    pull = _pull(weight, keep, gram, gap)
+    before = _error(weight, keep, pull, gap)
     plain = weight.device.type == "cpu" and weight.dtype == gram.dtype == torch.float32
     library = native.library() if plain and candidates == _CANDIDATES else None
     if library:
         tensors = [t.contiguous() for t in (weight, gram, diagonal)]
         library.sm_exchange(
             *(t.data_ptr() for t in tensors),
-            *(*weight.shape, pattern.m, rounds, _LEAST, pull.data_ptr(), keep.data_ptr(), torch.get_num_threads()),
+            *(*weight.shape, group_size, rounds, _LEAST, pull.data_ptr(), keep.data_ptr(), torch.get_num_threads()),
         )
     else:
-        _exchange(weight, gram, pattern, keep, pull, asked, rounds, candidates)
-    after = _error(weight, keep, _pull(weight, keep, gram, asked), asked)
+        _exchange(weight, gram, group_size, keep, pull, gap, rounds, candidates)
+    after = _error(weight, keep, _pull(weight, keep, gram, gap), gap)
     worse = after > before  # rounding, near a fixed point
     keep[worse], after[worse] = start[worse], before[worse]
     return Exchanged(keep, before, after)
@@ -96,10 +97,10 @@ def exchange(
 def _exchange(
     weight: torch.Tensor,
     gram: torch.Tensor,
-    pattern: Pattern,
+    group_size: int,
     keep: torch.Tensor,
     pull: torch.Tensor,
-    asked: torch.Tensor | None,
+    gap: torch.Tensor | None,
     rounds: int,
     candidates: int,
 ) -> None:
@@ -112,11 +113,11 @@ def _exchange(
         linear, square = 2 * part * pull, part.square() * diagonal
         dropping = (square + linear).masked_fill(~kept, torch.inf)
         keeping = (square - linear).masked_fill(kept, torch.inf)
-        if pattern.m:
-            out, back = _best_of_groups(part, gram, dropping, keeping, pattern.m, candidates)
+        if group_size:
+            out, back = _best_of_groups(part, gram, dropping, keeping, group_size, candidates)
         else:
             out, back = _lowest(dropping, candidates), _lowest(keeping, candidates)
-        pairs = _exchange_among(part, pull, gram, kept, out, back, least, paired=bool(pattern.m))
+        pairs = _exchange_among(part, pull, gram, kept, out, back, least, paired=bool(group_size))
         gained = pairs.made[:, 0] if pairs.made.shape[1] else torch.zeros(len(rows), dtype=torch.bool)
         rows, part, pull, pairs = rows[gained], part[gained], pull[gained], pairs.rows(gained)
         if not len(rows):
@@ -127,7 +128,7 @@ def _exchange(
             change = part.gather(1, out[:, None]) * gram[out] - part.gather(1, back[:, None]) * gram[back]
             pull += change * made[:, None]
         if turn % _RENEW == 0:
-            pull = _pull(part, keep[rows], gram, None if asked is None else asked[rows])
+            pull = _pull(part, keep[rows], gram, None if gap is None else gap[rows])
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,8 @@ def _exchange_among(
     if not made:
         nothing = torch.empty(len(w), 0, dtype=torch.long)
         return _Pairs(nothing, nothing, nothing.bool())
-    found = torch.stack(chosen, 2)
-    return _Pairs(found[0], found[1], torch.stack(made, 1))
+    columns_of_pairs = torch.stack(chosen, 2)
+    return _Pairs(columns_of_pairs[0], columns_of_pairs[1], torch.stack(made, 1))
 
 
 def _signs(count: int) -> torch.Tensor:
@@ -211,30 +212,33 @@ def _best_of_groups(
 
 
 def _pull(
-    weight: torch.Tensor, keep: torch.Tensor, gram: torch.Tensor, asked: torch.Tensor | None = None
+    weight: torch.Tensor, keep: torch.Tensor, gram: torch.Tensor, gap: torch.Tensor | None = None
 ) -> torch.Tensor:
     """c = r G + b of every row."""
     pull = weight.masked_fill(keep, 0) @ gram
-    return pull if asked is None else pull.add_(asked)
+    return pull if gap is None else pull.add_(gap)
 
 
-def _error(weight: torch.Tensor, keep: torch.Tensor, pull: torch.Tensor, asked: torch.Tensor | None) -> torch.Tensor:
+def _error(weight: torch.Tensor, keep: torch.Tensor, pull: torch.Tensor, gap: torch.Tensor | None) -> torch.Tensor:
     """r G r^T + 2 r b^T of every row, from c."""
-    return ((pull if asked is None else pull + asked) * weight).masked_fill(keep, 0).sum(1)
+    return ((pull if gap is None else pull + gap) * weight).masked_fill(keep, 0).sum(1)
 
 
 def _lowest(costs: torch.Tensor, count: int) -> torch.Tensor:
     return costs.topk(min(count, costs.shape[1]), dim=1, largest=False).indices
 
 
-def decide_toward(weight: torch.Tensor, aimed: Aimed, pattern: Pattern) -> torch.Tensor:
+def decide_toward_dense(weight: torch.Tensor, target: Target, sparsity: Sparsity, part: Part) -> torch.Tensor:
     """The same exchanges, of the error against what the dense model puts out there."""
-    return exchange(weight, aimed.inputs.products.to(weight.device), pattern, asked=aimed.asked).keep
+    return exchange(weight, target.inputs.products.to(weight.device), sparsity, gap=target.gap).keep
 
 
-SWAPS = Method(
+SWAPS = Score(
     "exchanges from Wanda's mask that lower the output error (arXiv 2512.10922)", ClippedGram, decide, openings=4096
 )
-PURSUIT = Method(
-    "exchanges from Wanda's mask that bring the output toward the dense model's", Toward, decide_toward, openings=4096
+PURSUIT = Score(
+    "exchanges from Wanda's mask that bring the output toward the dense model's",
+    DenseTarget,
+    decide_toward_dense,
+    openings=4096,
 )

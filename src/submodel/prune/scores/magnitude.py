@@ -2,7 +2,7 @@
 
 import torch
 
-from submodel.prune.scores.score import Method, by_score
+from submodel.prune.scores.score import Score, by_score
 
 
 def score(weight: torch.Tensor, _: None) -> torch.Tensor:
@@ -10,4 +10,4 @@ def score(weight: torch.Tensor, _: None) -> torch.Tensor:
     return weight.abs()
 
 
-MAGNITUDE = Method("smallest |W_ij| of every row", None, by_score(score))
+MAGNITUDE = Score("smallest |W_ij| of every row", None, by_score(score))

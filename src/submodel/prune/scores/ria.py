@@ -7,7 +7,7 @@ authors' default compares them over the whole matrix.
 
 import torch
 
-from submodel.prune.scores.score import Method, by_score
+from submodel.prune.scores.score import Score, by_score
 from submodel.prune.statistics import Gram, SquaredNorm
 
 _POWER = 0.5  # the authors' a
@@ -29,4 +29,4 @@ def score(weight: torch.Tensor, prepared: tuple[torch.Tensor, torch.Tensor]) -> 
     return (size / columns.clamp(min=tiny) + size / size.sum(1, keepdim=True).clamp(min=tiny)) * norms
 
 
-RIA = Method("relative importance and activation, per row (ICLR 2024)", SquaredNorm, by_score(score), prepare)
+RIA = Score("relative importance and activation, per row (ICLR 2024)", SquaredNorm, by_score(score), prepare)

@@ -14,8 +14,8 @@ inverse, and in float64; a feature that no token has is not treated apart (the a
 import torch
 
 from submodel.errors import SubmodelError
-from submodel.prune.scores.score import Method
-from submodel.prune.sparsity import Pattern, keep_mask, lowest
+from submodel.prune.scores.score import Part, Score
+from submodel.prune.sparsity import NM, Sparsity, keep_mask, lowest
 from submodel.prune.statistics import Gram
 from submodel.walk import Pruned
 
@@ -45,13 +45,13 @@ def inverse_factor(gram: torch.Tensor, damping: float = _DAMPING) -> torch.Tenso
     return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
 
 
-def solve(weight: torch.Tensor, factor: torch.Tensor, pattern: Pattern, block: int = _BLOCK) -> Pruned:
+def solve(weight: torch.Tensor, factor: torch.Tensor, sparsity: Sparsity, block: int = _BLOCK) -> Pruned:
     """Prune some rows.
 
     Args:
         weight: float32 (rows, cols).
         factor: U of `inverse_factor`, float32 (cols, cols).
-        pattern: what to remove; N:M removes inside a group and chooses when it comes to the group.
+        sparsity: what to remove; N:M removes inside a group and chooses when it comes to the group.
         block: columns that are chosen, and changed, together; rounded down to whole groups of N:M.
 
     Returns:
@@ -61,21 +61,22 @@ def solve(weight: torch.Tensor, factor: torch.Tensor, pattern: Pattern, block: i
     keep = torch.ones_like(weight, dtype=torch.bool)
     rows, cols = weight.shape
     diagonal = factor.diagonal().contiguous()
-    left = pattern.removed_of(rows, cols).to(weight.device, copy=True)  # to remove of every row
-    step = max(1, block // pattern.m) * pattern.m if pattern.m else block
+    remaining = sparsity.removed_of_rows(rows, cols).to(weight.device, copy=True)  # to remove of every row
+    group_size = sparsity.m if isinstance(sparsity, NM) else 0
+    step = max(1, block // group_size) * group_size if group_size else block
     for start in range(0, cols, step):
         stop = min(start + step, cols)
         part, u = weight[:, start:stop], factor[start:stop, start:stop]
         kept = keep[:, start:stop]
-        if not pattern.m:
-            cheapest = lowest(_costs(weight[:, start:], diagonal[start:]), left)
+        if not group_size:
+            cheapest = lowest(_costs(weight[:, start:], diagonal[start:]), remaining)
             kept.copy_(~cheapest[:, : stop - start])
-            left -= (~kept).sum(1)
+            remaining -= (~kept).sum(1)
         change = torch.zeros_like(part)  # of column j: what its removal takes away, over U_jj
         for j in range(stop - start):
-            if pattern.m and j % pattern.m == 0:
-                group = slice(j, min(j + pattern.m, stop - start))
-                kept[:, group] = keep_mask(_costs(part[:, group], u.diagonal()[group]), pattern)
+            if group_size and j % group_size == 0:
+                group = slice(j, min(j + group_size, stop - start))
+                kept[:, group] = keep_mask(_costs(part[:, group], u.diagonal()[group]), sparsity)
             change[:, j] = part[:, j].masked_fill(kept[:, j], 0) / u[j, j]
             part[:, j + 1 :].addr_(change[:, j], u[j, j + 1 :], alpha=-1)
         weight[:, stop:].addmm_(change, factor[start:stop, stop:], alpha=-1)
@@ -86,4 +87,9 @@ def _costs(weight: torch.Tensor, diagonal: torch.Tensor) -> torch.Tensor:
     return (weight / diagonal).square()
 
 
-SPARSEGPT = Method("column by column, the rest makes up for it (arXiv 2301.00774)", Gram, solve, prepare)
+def decide(weight: torch.Tensor, factor: torch.Tensor, sparsity: Sparsity, part: Part) -> Pruned:
+    """`solve`; where the rows stand does not matter."""
+    return solve(weight, factor, sparsity)
+
+
+SPARSEGPT = Score("column by column, the rest makes up for it (arXiv 2301.00774)", Gram, decide, prepare)

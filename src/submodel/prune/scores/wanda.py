@@ -5,7 +5,7 @@ With calibration on one domain's text this is the method of the paper that submo
 
 import torch
 
-from submodel.prune.scores.score import Method, by_score
+from submodel.prune.scores.score import Score, by_score
 from submodel.prune.statistics import Gram, SquaredNorm
 
 
@@ -14,4 +14,4 @@ def score(weight: torch.Tensor, inputs: SquaredNorm | Gram) -> torch.Tensor:
     return weight.abs() * inputs.sum_squares.to(weight.device, torch.float32).sqrt()
 
 
-WANDA = Method("smallest |W_ij| * ||x_j|| of every row (arXiv 2306.11695)", SquaredNorm, by_score(score))
+WANDA = Score("smallest |W_ij| * ||x_j|| of every row (arXiv 2306.11695)", SquaredNorm, by_score(score))

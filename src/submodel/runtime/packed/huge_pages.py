@@ -17,16 +17,16 @@ _HUGE = 2 << 20
 
 class _Chunks:
     def __init__(self) -> None:
-        self._left = torch.empty(0, dtype=torch.uint8)
+        self._rest = torch.empty(0, dtype=torch.uint8)
         self._lock = threading.Lock()
 
     def take(self, size: int) -> torch.Tensor:
         if size >= _LARGE:
             return _mapping(size)[:size]
         with self._lock:
-            if self._left.numel() < size:
-                self._left = _mapping(_CHUNK)
-            taken, self._left = self._left[:size], self._left[-(-size // _ALIGNED) * _ALIGNED :]
+            if self._rest.numel() < size:
+                self._rest = _mapping(_CHUNK)
+            taken, self._rest = self._rest[:size], self._rest[-(-size // _ALIGNED) * _ALIGNED :]
             return taken
 
 
@@ -35,8 +35,8 @@ def _mapping(size: int) -> torch.Tensor:
     memory = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     with torch.inference_mode(False):  # or who comes later without it could not write to the rest of a chunk
-        whole = torch.frombuffer(memory, dtype=torch.uint8)
-        return whole[-whole.data_ptr() % _HUGE :]
+        pages = torch.frombuffer(memory, dtype=torch.uint8)
+        return pages[-pages.data_ptr() % _HUGE :]
 
 
 _chunks = _Chunks()

@@ -70,8 +70,8 @@ def text_of_answer(problem: Problem, answer: str) -> tuple[str, bool]:
     if problem.language == "python":
         return (f"\n{code}" if problem.before else code), False
     signature = problem.before.rstrip().rsplit("\n", 1)[-1]
-    head, found, body = code.partition(signature.strip())
-    if not found:  # the model wrote the signature its own way: by name, up to its brace
+    head, has_signature, body = code.partition(signature.strip())
+    if not has_signature:  # the model wrote the signature its own way: by name, up to its brace
         name = re.findall(r"(\w+)\s*(?:=\s*)?\(", signature)
         match = re.search(rf"\b{re.escape(name[-1])}\b[^{{]*{{", code) if name else None
         body = code[match.end() :] if match else head

@@ -171,14 +171,14 @@ def _translated(source: str, target: str, sets: dict[str, list[Row]]) -> list[Pr
     return problems
 
 
-def _gaps(whole: Callable[[Row], Problem], sets: dict[str, list[Row]]) -> list[Problem]:
+def _gaps(problem_of: Callable[[Row], Problem], sets: dict[str, list[Row]]) -> list[Problem]:
     """Every line of every solution that is not blank, left out once.
 
     The first so many are of as many problems as can be: one line of each, drawn by its digest, then another of each.
     """
-    found: list[tuple[int, int, Problem]] = []
+    drawn: list[tuple[int, int, Problem]] = []
     for number, row in enumerate(sets["test"]):
-        problem = whole(row)
+        problem = problem_of(row)
         assert problem.solution is not None
         lines = problem.solution.split("\n")
         gaps = [i for i, line in enumerate(lines) if line.strip()]
@@ -195,8 +195,8 @@ def _gaps(whole: Callable[[Row], Problem], sets: dict[str, list[Row]]) -> list[P
                 closing="",
                 solution=lines[i],
             )
-            found.append((turn, number, gap))
-    return [gap for _, _, gap in sorted(found, key=lambda one: one[:2])]
+            drawn.append((turn, number, gap))
+    return [gap for _, _, gap in sorted(drawn, key=lambda one: one[:2])]
 
 
 def _x_set(name: str) -> NamedSet:

@@ -88,7 +88,7 @@ def code_rows(cell: Cell) -> Iterator[Row]:
         "name": name,
         "split": sets["test"].source.split,
         "rows": len(problems),
-        "sha256": "+".join(found.sha256[:16] for found in sets.values()),
+        "sha256": "+".join(source.sha256[:16] for source in sets.values()),
     }
     rows = [cell.row(f"pass@{k}", data, sampling.as_settings()) for k in sampling.ks]
     if all(cell.is_done(row) for row in rows):
@@ -111,7 +111,7 @@ def code_rows(cell: Cell) -> Iterator[Row]:
 def problems_of(name: str, sets: dict[str, Rows]) -> list[Problem]:
     """The problems of a task. Raises SubmodelError when the data lacks a column."""
     try:
-        return CODE[name].problems({role: found.rows for role, found in sets.items()})
+        return CODE[name].problems({role: source.rows for role, source in sets.items()})
     except KeyError as error:
         raise SubmodelError(f"{name}: its data has no column {error}: give the set in its hub columns") from error
 

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-from submodel.tasks.judge.whole import CompileError
+from submodel.tasks.judge.one_time_number import CompileError
 
 
 class CompileCache:

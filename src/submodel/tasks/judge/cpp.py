@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from submodel.tasks.judge.cache import CompileCache
+from submodel.tasks.judge.one_time_number import CompileError, compile_with, run_with_number
 from submodel.tasks.judge.program import Program, Verdict, verdict
-from submodel.tasks.judge.whole import CompileError, compile_with, run_with_number
 from submodel.tasks.sandbox import Limits, Sandbox
 from submodel.tasks.sandbox.visible import tool_paths
 

@@ -1,4 +1,4 @@
-"""From how a sandboxed program ended to the status of its verdict. Never "passed": that takes more than an ending."""
+"""How a sandboxed program ended -> the status of its verdict; never "passed", which takes more than an ending."""
 
 import signal
 

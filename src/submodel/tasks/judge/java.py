@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 from submodel.tasks.judge.cache import CompileCache
+from submodel.tasks.judge.one_time_number import CompileError, compile_with, run_with_number, with_processes
 from submodel.tasks.judge.program import Program, Verdict, verdict
-from submodel.tasks.judge.whole import CompileError, compile_with, run_with_number, with_processes
 from submodel.tasks.sandbox import Limits, Sandbox
 from submodel.tasks.sandbox.visible import tool_paths
 
@@ -57,17 +57,17 @@ def judge(sandbox: Sandbox, program: Program, limits: Limits, cache: CompileCach
 
 def classes(source: str) -> tuple[str | None, str | None]:
     """Top-level classes: the one with a main method (the last of several), and the public one. None where none is."""
-    depth, here, main, public = 0, None, None, None
+    depth, current, main, public = 0, None, None, None
     for token in _TOKEN.finditer(_NOISE.sub(" ", source)):
         if token["open"]:
             depth += 1
         elif token["close"]:
             depth -= 1
         elif token["main"]:
-            main = here
+            main = current
         elif depth == 0:
-            here = token["name"]
-            public = here if token["public"] else public
+            current = token["name"]
+            public = current if token["public"] else public
     return main, public
 
 

@@ -4,8 +4,8 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+from submodel.tasks.judge.one_time_number import run_with_number, with_processes
 from submodel.tasks.judge.program import Program, Verdict
-from submodel.tasks.judge.whole import run_with_number, with_processes
 from submodel.tasks.sandbox import Limits, Sandbox
 from submodel.tasks.sandbox.visible import tool_paths
 
@@ -25,6 +25,6 @@ def judge(sandbox: Sandbox, program: Program, limits: Limits) -> Verdict:
     heap = (limits.memory_bytes >> 20) * 3 // 4
     argv = [str(node), f"--max-old-space-size={heap}", "--no-deprecation", str(_HARNESS)]
     source = program.source.encode("utf-8", "replace")
-    found = run_with_number(sandbox, argv, [*tool_paths(node), _HARNESS], with_processes(limits, _THREADS), source)
-    refused = found.status == "error" and found.detail.startswith(f"exit status {_NOT_A_PROGRAM}: ")
-    return dataclasses.replace(found, status="compile") if refused else found
+    result = run_with_number(sandbox, argv, [*tool_paths(node), _HARNESS], with_processes(limits, _THREADS), source)
+    refused = result.status == "error" and result.detail.startswith(f"exit status {_NOT_A_PROGRAM}: ")
+    return dataclasses.replace(result, status="compile") if refused else result

@@ -27,11 +27,11 @@ def missing() -> str | None:
 def judge(sandbox: Sandbox, program: Program, limits: Limits) -> Verdict:
     """Run a program's functions under its checks. SubmodelError where the checks or their context do not run at all."""
     task = {"context": program.context, "checks": program.checks, "entry": program.entry}
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        checker = _job("python_checker", ours.fileno(), json.dumps(task).encode(), limits)
-        candidate = _job("python_candidate", theirs.fileno(), _text(program.source), limits)
-        outcomes = sandbox.run_together(checker, candidate, after_start=lambda: (ours.close(), theirs.close()))
+    our_end, their_end = socket.socketpair()
+    with our_end, their_end:
+        checker = _job("python_checker", our_end.fileno(), json.dumps(task).encode(), limits)
+        candidate = _job("python_candidate", their_end.fileno(), _text(program.source), limits)
+        outcomes = sandbox.run_together(checker, candidate, after_start=lambda: (our_end.close(), their_end.close()))
     checked, ran = outcomes
     seconds = checked.seconds
     try:

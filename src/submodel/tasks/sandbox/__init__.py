@@ -58,5 +58,5 @@ def probe(name: str) -> str | None:
         return f"{name}: {error}"
     if outcome.stdout == b"inside\n":
         return None
-    said = outcome.stderr.decode(errors="replace").strip().splitlines() or [f"{outcome.status} {outcome.code}"]
-    return f"{name}: {said[-1]}"
+    messages = outcome.stderr.decode(errors="replace").strip().splitlines() or [f"{outcome.status} {outcome.code}"]
+    return f"{name}: {messages[-1]}"

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from submodel.errors import SubmodelError
-from submodel.tasks.sandbox import watch
+from submodel.tasks.sandbox import processes
 from submodel.tasks.sandbox.limits import Job, Outcome
 from submodel.tasks.sandbox.system_calls import filter_program
 
@@ -52,10 +52,10 @@ class Sandbox:
                 run.close()
         for run in runs:
             if not run.ready and not run.broken:
-                said = run.written["stderr"].decode(errors="replace").strip().splitlines()
+                messages = run.written["stderr"].decode(errors="replace").strip().splitlines() or ["it said nothing"]
                 raise SubmodelError(
-                    f"the {self.name} sandbox did not start: {(said or ['it said nothing'])[-1]}; check that there are "
-                    "processes, memory and user namespaces left, or run fewer programs side by side"
+                    f"the {self.name} sandbox did not start: {messages[-1]}; check that there are processes, memory "
+                    "and user namespaces left, or run fewer programs side by side"
                 )
         return [run.outcome() for run in runs]
 
@@ -108,11 +108,11 @@ class _Run:
             return
         self.broken = self.broken or broken
         # the first process inside, before the one that watches it: without it the kernel ends the rest
-        for child in watch.descendants(self.process.pid)[:1]:
+        for child in processes.descendants(self.process.pid)[:1]:
             with contextlib.suppress(OSError):
                 fd = os.pidfd_open(child)
                 try:
-                    if child in watch.descendants(self.process.pid):  # still the same process
+                    if child in processes.descendants(self.process.pid):  # still the same process
                         signal.pidfd_send_signal(fd, signal.SIGKILL)
                 finally:
                     os.close(fd)
@@ -122,16 +122,16 @@ class _Run:
             else:
                 os.killpg(self.process.pid, signal.SIGKILL)
 
-    def watch(self) -> None:
+    def check_limits(self) -> None:
         """Kill it over a limit that the kernel does not watch."""
         if time.monotonic() > self.deadline:
             self.kill(self.too_late)
             return
-        pids = watch.descendants(self.process.pid)
+        pids = processes.descendants(self.process.pid)
         limits = self.job.limits
-        if watch.memory_bytes(pids, limits.memory_bytes) > limits.memory_bytes:
+        if processes.memory_bytes(pids, limits.memory_bytes) > limits.memory_bytes:
             self.kill("memory")
-        elif self.isolated and watch.file_count(pids, limits.file_bytes) > _FILES:
+        elif self.isolated and processes.file_count(pids, limits.file_bytes) > _FILES:
             self.kill("output")
 
     def send(self) -> bool:
@@ -192,7 +192,7 @@ class _Run:
 
 def _attend(runs: list[_Run]) -> None:
     main = runs[0]
-    next_watch = 0.0
+    next_check = 0.0
     with selectors.DefaultSelector() as selector:
         for run in runs:
             _register(selector, run)
@@ -205,10 +205,10 @@ def _attend(runs: list[_Run]) -> None:
                 run.seconds = now - run.started
                 for helper in runs[1:] if run is main else []:
                     helper.deadline, helper.too_late = now + _GRACE_SECONDS, "stopped"
-            if now > next_watch:
-                next_watch = now + _POLL_SECONDS
+            if now > next_check:
+                next_check = now + _POLL_SECONDS
                 for run in [run for run in runs if not run.ended]:
-                    run.watch()
+                    run.check_limits()
         _drain(selector)
 
 

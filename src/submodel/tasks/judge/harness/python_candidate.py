@@ -25,7 +25,7 @@ class Candidate:
         self._channel = Channel(fd, self.serve)
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}
-        self._theirs: dict[int, Their] = {}
+        self._remote_objects: dict[int, Their] = {}
         self._operations = {
             "load": self._load,
             "names": self._names,
@@ -104,9 +104,9 @@ class Candidate:
     def _standing(self, tag: str, number: int, name: str) -> Any:
         if tag == "yours":
             return self._objects[number]
-        if number not in self._theirs:
-            self._theirs[number] = Their(self, number)
-        return self._theirs[number]
+        if number not in self._remote_objects:
+            self._remote_objects[number] = Their(self, number)
+        return self._remote_objects[number]
 
 
 class Their:

@@ -50,7 +50,7 @@ class Program:
         return Decoder(self._standing, known=given).decode(answer["value"])
 
     def expect(self, kind: type, do: str, *arguments: Any) -> Any:
-        """As `ask`, for an answer that has to be of one plain kind."""
+        """`ask` for an answer that has to be of one plain kind."""
         value = self.ask(do, *arguments)
         if type(value) is not kind:
             raise TypeError(f"{do} should return {kind.__name__}, not {type(value).__name__}")

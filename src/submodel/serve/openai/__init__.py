@@ -1,0 +1,1 @@
+"""What OpenAI's API looks like: request bodies, prompts, answers."""
