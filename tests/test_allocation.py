@@ -1,4 +1,4 @@
-"""Allocations in the job: what fits, what is refused, uniform as without, after a kill; test_rows.py has their maths."""
+"""Allocations in the job: uniform as without, after a kill, what is refused; test_rows.py has their maths."""
 
 from functools import partial
 from pathlib import Path

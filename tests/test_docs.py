@@ -23,7 +23,7 @@ PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]  # dev/ is a notebook a
 WORDS = {README: 900, **dict.fromkeys(GUIDE, 800)}
 LONGEST_LINE = 120  # characters of prose
 # new options and verbs that the pages use already; a name that the command line has is checked like any other
-AWAITED = {"--effort", "--dry-run", "rebase"}
+AWAITED: set[str] = set()
 # pages that src may still speak of by their former places, and where they are
 MOVED = {
     **{

@@ -1,4 +1,6 @@
-"""Every score by itself, fitted and distilled: exact rows in every family, the same bytes twice, several domains, after a stop."""
+"""Every score by itself, fitted and distilled: exact rows in every family, the same bytes twice, several domains, after
+a stop.
+"""
 
 from pathlib import Path
 

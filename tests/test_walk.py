@@ -72,7 +72,8 @@ def extraction(where, call, store):
             os.kill(os.getpid(), signal.SIGKILL)
         return own(*args, **kwargs)
     setattr(module, name, killed)
-    extract(open_base(sys.argv[1]), [Samples("d", tiny.ids(5, 24))], Path(store), method="wanda", batch_tokens=48, dtype=torch.float32)
+    extract(open_base(sys.argv[1]), [Samples("d", tiny.ids(5, 24))], Path(store), method="wanda",
+            batch_tokens=48, dtype=torch.float32)
 found = []
 for kill in json.loads(sys.argv[2]):
     child = os.fork()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from submodel.extract.job import Extraction
     from submodel.extract.plan import Plan
 
-TOKENS = 32768  # of calibration text: masks have settled by then (docs/results/calibration.md)
+TOKENS = 32768  # of calibration text: masks have settled by then (dev/notebook/calibration.md)
 SEQ_LEN = 512
 
 

@@ -8,7 +8,7 @@ from submodel.cli.console import say, show
 
 def add_options(p: argparse.ArgumentParser) -> None:
     """The options of `study`."""
-    p.add_argument("file", metavar="FILE.toml", help="the study (docs/studies.md)")
+    p.add_argument("file", metavar="FILE.toml", help="the study (docs/guide/studies.md)")
     p.add_argument("--out", metavar="DIR", help="its stores, rows, records and logs (default: FILE without .toml)")
     p.add_argument(
         "--set",

@@ -6,8 +6,8 @@ halves' masks differ by twice as much as the mask of all n samples differs from 
 
 It sees the inputs of the dense model under the uniform pattern. The masks of a walk lie farther from their limit, since
 each block's inputs come from masks that have an error of their own: a quarter is added for that (measured on one model,
-four domains: docs/calibration.md). It does not speak of text of another kind, and is too low where the halves are not
-independent, as pieces of one long document are.
+four domains: dev/notebook/calibration.md). It does not speak of text of another kind, and is too low where the halves
+are not independent, as pieces of one long document are.
 """
 
 import tempfile

@@ -1,7 +1,7 @@
 """What a store keeps for routing: vectors of each sub-model's texts, and of what belongs to nobody.
 
-`submodels/NAME/routing.safetensors` and `routing.safetensors` (docs/format.md). A sub-model's file depends on the base
-and on its own texts alone, so sub-models come and go without a new fit of the others.
+`submodels/NAME/routing.safetensors` and `routing.safetensors` (docs/reference/format.md). A sub-model's file depends on
+the base and on its own texts alone, so sub-models come and go without a new fit of the others.
 """
 
 import json

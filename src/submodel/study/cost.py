@@ -17,7 +17,7 @@ from submodel.tasks.cell import Settings, Task
 from submodel.tasks.evaluate import ON_TEXT
 
 START_SECONDS = 5.0
-# seconds a unit of work on 2 cores without a GPU (docs/studies.md says what was measured)
+# seconds a unit of work on 2 cores without a GPU (dev/notebook/studies.md says what was measured)
 _WANDA = 120 / (32_000 * 0.494e9)
 RATES = {
     "extract magnitude": 8 / 0.135e9,

@@ -1,4 +1,4 @@
-"""A study's file: TOML -> Study, checked as far as it can be before any cell runs (docs/studies.md).
+"""A study's file: TOML -> Study, checked as far as it can be before any cell runs (docs/guide/studies.md).
 
 What lets foreign code run (--trust-remote-code, --unsafe-code) cannot be asked for in the file, only on the command
 line: a study comes from others more often than a command does.
@@ -191,7 +191,7 @@ def _parse(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise SubmodelError(f"{file}: cannot be read ({error.strerror}): give a study's TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SubmodelError(f"{file}: not TOML ({error}): docs/studies.md shows a study") from error
+        raise SubmodelError(f"{file}: not TOML ({error}): docs/guide/studies.md shows a study") from error
 
 
 def _set(document: dict[str, Any], setting: str) -> None:

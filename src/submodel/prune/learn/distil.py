@@ -18,7 +18,7 @@ what comes back has the base's.
 
 The gradient past the mask is the straight-through estimator (arXiv 1308.3432), scores over weights that stay as
 they are edge-popup (arXiv 1911.13299), learnt masks of language models MaskLLM (arXiv 2409.17481), which samples them
-and needs some thousand times the text. That this needs so little is measured (docs/methods.md), not explained.
+and needs some thousand times the text. That this needs so little is measured (dev/notebook/methods.md), not explained.
 
 The whole model is in memory, with about 14 bytes a prunable weight, 16 where the start has weights of its own, beside
 a sample's activations.

@@ -1,7 +1,7 @@
 """Packed models on disk: written once, opened by mapping the file, nothing packed again.
 
-docs/format.md specifies the directory. What is opened is checked before a kernel sees it: the digest of all tensors,
-and of every matrix that its parts fit each other, so that no kernel can read past them.
+docs/reference/format.md specifies the directory. What is opened is checked before a kernel sees it: the digest of all
+tensors, and of every matrix that its parts fit each other, so that no kernel can read past them.
 """
 
 import json

@@ -1,7 +1,8 @@
 """The packed formats: all that is known of each stands in its one entry of FORMATS.
 
 An entry says how one stored weight is written (its encoding), which weights are stored, and which kernels of csrc/ know
-it. Lists of formats, size estimates and checks all follow from the table. Layouts are specified in docs/format.md.
+it. Lists of formats, size estimates and checks all follow from the table. Layouts are specified in
+docs/reference/format.md.
 
 A new format is an entry here (with an encoding, if no other one fits), a number in csrc/submodel.h, the shared facts
 in csrc/kernels.h and its loops in csrc/reference.cpp. One without a number (`code` None) runs by its encoding alone.
