@@ -17,7 +17,6 @@ import time
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import submodel
 from submodel import cli
@@ -28,8 +27,6 @@ from submodel.tasks.sandbox import open_sandbox
 
 SPARSITY = "0.3"
 FORMAT = "int8"
-CALIBRATION = ["--tokens", "8192", "--seq-len", "512"]
-EVALUATION: dict[str, Any] = {"tokens": 8192, "seq_len": 512}
 COLUMN = 57  # characters of one of two columns
 MOST_LINES = 24
 
@@ -99,7 +96,7 @@ REQUESTS = (
 
 
 REMARKS = (
-    "Perplexity, the lower the better, is taken on files of the standard library that calibration did not read. Three "
+    "Perplexity, the lower the better, was taken by extract, in 16 bits, on files that calibration did not read. Three "
     "requests that the base can answer are no evaluation: submodel eval measures HumanEval and others. Nothing was "
     "done to keep what is not Python. The base's weights come from a file of about 5 bits a weight, so these are not "
     "figures of the original. On disk the sub-model is {megabytes} MB beside its base, as is every further one."
@@ -113,8 +110,8 @@ def main(folder: Path) -> None:
     stdlib = f"{sysconfig.get_path('stdlib')}:python"
 
     heading("A sub-model for Python: 30% of the weights removed, by 8,192 tokens of the standard library")
-    options = ["--method", "wanda", "--sparsity", SPARSITY, *CALIBRATION]
-    run("extract", base, "--calibration", f"python={stdlib}", *options, "--out", store)
+    options = ["--effort", "quick", "--sparsity", SPARSITY, "--tokens", "8192"]
+    run("extract", base, "--domain", f"python={stdlib}", *options, "--out", store)
 
     coder = f"{store}@python"
     judge = open_judge()
@@ -130,10 +127,9 @@ def main(folder: Path) -> None:
         side_by_side(number, answered[0], answered[-1])
 
     heading("What it takes, and what it lost")
-    perplexities = measure(base, coder, stdlib)
-    print(summary(answered, perplexities))
-    kept = submodel.info(coder).size_bytes / 1e6
-    print(f"\n{textwrap.fill(REMARKS.format(megabytes=f'{kept:.0f}'), 2 * COLUMN)}")
+    about = submodel.info(coder)
+    print(summary(answered, about))
+    print(f"\n{textwrap.fill(REMARKS.format(megabytes=f'{about.size_bytes / 1e6:.0f}'), 2 * COLUMN)}")
     print(f"\nNow yours to use:\n\n    source .venv/bin/activate && submodel serve {store} --format {FORMAT}")
 
 
@@ -211,16 +207,11 @@ def print_columns(columns: list[list[str]]) -> None:
         print(f"{left:<{COLUMN}} | {right}".rstrip())
 
 
-def measure(base: str, coder: str, stdlib: str) -> list[float]:
-    """Perplexities of base and sub-model on the standard library's held-out files."""
-    rows = [*submodel.evaluate([base], f"perplexity:{stdlib}", **EVALUATION)]
-    rows += submodel.evaluate([coder], f"perplexity:{stdlib}", **EVALUATION, weight_format=FORMAT)
-    return [row.value for row in rows]
-
-
-def summary(answered: list[Answered], perplexities: list[float]) -> str:
+def summary(answered: list[Answered], about: submodel.Info) -> str:
     """The table at the end."""
-    dense, pruned = perplexities
+    held_out = about.held_out
+    assert held_out is not None, "extract measured nothing"
+    dense, pruned = held_out.base_perplexity, held_out.perplexity
     lines = [
         ["", *(model.title for model in answered)],
         ["memory of the weights", *(f"{model.memory_bytes / 1e6:.0f} MB" for model in answered)],

@@ -127,7 +127,7 @@ def test_progress_without_a_terminal(capsys, monkeypatch):
 
 @pytest.mark.parametrize("more", [
     [], ["--held-out", "TEXT", "--sparsity", 0.3], ["--held-out", "TEXT", "--domain", "python", "--domain", "java"],
-    ["--held-out", "TEXT", "--max-loss", -1], ["--held-out", "TEXT", "--minutes", 3, "--method", "auto"],
+    ["--held-out", "TEXT", "--max-loss", -1], ["--held-out", "TEXT", "--dry-run"],
 ], ids=str)  # fmt: skip
 def test_max_loss_is_checked_before_text_is_read(
     more: list[object], llama: Path, texts: dict[str, Path], tmp_path: Path, capsys, monkeypatch
@@ -225,9 +225,14 @@ def test_bad_options(case: str, llama: Path, texts: dict[str, Path], tmp_path: P
     assert not (tmp_path / "store").exists()
 
 
-def _refused(result: tuple[int, str, str]) -> None:
+def _refused(result: tuple[int, str, str], planned: bool = False) -> None:
+    """One line that says why; after the plan, where the work had begun."""
     status, out, err = result
     assert (status, out) == (2, "")
+    if planned:
+        plan, why = err[: err.rindex("submodel extract:")], err[err.rindex("submodel extract:") :]
+        assert plan.startswith("plan: ") and all(line.startswith("  ") for line in plan.splitlines()[1:]), plan
+        err = why
     assert err.count("\n") == 1 and err.startswith("submodel"), err
     assert "Traceback" not in err
 
@@ -289,7 +294,7 @@ def test_a_store_of_another_base(store: Path, texts: dict[str, Path], tmp_path: 
     before = sorted(store.rglob("*"))
     other = tiny.save("qwen2", tmp_path / "other")
     result = run(capsys, *extract_options(other, texts, store), "--name", "a", "--name", "b")
-    _refused(result)
+    _refused(result, planned=True)
     assert "another base" in result[2] and sorted(store.rglob("*")) == before
 
 
@@ -305,7 +310,7 @@ def test_a_full_disk(llama: Path, texts: dict[str, Path], tmp_path: Path, capsys
 
     monkeypatch.setattr(os, "pwrite", full)
     result = run(capsys, *extract_options(llama, texts, tmp_path / "store"))
-    _refused(result)
+    _refused(result, planned=True)
     assert "No space left" in result[2] and not (tmp_path / "store").exists()
 
 
@@ -318,7 +323,7 @@ def test_a_disk_that_is_really_full(size: str, llama: Path, texts: dict[str, Pat
     if mount.returncode:
         pytest.skip(f"cannot mount: {mount.stderr.decode().strip()}")
     try:
-        _refused(run(capsys, *extract_options(llama, texts, disk / "store")))
+        _refused(run(capsys, *extract_options(llama, texts, disk / "store")), planned=True)
         assert not any(disk.iterdir())
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -377,7 +382,7 @@ def test_a_code_evaluation(llama: Path, tmp_path: Path, capsys):
         (["--seed", str(2**63)], "give 0 to"),
         (["--device", "nonsense"], "--device nonsense: not to be had here"),
         (["--calibration", "a=x", "--calibration", "a=y"], "two texts of one name"),
-        (["--tokens", "auto", "--allocation", "owls"], "did you mean 'owl'"),
+        (["--tokens", "auto", "--allocation", "marginals"], "did you mean 'marginal'"),
     ],
 )
 def test_options_that_no_run_can_have(words: list[str], said: str, llama: Path, tmp_path: Path, capsys):

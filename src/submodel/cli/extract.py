@@ -137,8 +137,7 @@ def run(args: argparse.Namespace) -> None:
 
     share_heap()
     sparsity = parse_sparsity(args.sparsity, args.pattern)
-    if args.method is not None:
-        parse(args.method, args.allocation or "uniform", args.grid)
+    parse(args.method or "wanda", args.allocation or "uniform", args.grid)
     domains, readers = _domains(args)
     _check_together(args, len(domains))
     base = open_base(args.model, args.trust_remote_code)
