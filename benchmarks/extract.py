@@ -78,7 +78,7 @@ def run_ours(model_dir: Path, ids: torch.Tensor, out: Path) -> dict[str, Any]:
     _ = MODEL_FOR_CAUSAL_LM_MAPPING[type(base.config)]  # imports the model's code
     before = memory_bytes("VmRSS")
     start = time.perf_counter()
-    extract(base, [Samples(OURS, ids)], out, dtype=torch.bfloat16)
+    extract(base, [Samples(OURS, ids)], out, dtype=torch.bfloat16, method="wanda")
     return {"seconds": time.perf_counter() - start, "peak": memory_bytes("VmHWM"), "before": before}
 
 

@@ -22,6 +22,21 @@ TOKENS = 32768  # of calibration text: masks have settled by then (dev/notebook/
 SEQ_LEN = 512
 
 
+DELETED = {
+    "--minutes": "--effort quick, good or best, which does not depend on how fast the machine is",
+    "--rate": "nothing in its place: one rate serves every model",
+    "--openings": "nothing in its place: each method knows its own number",
+    "--weighting": "nothing in its place: every token counts alike",
+}
+"""Options that evidence has removed (docs/results/settled.md) -> what to give instead."""
+
+
+class _Deleted(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        option = self.option_strings[0]
+        parser.error(f"{option} was removed (docs/results/settled.md): give {DELETED[option]}")
+
+
 def add_options(p: argparse.ArgumentParser) -> None:
     """What a person needs first; all else is under "advanced"."""
     p.usage = (
@@ -52,6 +67,9 @@ def add_options(p: argparse.ArgumentParser) -> None:
         help=f"calibration tokens of every domain (default: {TOKENS}); auto: as many as Wanda's masks need to settle",
     )
     p.add_argument("--dry-run", action="store_true", help="print the plan and what it costs, and do nothing")
+
+    for option in DELETED:
+        p.add_argument(option, nargs="?", action=_Deleted, help=argparse.SUPPRESS)
 
     a = p.add_argument_group("advanced: text")
     a.add_argument(

@@ -132,8 +132,10 @@ def run(
             missing = [name for name in job.texts if not _is_there(target, name, recipes[name]["key"])]
             if missing:
                 work = WorkFolder(out, (recipes[name]["key"] for name in missing))
-                begun, resumed = begun or work.path, work.blocks_done
+                begun, earlier_blocks = begun or work.path, work.blocks_done
                 states = run_steps(plan, missing, target, work, progress)
+                # a block that an earlier run had not finished, or whose files were damaged, was written again
+                resumed = len(earlier_blocks.items() & work.blocks_done.items())
                 masks = {name: state.masks for name, state in states.items() if state.masks is not None}
                 checks = check(job.base, _of(held_out, missing), masks, job.device) if held_out else {}
                 for name in missing:  # all at the end: the same command finds its work only while none is there

@@ -90,6 +90,7 @@ _TOP: dict[str, Kind] = {
     "prune": _TABLE,
     "tasks": _TABLE,
 }
+_DELETED = ("minutes", "rate", "openings", "weighting")
 _NO_GRID = "none"
 _DOMAINS = "domains"
 _PRUNE: dict[str, Kind] = {
@@ -233,6 +234,8 @@ def _setting(table: str, name: str) -> str:
 
 def _check(where: str, table: Mapping[str, Any], known: Mapping[str, Kind]) -> None:
     for key, value in table.items():
+        if key in _DELETED and key not in known:
+            raise SubmodelError(f"{where}: {key} was removed (docs/results/settled.md): drop it")
         if key not in known:
             raise unknown_name(f"key in {where}:", key, known)
         if not known[key].fits(value):
