@@ -163,7 +163,9 @@ def sentence(documentation: str) -> str | None:
 
 def make_store(base: Base, data: Path, out: Path, pooler: Pooler) -> Store:
     """A store whose sub-models have one mask bit and statistics for routing."""
-    store = open_or_create(out, {"reference": base.reference, "sha256": base.sha256, "size_bytes": 0})
+    store = open_or_create(
+        out, {"reference": base.reference, "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+    )
     for name, documents in calibration(data, random.Random(1)):
         if name not in store.names:
             mask = Mask(pack_bits(np.ones((1, 8), dtype=bool)), 8)

@@ -18,7 +18,7 @@ from tests import tiny
 
 
 def _ours(base_path: Path, samples: Samples, out: Path, **options) -> dict[str, np.ndarray]:
-    extract(open_base(str(base_path)), [samples], out, dtype=torch.float32, **options)
+    extract(open_base(str(base_path)), [samples], out, dtype=torch.float32, **{"method": "wanda", **options})
     return {name: mask.unpack() for name, mask in Store(out).masks(samples.name).items()}
 
 
@@ -49,7 +49,7 @@ def test_methods_sparsities_and_patterns(method: str, sparsity: float, pattern: 
     model.save_pretrained(tmp_path / "model")
     samples = Samples("d", tiny.ids(4, 24))
     ours = _ours(
-        tmp_path / "model", samples, tmp_path / "store", method=method, pattern=parse_sparsity(sparsity, pattern)
+        tmp_path / "model", samples, tmp_path / "store", method=method, sparsity=parse_sparsity(sparsity, pattern)
     )
     n_m = (int(pattern[0]), int(pattern[2])) if pattern else None
     theirs = textbook_prune(
@@ -77,7 +77,7 @@ def test_wanda_on_a_real_model(real_model: Path, tmp_path: Path):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        extract(base, [samples], tmp_path / "store", dtype=dtype, batch_tokens=256)
+        extract(base, [samples], tmp_path / "store", method="wanda", dtype=dtype, batch_tokens=256)
         model = base.load(dtype)
         theirs = textbook_prune(model, samples.ids, blocks=blocks_of(model)[1])
     finally:

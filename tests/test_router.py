@@ -36,7 +36,9 @@ BRACES = "public static int firstIndex(int[] values) {\n    // finds the first i
 
 def make_store(folder: Path, base: Any, domains: dict[str, list[str]], fitted: bool = True) -> Store:
     """A store of sub-models that hold one mask bit."""
-    store = open_or_create(folder, {"reference": str(base.path), "sha256": base.sha256, "size_bytes": 0})
+    store = open_or_create(
+        folder, {"reference": str(base.path), "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+    )
     for at, (name, documents) in enumerate(domains.items()):
         mask = Mask(pack_bits(np.ones((1, 8), dtype=bool)), 8)
         store.add(name, {"w": mask}, {"created": f"2026-01-0{at + 1}", "calibration": None, "method": "none"})

@@ -8,6 +8,7 @@ import pytest
 from submodel.base.opening import open_base
 from submodel.calibration import load_samples
 from submodel.errors import SubmodelError
+from submodel.extract import bound
 from submodel.extract.bound import STEPS, Trial, highest, search
 from submodel.store import Store
 from submodel.store.verify import verify
@@ -58,7 +59,7 @@ def test_search_keeps_the_best_trial(given):
 def test_a_search_that_was_stopped_before_its_end(given, monkeypatch):
     base, domain, held_out, folder = given
     with monkeypatch.context() as patch:
-        patch.setattr("submodel.extract.bound.fit_routing", interrupted)
+        patch.setattr(bound, "fit_routing", interrupted)
         with pytest.raises(KeyboardInterrupt):
             search(base, domain, held_out, folder / "stopped.store", 0.02, method="wanda")
     lines: list[str] = []
@@ -98,9 +99,7 @@ def test_held_out_text_that_is_calibrated_on(given):
 def test_a_bound_that_nothing_meets(given, monkeypatch):
     base, domain, held_out, folder = given
     measured = iter(range(10))  # every model loses a nat more than the one before it
-    monkeypatch.setattr(
-        "submodel.extract.bound.window_losses", lambda model, samples: np.full(8, float(next(measured)))
-    )
+    monkeypatch.setattr(bound, "window_losses", lambda model, samples: np.full(8, float(next(measured))))
     with pytest.raises(SubmodelError, match="5% already costs"):
         search(base, domain, held_out, folder / "none.store", 0.5, method="magnitude")
     assert not list(folder.glob("none.store*"))

@@ -120,27 +120,25 @@ def _asked(file: Path, option: str, *settings: str) -> dict[str, Any]:
     return {name.split("/")[-1]: getattr(args, option) for name, args in parsed.items()}
 
 
-def test_a_time_is_for_auto_alone(file: Path):
-    assert _asked(file, "minutes", 'prune.methods=["wanda", "auto"]', "prune.minutes=2.5") == {
-        "wanda-50": None, "wanda-2of4": None, "auto-50": 2.5, "auto-2of4": 2.5
-    }  # fmt: skip
-    with pytest.raises(SubmodelError, match=r'minutes = 2: only method "auto"'):
-        planned(file, "prune.minutes=2")
+@pytest.mark.parametrize("key", ["prune.minutes=2", "prune.rate=0.1", "calibration.openings=40"])
+def test_a_removed_key_says_so(key: str, file: Path):
+    with pytest.raises(SubmodelError, match=f"{key.partition('.')[2].partition('=')[0]} was removed .*: drop it"):
+        planned(file, key)
 
 
 def test_allocations_are_an_axis_where_they_can_be(file: Path):
-    methods, both = 'prune.methods=["magnitude", "ria", "auto"]', 'prune.allocations=["uniform", "loss"]'
+    methods, both = 'prune.methods=["magnitude", "ria"]', 'prune.allocations=["uniform", "rows"]'
     assert _asked(file, "allocation", methods, both) == {
-        "magnitude-50": None, "magnitude-2of4": None,
-        "ria-50": None, "ria-50-loss": "loss", "ria-2of4": None,
-        "auto-50": "uniform", "auto-50-loss": "loss", "auto-2of4": "uniform",
+        "magnitude-50": None, "magnitude-2of4": None, "ria-50": None, "ria-50-rows": "rows", "ria-2of4": None
     }  # fmt: skip
-    with pytest.raises(SubmodelError, match="did you mean 'loss'"):
-        planned(file, 'prune.allocations=["lose"]')
+    with pytest.raises(SubmodelError, match="did you mean 'rows'"):
+        planned(file, methods, 'prune.allocations=["row"]')
+    with pytest.raises(SubmodelError, match="allocation loss: removed"):
+        planned(file, methods, 'prune.allocations=["loss"]')
     with pytest.raises(SubmodelError, match="unknown allocation"):
-        planned(file, 'prune.allocations=[["loss"]]')
-    with pytest.raises(SubmodelError, match="'owl' is there twice"):
-        planned(file, 'prune.allocations=["owl", "owl"]')
+        planned(file, methods, 'prune.allocations=[["rows"]]')
+    with pytest.raises(SubmodelError, match="'rows' is there twice"):
+        planned(file, methods, 'prune.allocations=["rows", "rows"]')
 
 
 def test_grids_are_an_axis(file: Path):
@@ -155,16 +153,6 @@ def test_grids_are_an_axis(file: Path):
         planned(file, 'prune.grids=["int5"]')
     with pytest.raises(SubmodelError, match="'int4' is there twice"):
         planned(file, 'prune.grids=["int4", "int4"]')
-
-
-def test_a_rate_is_for_gradients_alone(file: Path):
-    assert _asked(file, "rate", 'prune.methods=["wanda", "wanda+distil"]', "prune.rate=0.001") == {
-        "wanda-50": None, "wanda-2of4": None, "wanda+distil-50": 0.001, "wanda+distil-2of4": 0.001
-    }  # fmt: skip
-    with pytest.raises(SubmodelError, match="rate = 0.001: only methods METHOD"):
-        planned(file, "prune.rate=0.001")
-    with pytest.raises(SubmodelError, match="rate 2 with wanda.distil"):
-        planned(file, 'prune.methods=["wanda+distil"]', "prune.rate=2")
 
 
 def test_text_of_mixtures_alone(file: Path):
@@ -219,19 +207,19 @@ def test_a_whole_study_and_again(file: Path):
     assert started == ["tiny/eval/dense/other", *(cell.name for cell in cells if cell.name.endswith("/news"))]
 
 
-def test_a_fit_takes_the_mask_that_is_there(file: Path):
-    given = ('prune.methods=["wanda+distil", "wanda+distil+reconstruct"]', "prune.sparsities=[0.5]")
+def test_gradients_take_the_mask_that_is_there(file: Path):
+    given = ('prune.methods=["swaps", "swaps+distil"]', "prune.sparsities=[0.5]")
     read, cells, records = planned(file, *given)
     study.run(study.select(cells, "*/extract/*"), records, submit=in_here([]))
     moved, fitted = (
         {row.submodel: row for row in records.rows_of(cell) if row.metric == "seconds"} for cell in cells if cell.makes
     )
     for domain in ("python", "prose"):
-        row, before = fitted[f"{domain}-wanda+distil+reconstruct-50"], f"{domain}-wanda+distil-50"
+        row, before = fitted[f"{domain}-swaps+distil-50"], f"{domain}-swaps-50"
         assert row.settings["mask_of"] == before and "mask_of" not in moved[before].settings
         taken = Store(records.out / "tiny.store").manifest(before)["seconds"]
         assert row.value == 2.0 + taken and moved[before].value == 2.0
-    assert "begun with python-wanda+distil-50's mask" in study.study_table(read, cells, records)
+    assert "begun with python-swaps-50's mask" in study.study_table(read, cells, records)
 
 
 def test_a_domain_that_comes_later(file: Path):

@@ -112,8 +112,8 @@ def test_killed_and_started_again(where: str, llama: Path, undisturbed: Path, ki
     samples = [Samples("d", tiny.ids(5, 24))]
     again = extract(open_base(str(llama)), samples, store, batch_tokens=48, dtype=torch.float32)
     assert again.resumed_blocks == done
-    # block 0 is looked at to learn what it returns; the other done blocks are not read again
-    assert read == {"0", *(str(i) for i in range(done, 3))}
+    # block 0 is looked at to learn what it returns, unless the walk was over; other done blocks are not read again
+    assert read == ({"0", *(str(i) for i in range(done, 3))} if done < 3 else set())
     assert _digest(store) == _digest(undisturbed)
     assert not (store / "work").exists()
 

@@ -56,7 +56,6 @@ class Allocate:
         rule = _rule(self.rule)
         return {
             "step": self.rule,
-            "reads": self.excerpt.as_dict(),
             **constants(sys.modules[rule.counts.__module__], rows, gradients),
         }
 
