@@ -21,7 +21,7 @@ model: $(BIN)/.run
 
 demo: $(BIN)/.run
 	$(BIN)/python examples/fetch_model.py demo/model qwen2.5-coder-0.5b
-	$(BIN)/python examples/demo.py demo
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/demo.py demo  # as the command line has it: waiting threads sleep
 
 check: $(BIN)/.done
 	$(BIN)/ruff format --check

@@ -47,7 +47,7 @@ class Answer:
         program: the answer's first code block.
         verdict: "passes its tests", or why not.
         passed: whether it does; None where nothing here can run it safely.
-        tokens, seconds: of the whole answer.
+        tokens, seconds: of the answer after its first token.
     """
 
     program: str
@@ -161,17 +161,19 @@ def open_judge() -> Judge | None:
 
 def answer(model: submodel.Loaded, request: Request, judge: Judge | None) -> Answer:
     """One request put to one model, and the program that it writes run against the tests."""
-    started = time.monotonic()
-    text = submodel.generate(model, f"{request.text} {ALONE}", chat=True, max_tokens=256)
-    seconds = time.monotonic() - started
+    times: list[float] = []
+    text = submodel.generate(
+        model, f"{request.text} {ALONE}", chat=True, max_tokens=256, write=lambda _: times.append(time.monotonic())
+    )
     block = re.search(r"```[^\n]*\n(.*?)(?:```|\Z)", text, re.DOTALL)
     program = (block[1] if block else text).rstrip()
+    seconds = time.monotonic() - times[0]
     verdict = judge.judge(Program("python", program, request.tests)) if judge else None
     return Answer(
         program=program,
         verdict=in_words(verdict),
         passed=verdict.passed if verdict else None,
-        tokens=len(model.tokenizer(text)["input_ids"]),
+        tokens=len(model.tokenizer(text)["input_ids"]) - 1,
         seconds=seconds,
     )
 
