@@ -19,9 +19,10 @@ $(BIN)/.done: $(BIN)/.run
 model: $(BIN)/.run
 	$(BIN)/python examples/fetch_model.py demo/model
 
+# threads that wait sleep, as the command line has it
 demo: $(BIN)/.run
-	$(BIN)/python examples/fetch_model.py demo/model qwen2.5-coder-0.5b
-	$(BIN)/python examples/demo.py demo
+	@$(BIN)/python examples/fetch_model.py demo/model qwen2.5-coder-0.5b
+	@OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/demo.py demo
 
 check: $(BIN)/.done
 	$(BIN)/ruff format --check

@@ -47,7 +47,7 @@ class Answer:
         program: the answer's first code block.
         verdict: "passes its tests", or why not.
         passed: whether it does; None where nothing here can run it safely.
-        tokens, seconds: of the whole answer.
+        tokens, seconds: of the answer after its first token.
     """
 
     program: str
@@ -120,7 +120,13 @@ def main(folder: Path) -> None:
         ("base, 8 bits", base, "dense-int8"),
         ("sub-model, 8 bits", coder, FORMAT),
     )
-    answered = [answer_all(title, submodel.load(model, weight_format=form), judge) for title, model, form in models]
+    loaded = [submodel.load(model, weight_format=form) for _, model, form in models]
+    # request by request, so that whatever else the machine does slows all of them alike
+    answers = [[answer(model, request, judge) for model in loaded] for request in REQUESTS]
+    answered = [
+        Answered(title, weight_bytes(model.model), tuple(row[at] for row in answers))
+        for at, ((title, _, _), model) in enumerate(zip(models, loaded, strict=True))
+    ]
 
     heading("The same three requests")
     for number in range(len(REQUESTS)):
@@ -153,26 +159,23 @@ def open_judge() -> Judge | None:
         return None
 
 
-def answer_all(title: str, model: submodel.Loaded, judge: Judge | None) -> Answered:
-    """Every request put to one model."""
-    answers: list[Answer] = []
-    for request in REQUESTS:
-        started = time.monotonic()
-        text = submodel.generate(model, f"{request.text} {ALONE}", chat=True, max_tokens=256)
-        seconds = time.monotonic() - started
-        block = re.search(r"```[^\n]*\n(.*?)(?:```|\Z)", text, re.DOTALL)
-        program = (block[1] if block else text).rstrip()
-        verdict = judge.judge(Program("python", program, request.tests)) if judge else None
-        answers.append(
-            Answer(
-                program=program,
-                verdict=in_words(verdict),
-                passed=verdict.passed if verdict else None,
-                tokens=len(model.tokenizer(text)["input_ids"]),
-                seconds=seconds,
-            )
-        )
-    return Answered(title, weight_bytes(model.model), tuple(answers))
+def answer(model: submodel.Loaded, request: Request, judge: Judge | None) -> Answer:
+    """One request put to one model, and the program that it writes run against the tests."""
+    times: list[float] = []
+    text = submodel.generate(
+        model, f"{request.text} {ALONE}", chat=True, max_tokens=256, write=lambda _: times.append(time.monotonic())
+    )
+    block = re.search(r"```[^\n]*\n(.*?)(?:```|\Z)", text, re.DOTALL)
+    program = (block[1] if block else text).rstrip()
+    seconds = time.monotonic() - times[0]
+    verdict = judge.judge(Program("python", program, request.tests)) if judge else None
+    return Answer(
+        program=program,
+        verdict=in_words(verdict),
+        passed=verdict.passed if verdict else None,
+        tokens=len(model.tokenizer(text)["input_ids"]) - 1,
+        seconds=seconds,
+    )
 
 
 def in_words(verdict: Verdict | None) -> str:
