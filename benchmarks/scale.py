@@ -91,7 +91,7 @@ def write_checkpoint(config: LlamaConfig, folder: Path) -> None:
     for at, shapes in enumerate(whole):
         file = f"model-{at + 1:05d}-of-{len(whole):05d}.safetensors"
         print(f"writing {file}", file=sys.stderr)
-        tensors = {name: torch.ones(shape, dtype=torch.bfloat16, method="wanda") for name, shape in shapes.items()}
+        tensors = {name: torch.ones(shape, dtype=torch.bfloat16) for name, shape in shapes.items()}
         for tensor in tensors.values():
             if tensor.dim() == 2:
                 tensor.normal_(0, 0.02, generator=generator)

@@ -24,16 +24,6 @@ WORDS = {README: 900, **dict.fromkeys(GUIDE, 800)}
 LONGEST_LINE = 120  # characters of prose
 # new options and verbs that the pages use already; a name that the command line has is checked like any other
 AWAITED: set[str] = set()
-# pages that src may still speak of by their former places, and where they are
-MOVED = {
-    **{
-        f"docs/{name}.md": f"docs/reference/{name}.md"
-        for name in ("architecture", "calibration", "cli", "format", "routing")
-    },
-    **{f"docs/{name}.md": f"dev/notebook/{name}.md" for name in ("bench", "domains", "evaluation", "masks", "methods")},
-    "docs/serving.md": "dev/notebook/serving.md",
-    "docs/studies.md": "docs/guide/studies.md",
-}
 
 
 def _called(page: Path) -> str:
@@ -46,7 +36,7 @@ def _blocks(text: str) -> list[str]:
 
 def _prose(text: str) -> str:
     """A page without code blocks, comments and tables."""
-    text = re.sub(r"^```.*?^```$|<!--.*?-->", "", text, flags=re.M | re.S)
+    text = re.sub(r"<!-- rows:.*?<!-- end -->|^```.*?^```$|<!--.*?-->", "", text, flags=re.M | re.S)
     return "\n".join(line for line in text.splitlines() if not line.startswith("|"))
 
 
@@ -149,7 +139,7 @@ def test_files_that_the_tree_speaks_of_are_there():
     files = [file for folder in folders for file in folder.rglob("*") if file.suffix in {".py", ".toml", ".h", ".cpp"}]
     for file in files:
         for path in re.findall(r"(?<![\w/])(?:docs|dev)/[\w./-]+\.(?:md|svg)", file.read_text(errors="ignore")):
-            assert (ROOT / MOVED.get(path, path)).exists(), f"{file.relative_to(ROOT)}: no {path}"
+            assert (ROOT / path).exists(), f"{file.relative_to(ROOT)}: no {path}"
 
 
 @pytest.mark.parametrize("page", sorted(RESULTS.glob("*.md")), ids=lambda page: page.name)
