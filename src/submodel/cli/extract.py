@@ -373,6 +373,8 @@ def _summary(args: argparse.Namespace, result: "Extraction", seq_len: int) -> No
         lines += [f"  {line}" for line in (describe.memory(about), describe.share_removed(about)) if line]
         if "check" in manifest:
             lines.append(f"  {Check(**manifest['check']).line}")
+        elif manifest["calibration"] and not args.no_check:
+            lines.append("  not measured: no text of the domain is held out, or the base does not fit into memory")
     document = {"seconds": result.seconds, "already": result.already, "resumed_blocks": result.resumed_blocks}
     if args.against:
         document["fit"] = _fits(args, result.manifests, seq_len, lines)
