@@ -16,6 +16,7 @@ import pytest
 from openai import OpenAI
 
 from submodel.errors import SubmodelError
+from submodel.serve import server as server_module
 from submodel.serve.access import Guard, Limits
 from submodel.serve.registry import PackedRegistry
 from submodel.serve.server import Server, Settings
@@ -544,7 +545,7 @@ def test_a_reader_that_takes_nothing_is_let_go():
 
 
 def test_a_connection_that_says_nothing_is_closed(store: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("submodel.serve.server._HEAD_S", 0.2)
+    monkeypatch.setattr(server_module, "_HEAD_S", 0.2)
     with serving.running(store) as server:
         for said in (b"", b"GET / HTTP/1.1\r\nHost: loc", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT"):
             with socket.create_connection(server._socket.getsockname()) as quiet:
