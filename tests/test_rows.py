@@ -49,8 +49,11 @@ def test_the_total_is_exact(sparsity: float):
 def test_costs_are_those_of_the_textbook(llama: Path):
     """Labels drawn from the model's predictions, one gradient a sample, its squares by hand."""
     base, text = open_base(str(llama)), DOMAINS[0]
-    found = row_costs(DenseModel(base, torch.float32, "cpu"), text, RowSparsity(0.6))
+    dense = DenseModel(base, torch.float32, "cpu")
+    found = row_costs(dense, text, RowSparsity(0.6))
     model = base.load(torch.float32)
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, dense.model.get_parameter(name)), "the weights stay for what comes after"
     chance = torch.Generator().manual_seed(0)
     names = [matrix.name for matrix in all_matrices(model)]
     assert list(found) == names

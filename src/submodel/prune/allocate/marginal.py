@@ -5,8 +5,6 @@ errors that add up or make up for each other, so it is asked again where it coun
 gradient of KL(dense || sub-model) by the sub-model's weights, times those that would come back next, is to first order
 by how much the loss falls with each of them in place. Rounds of that move the sparsity. A matrix keeps the more the
 more a weight of it wins, against the mean; and all matrices together find how far rows that cost more should differ
-from submodel.base.files import write_json
-from submodel.base.files import write_json
 from rows that cost less. Single rows are too many to be told apart by so little text.
 """
 
