@@ -116,7 +116,7 @@ class Walk:
 
     def key(self) -> dict[str, Any]:
         score = SCORES[self.score]
-        modules = [sys.modules[score.decide.__module__]]
+        modules = [sys.modules[score.decide.__module__], per_matrix]
         modules += [statistics] if self.reads else []
         modules += [dense_target] if self._paired else []
         modules += [refit] if self.fit else []
