@@ -8,7 +8,8 @@ import torch
 
 from submodel import cli
 from submodel.base.opening import open_base
-from submodel.calibration import Samples
+from submodel.calibration import Samples, packing
+from submodel.cli import extract as extract_verb
 from submodel.errors import SubmodelError
 from submodel.extract.effort import method_for
 from submodel.extract.job import extract
@@ -89,3 +90,7 @@ def test_the_summary_says_what_was_lost_and_what_to_do_next(
     assert manifest["check"]["tokens"] > 0 and manifest["parameters"] > 0
     assert cli.main([*command, "--name", "unchecked", "--no-check", "--out", str(out)]) == 0
     assert "check" not in json.loads((out / "submodels/unchecked/manifest.json").read_text())
+
+
+def test_the_command_has_the_defaults_of_calibration():
+    assert (extract_verb.TOKENS, extract_verb.SEQ_LEN) == (packing.TOKENS, packing.SEQ_LEN)

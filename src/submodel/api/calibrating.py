@@ -6,14 +6,15 @@ from submodel.base.models import Base
 from submodel.base.opening import open_base
 from submodel.calibration import Budget, Domain, Samples, load_domain
 from submodel.calibration.constructors import domain as parse_domain
+from submodel.calibration.packing import SEQ_LEN, TOKENS
 
 
 def calibrate(
     domain: str | Domain,
     base: str | Base,
     *,
-    tokens: int = 32_768,
-    seq_len: int = 512,
+    tokens: int = TOKENS,
+    seq_len: int = SEQ_LEN,
     seed: int = 0,
     data_dir: str | Path | None = None,
 ) -> Samples:

@@ -65,6 +65,11 @@ class Base:
     def __repr__(self) -> str:
         return f"<base {self.reference}: {self.config.model_type}, {self.source.size_bytes / 1e6:,.1f} MB on disk>"
 
+    @cached_property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(parameter.numel() for parameter in self.skeleton(self.dtype).parameters())
+
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the stored weights (bfloat16 for a GGUF file, which is dequantised to it)."""

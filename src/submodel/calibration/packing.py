@@ -31,6 +31,10 @@ class TooLittleText(SubmodelError):
         self.samples = samples
 
 
+TOKENS = 32768  # of calibration text by default: masks have settled by then (dev/notebook/calibration.md)
+SEQ_LEN = 512  # tokens a sample by default
+
+
 @dataclass(frozen=True)
 class Budget:
     """How much text of every domain, and in what shape.

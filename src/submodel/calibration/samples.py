@@ -1,5 +1,6 @@
 """Token samples of a domain and where they come from."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -96,6 +97,12 @@ class Samples:
         if self.lengths is None:
             return self.ids.flatten()
         return torch.cat([ids[:length] for ids, length in zip(self.ids, self.lengths, strict=True)])
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the real tokens, their division into samples, and what they count for."""
+        weights = b"" if self.weights is None else self.weights.numpy().tobytes()
+        return hashlib.sha256(self.tokens.numpy().tobytes() + repr(self.sizes).encode() + weights).hexdigest()
 
     def take(self, chosen: slice) -> "Samples":
         """Some of the samples."""

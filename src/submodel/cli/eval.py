@@ -41,7 +41,6 @@ def add_options(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measure, and print the table of all rows of the file."""
-    import torch
 
     from submodel.api.measuring import evaluate
     from submodel.report import table
@@ -59,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
             tokens=args.tokens,
             seq_len=args.seq_len,
             seed=args.seed,
-            dtype=getattr(torch, args.dtype) if args.dtype else None,
+            dtype=options.dtype(args),
             device=args.device,
             limit=args.limit,
             data_dir=options.directory(args.data_dir),

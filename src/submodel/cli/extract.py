@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from submodel.extract.job import Extraction
     from submodel.extract.plan import Plan
 
-TOKENS = 32768  # of calibration text: masks have settled by then (dev/notebook/calibration.md)
-SEQ_LEN = 512
-
+TOKENS, SEQ_LEN = 32768, 512  # of `calibration.packing`, which help must not wait for
 
 DELETED = {
     "--minutes": "--effort quick, good or best, which does not depend on how fast the machine is",
@@ -167,7 +165,7 @@ def run(args: argparse.Namespace) -> None:
         "effort": args.effort,
         "grid": args.grid,
         "seed": args.seed,
-        "dtype": _dtype(args),
+        "dtype": options.dtype(args),
         "device": args.device,
         "batch_tokens": args.batch_tokens,
     }
@@ -184,14 +182,14 @@ def run(args: argparse.Namespace) -> None:
 def _domains(args: argparse.Namespace) -> "tuple[list[Domain], dict[str, Reader]]":
     """The domains that were asked for, and how to read the text of those that are no named sets."""
     from submodel.calibration import Domain, parse_domains
-    from submodel.extract.steps import parse
+    from submodel.extract.steps import reads_text
 
     own = dict(_named(spec) for spec in args.calibration)
     if len(own) < len(args.calibration):
         raise SubmodelError(f"--calibration: two texts of one name ({', '.join(args.calibration)}): rename one")
     domains, readers = parse_domains(args.domain, own)
     method = args.method or "wanda"
-    if not domains and not any(step.reads for step in parse(method, args.allocation or "uniform", args.grid)):
+    if not domains and not reads_text(method, args.allocation or "uniform", args.grid):
         domains = [Domain(method, ())]
     if not domains:
         raise SubmodelError("no text to calibrate on: give --domain python, or --domain NAME=PATH for text of your own")
@@ -264,7 +262,7 @@ def _until_settled(
             method=args.method or "wanda",  # whose masks every effort begins with
             sparsity=sparsity,
             tolerance=args.tolerance,
-            dtype=_dtype(args),
+            dtype=options.dtype(args),
             device=args.device,
             batch_tokens=args.batch_tokens,
             progress=bar.named,
@@ -401,12 +399,6 @@ def _fits(args: argparse.Namespace, manifests: dict[str, Any], seq_len: int, lin
                 lines.append(f"on {tokens:,} held-out tokens of {repository}, against {models[0]}:")
                 lines += [f"  {one.line}" for one in fits]
     return result
-
-
-def _dtype(args: argparse.Namespace) -> Any:
-    import torch
-
-    return getattr(torch, args.dtype) if args.dtype else None
 
 
 def _named(spec: str) -> tuple[str, str]:

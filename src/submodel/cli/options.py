@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from submodel.errors import SubmodelError
 
@@ -55,6 +55,13 @@ def directory(given: str | None) -> Path | None:
     if given is not None and not Path(given).is_dir():
         raise SubmodelError(f"{given}: no such directory")
     return Path(given) if given is not None else None
+
+
+def dtype(args: argparse.Namespace) -> Any:
+    """The torch dtype that --dtype names; None where it is not given."""
+    import torch
+
+    return getattr(torch, args.dtype) if args.dtype else None
 
 
 def add_running(p: argparse._ActionsContainer, moved: bool = True) -> None:

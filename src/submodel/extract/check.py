@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from submodel.base.arithmetic import quicken
 from submodel.base.models import Base
 from submodel.calibration import Samples
 from submodel.prune.gradients import machine_memory
 from submodel.prune.mask import Masks
-from submodel.runtime.load import apply_masks
-from submodel.tasks.intervals import bootstrap
-from submodel.tasks.perplexity import window_losses
+from submodel.runtime.load import masked_model
+from submodel.tasks.perplexity import paired_ratio, window_losses
 
 TOKENS = 4096  # short: it says what kind of loss to expect, `submodel eval` says how much
 SEQ_LEN = 512
@@ -55,8 +53,7 @@ class Check:
 
 def fits_memory(base: Base) -> bool:
     """Whether the whole model, as it is stored, fits into this machine's memory beside what else runs."""
-    parameters = sum(parameter.numel() for parameter in base.skeleton(base.dtype).parameters())
-    return 1.25 * parameters * base.dtype.itemsize < machine_memory()
+    return 1.25 * base.parameters * base.dtype.itemsize < machine_memory()
 
 
 def check(
@@ -83,23 +80,15 @@ def check(
         done += tokens
         progress(done, total)
 
-    def opened() -> Any:
-        model = base.load(base.dtype, device)
-        if device == "cpu":
-            quicken(model)
-        return model
-
     with torch.inference_mode():
-        dense = opened()
+        dense = masked_model(base, {}, device=device)
         base_losses = {name: window_losses(dense, samples, count) for name, samples in held_out.items()}
         del dense
         result: dict[str, Check] = {}
         for name, samples in held_out.items():
-            model = opened()
-            apply_masks(model, masks[name])
+            model = masked_model(base, masks[name], device=device)
             losses, against = window_losses(model, samples, count), base_losses[name]
-            low, high = bootstrap(losses - against, np.exp)
-            ratio = float(np.exp((losses - against).mean()))
+            ratio, low, high = paired_ratio(losses, against)
             assert samples.provenance is not None
             result[name] = Check(
                 perplexity=float(np.exp(losses.mean())),

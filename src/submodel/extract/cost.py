@@ -32,8 +32,7 @@ def gradient_cost(job: Job, tokens: int, bytes_beside: int) -> Cost:
         tokens: that gradients are taken of.
         bytes_beside: bytes a prunable weight beside the dense model.
     """
-    parameters = sum(p.numel() for p in job.base.skeleton(job.dtype).parameters())
-    operations = 2.0 * gradients.RUNS * tokens * parameters
+    operations = 2.0 * gradients.RUNS * tokens * job.base.parameters
     memory = memory_of_gradients(job.base, job.dtype, bytes_beside)
     return Cost(gradients.RUNS * tokens * job.blocks, operations, memory)
 

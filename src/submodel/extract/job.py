@@ -123,23 +123,24 @@ def run(
     """Carry out a plan; arguments, result and errors are those of `extract`."""
     started, job = time.monotonic(), plan.job
     identity = {"reference": job.base.reference, "sha256": job.base.sha256, "size_bytes": job.base.source.size_bytes}
-    recipes = {name: recipe(job, plan.steps, plan.method, name) for name in job.texts}
+    keys = {name: step_keys(job, plan.steps, text) for name, text in job.texts.items()}
     begun, resumed = out if not out.exists() else None, 0
     missing: list[str] = []
     try:
         target = store.open_or_create(out, identity)
         with target.lock():
-            missing = [name for name in job.texts if not _is_there(target, name, recipes[name]["key"])]
+            missing = [name for name in job.texts if not _is_there(target, name, keys[name][-1])]
             if missing:
-                work = WorkFolder(out, (recipes[name]["key"] for name in missing))
+                work = WorkFolder(out, (keys[name][-1] for name in missing))
                 begun, earlier_blocks = begun or work.path, work.blocks_done
-                states = run_steps(plan, missing, target, work, progress)
+                states = run_steps(plan, {name: keys[name] for name in missing}, target, work, progress)
                 # a block that an earlier run had not finished, or whose files were damaged, was written again
                 resumed = len(earlier_blocks.items() & work.blocks_done.items())
                 masks = {name: state.masks for name, state in states.items() if state.masks is not None}
                 checks = check(job.base, _of(held_out, missing), masks, job.device) if held_out else {}
                 for name in missing:  # all at the end: the same command finds its work only while none is there
-                    manifest = recipes[name] | dict(states[name].facts) | _beside(job.texts[name], started)
+                    manifest = recipe(job, plan.steps, plan.method, name, keys[name][-1])
+                    manifest |= dict(states[name].facts) | _beside(job.texts[name], started)
                     if name in checks:
                         manifest["check"] = checks[name].as_dict()
                     target.add(name, masks[name], manifest)
@@ -161,13 +162,13 @@ def run(
 
 def run_steps(
     plan: Plan,
-    names: Sequence[str],
+    keys: Mapping[str, Sequence[str]],
     target: store.Store,
     work: WorkFolder,
     progress: Callable[[int, int], Any],
 ) -> dict[str, State]:
-    """Run the steps that neither the store nor the work folder has done; the last state of every domain."""
-    first, states = _from_store(plan, names, target)
+    """Run the steps that neither the store nor the work folder has done; the last state of every domain in `keys`."""
+    first, states = _from_store(keys, target)
     before = 0
     for index, (step, cost) in enumerate(zip(plan.steps, plan.costs, strict=True)):
         if index >= first:
@@ -186,16 +187,16 @@ def run_steps(
     return states
 
 
-def _from_store(plan: Plan, names: Sequence[str], target: store.Store) -> tuple[int, dict[str, State]]:
+def _from_store(keys: Mapping[str, Sequence[str]], target: store.Store) -> tuple[int, dict[str, State]]:
     """How many of the first steps the store has the result of, for all domains, and that result."""
     manifests = [target.manifest(name) for name in target.names]
     by_key = {manifest["key"]: manifest for manifest in manifests}
-    keys = {name: step_keys(plan.job, plan.steps, plan.job.texts[name]) for name in names}
-    for done in range(len(plan.steps) - 1, 0, -1):
-        made = {name: by_key.get(keys[name][done - 1]) for name in names}
+    steps = min(len(of_domain) for of_domain in keys.values())
+    for done in range(steps - 1, 0, -1):
+        made = {name: by_key.get(of_domain[done - 1]) for name, of_domain in keys.items()}
         if all(made.values()):
             return done, {name: _stored(target, manifest) for name, manifest in made.items() if manifest}
-    return 0, {name: State() for name in names}
+    return 0, {name: State() for name in keys}
 
 
 def _stored(target: store.Store, manifest: dict[str, Any]) -> State:

@@ -34,14 +34,14 @@ def step_keys(job: Job, steps: Sequence[Step], text: Samples) -> list[str]:
     key = _digest([_common(job), _versions(), store.FORMAT])
     keys: list[str] = []
     for step in steps:
-        read = text_digest(step.reads.of(text)) if step.reads else None
+        read = step.reads.of(text).digest if step.reads else None
         key = _digest([key, step.key(), read])
         keys.append(key)
     return keys
 
 
-def recipe(job: Job, steps: Sequence[Step], method: Method, domain: str) -> dict[str, Any]:
-    """All that decides a domain's sub-model, what makes it, and the key over it: the manifest's recipe."""
+def recipe(job: Job, steps: Sequence[Step], method: Method, domain: str, key: str) -> dict[str, Any]:
+    """All that decides a domain's sub-model, what makes it, and its key, the last of `step_keys`: for the manifest."""
     text = job.texts[domain]
     by_row = method.allocation != UNIFORM
     return {
@@ -55,17 +55,11 @@ def recipe(job: Job, steps: Sequence[Step], method: Method, domain: str) -> dict
         "steps": [{**step.key(), "reads": step.reads.as_dict() if step.reads else None} for step in steps],
         **_common(job),
         "calibration": None if text.provenance is None else text.provenance.as_dict(),
-        "parameters": sum(parameter.numel() for parameter in job.base.skeleton(job.base.dtype).parameters()),
+        "parameters": job.base.parameters,
         "versions": _versions(),
         "machine": f"{platform.machine()} {platform.system()}",
-        "key": step_keys(job, steps, text)[-1],
+        "key": key,
     }
-
-
-def text_digest(text: Samples) -> str:
-    """SHA-256 of the tokens that are read, their division into samples, and what they count for."""
-    weights = b"" if text.weights is None else text.weights.numpy().tobytes()
-    return hashlib.sha256(text.tokens.numpy().tobytes() + repr(text.sizes).encode() + weights).hexdigest()
 
 
 def _common(job: Job) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 In bfloat16 a prunable weight takes six bytes: dense, masked, and its gradient. A sample's activations come on top.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -88,16 +87,11 @@ class DenseModel:
 
     def input_norms(self, text: Samples) -> dict[str, torch.Tensor]:
         """`input_norms` of all matrices; computed once for the same beginning of a text."""
-        key = _beginning(text)
+        key = text.first(NORM_TOKENS).digest
         if key not in self._norms:
             with self.reading(text) as model:
                 self._norms[key] = input_norms(model, self.matrices, text)
         return self._norms[key]
-
-
-def _beginning(text: Samples) -> str:
-    first = text.first(NORM_TOKENS)
-    return hashlib.sha256(first.tokens.numpy().tobytes() + repr(first.sizes).encode()).hexdigest()
 
 
 def memory_of_gradients(base: Base, dtype: torch.dtype, beside: int) -> int:
@@ -108,9 +102,8 @@ def memory_of_gradients(base: Base, dtype: torch.dtype, beside: int) -> int:
         dtype: of the arithmetic.
         beside: bytes a prunable weight that are needed beside the model.
     """
-    model = base.skeleton(dtype)
-    prunable = sum(matrix.weight.numel() for matrix in all_matrices(model))
-    return dtype.itemsize * sum(parameter.numel() for parameter in model.parameters()) + beside * prunable
+    prunable = sum(matrix.weight.numel() for matrix in all_matrices(base.skeleton(dtype)))
+    return dtype.itemsize * base.parameters + beside * prunable
 
 
 def machine_memory() -> int:

@@ -108,11 +108,26 @@ def load(
         source = open_store_base(store, base, trust_remote_code, opened)
     if weight_format is not None:
         return Loaded(reference, source, load_packed(source, masks, weight_format), manifest, weight_format)
-    model = source.load(dtype, device)
+    return Loaded(reference, source, masked_model(source, masks, dtype, device), manifest)
+
+
+def masked_model(base: Base, masks: Masks, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:
+    """A base with a sub-model's masks in place, ready to run.
+
+    Args:
+        base: the base.
+        masks: of the sub-model; none for the base itself.
+        dtype: of the weights; as stored if None.
+        device: where to put it.
+
+    Raises:
+        SubmodelError: the masks are of another base.
+    """
+    model = base.load(dtype, device)
     apply_masks(model, masks)
     if device == "cpu":
         quicken(model)
-    return Loaded(reference, source, model, manifest)
+    return model
 
 
 def apply_masks(model: PreTrainedModel, masks: Masks) -> None:

@@ -8,9 +8,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from submodel.base.models import Base
+from submodel.calibration.packing import SEQ_LEN, TOKENS
 from submodel.extract.steps import UNIFORM, reads_text
 from submodel.study.grid import Options
 from submodel.tasks.cell import Settings, Task
@@ -34,7 +33,6 @@ RATES = {
     "humaneval": 420 / 0.494e9,
     "humaneval, a problem": 420 / (164 * 0.494e9),
 }
-TOKENS, SEQ_LEN = 32768, 512  # the defaults of extract
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Work:
 
 def parameters(base: Base | None) -> int | None:
     """The number of a base's parameters."""
-    return None if base is None else sum(p.numel() for p in base.skeleton(torch.bfloat16).parameters())
+    return None if base is None else base.parameters
 
 
 def extraction_work(method: str, grid: str | None, calibration: Options, domains: int, parameters: int | None) -> Work:

@@ -10,11 +10,11 @@ import torch
 from submodel.calibration import read_repository
 from submodel.errors import SubmodelError
 from submodel.runtime import load
-from submodel.tasks.intervals import bootstrap
 from submodel.tasks.perplexity import (
     Perplexity,
     as_much_as_there_is,
     from_losses,
+    paired_ratio,
     refuse_calibrated_rows,
     window_losses,
 )
@@ -89,8 +89,6 @@ def fit(
 
         losses = window_losses(loaded.model, samples, count)
         first = losses if not fits else first
-        low, high = bootstrap(losses - first, np.exp)
-        ratio = float(np.exp((losses - first).mean()))
-        fits.append(Fit(reference, from_losses(losses, seq_len - 1), ratio, low, high))
+        fits.append(Fit(reference, from_losses(losses, seq_len - 1), *paired_ratio(losses, first)))
         del loaded
     return fits

@@ -56,6 +56,12 @@ def from_losses(nats: np.ndarray, predicted: int, seed: int = 0) -> Perplexity:
     return Perplexity(float(np.exp(nats.mean())), low, high, len(nats) * predicted)
 
 
+def paired_ratio(nats: np.ndarray, against: np.ndarray) -> tuple[float, float, float]:
+    """One perplexity over another's on the same windows, from mean nats a token of each, with its 95% interval."""
+    difference = nats - against
+    return float(np.exp(difference.mean())), *bootstrap(difference, np.exp)
+
+
 Measure = Callable[[Loaded, Samples, Callable[[int], Any]], np.ndarray]
 """(model, samples, told the tokens that are done) -> mean nats a predicted token of every window."""
 
