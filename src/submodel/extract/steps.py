@@ -9,7 +9,7 @@ nearly what the dense model says there, and gradients would learn the rest of it
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from submodel.prune.scores import SCORES, Score
 from submodel.prune.sparsity import RowSparsity
 from submodel.prune.statistics import SquaredNorm
 from submodel.runtime.packed.formats import grid_of
-from submodel.walk import walk
+from submodel.walk import Decide, Make, walk
 
 UNIFORM = "uniform"
 _WALK_TOKENS = 32768  # that a walk reads where gradients of the whole text come after it
@@ -54,10 +54,7 @@ class Allocate:
 
     def key(self) -> dict[str, Any]:
         rule = _rule(self.rule)
-        return {
-            "step": self.rule,
-            **constants(sys.modules[rule.counts.__module__], rows, gradients),
-        }
+        return {"step": self.rule, **constants(sys.modules[rule.counts.__module__], rows, gradients)}
 
     def check(self, job: Job) -> None:
         if not isinstance(job.sparsity, RowSparsity):
@@ -80,10 +77,10 @@ class Allocate:
         assert isinstance(job.sparsity, RowSparsity)
         result: dict[str, State] = {}
         for name, state in states.items():
-            own_folder = folder / name
-            own_folder.mkdir(exist_ok=True)
+            domain_folder = folder / name
+            domain_folder.mkdir(exist_ok=True)
             text = self.excerpt.of(job.texts[name])
-            counts = rule.counts(job.dense_model, text, job.sparsity, own_folder, count)
+            counts = rule.counts(job.dense_model, text, job.sparsity, domain_folder, count)
             sparsities = per_matrix.sparsities(job.base, job.sparsity, counts)
             by_matrix = {matrix: sparsity.fraction for matrix, sparsity in sparsities.items()}
             result[name] = replace(state, sparsities=sparsities, facts={**state.facts, "matrix_sparsity": by_matrix})
@@ -138,23 +135,11 @@ class Walk:
 
     def run(self, job: Job, states: Mapping[str, State], folder: Path, progress: Progress) -> dict[str, State]:
         score, blocks = SCORES[self.score], BlockFiles(folder)
-        texts = [_with_openings(job, score, self.excerpt.of(job.texts[name])) for name in states]
         statistic = DenseTarget if self._paired else score.statistic or (SquaredNorm if self.grid else None)
         sparsities = {name: state.sparsities for name, state in states.items()}
-        walk(
-            job.base,
-            texts,
-            make=statistic,
-            paired=self._paired,
-            decide=per_matrix.decider(score, self.fit, job.sparsity, sparsities, job.seed, blocks),
-            keep=blocks.keep,
-            work=folder,
-            afterwards=per_matrix.gridder(grid_of(self.grid)) if self.grid else None,
-            dtype=job.dtype,
-            device=job.device,
-            batch_tokens=job.batch_tokens,
-            progress=lambda done, total: progress(done),
-        )
+        decide = per_matrix.decider(score, self.fit, job.sparsity, sparsities, job.seed, blocks)
+        texts = _walked_texts(job, score, self.excerpt, states)
+        _walk(job, texts, statistic, decide, self.grid, folder, blocks, progress, paired=self._paired)
         result: dict[str, State] = {}
         for name, state in states.items():
             masks = blocks.masks(name)
@@ -256,19 +241,8 @@ class Round:
     def run(self, job: Job, states: Mapping[str, State], folder: Path, progress: Progress) -> dict[str, State]:
         blocks = BlockFiles(folder)
         masks = {name: state.masks for name, state in states.items() if state.masks is not None}
-        walk(
-            job.base,
-            [_with_openings(job, SCORES[self.score], self.excerpt.of(job.texts[name])) for name in states],
-            make=SquaredNorm,
-            decide=per_matrix.keeper(masks),
-            keep=blocks.keep,
-            work=folder,
-            afterwards=per_matrix.gridder(grid_of(self.grid)),
-            dtype=job.dtype,
-            device=job.device,
-            batch_tokens=job.batch_tokens,
-            progress=lambda done, total: progress(done),
-        )
+        texts = _walked_texts(job, SCORES[self.score], self.excerpt, states)
+        _walk(job, texts, SquaredNorm, per_matrix.keeper(masks), self.grid, folder, blocks, progress)
         return {name: replace(state, masks=blocks.masks(name)) for name, state in states.items()}
 
 
@@ -312,6 +286,11 @@ def parse(method: str, allocation: str = UNIFORM, grid: str | None = None) -> li
     return steps
 
 
+def reads_text(method: str, allocation: str = UNIFORM, grid: str | None = None) -> bool:
+    """Whether a method needs calibration text. Raises SubmodelError as `parse`."""
+    return any(step.reads for step in parse(method, allocation, grid))
+
+
 _DELETED_METHODS = {"auto": "--method auto is now --effort best (docs/guide/choose-a-method.md)"}
 _DELETED_ALLOCATIONS = {
     name: "removed, since rows and marginal lose less (docs/results/settled.md): give rows or marginal"
@@ -334,11 +313,41 @@ def _rule(name: str) -> Allocation:
     return rule
 
 
-def _with_openings(job: Job, score: Score, text: Samples) -> Samples:
-    """A text with the one-token samples that a score wants beside it."""
+def _walked_texts(job: Job, score: Score, excerpt: Excerpt, names: Iterable[str]) -> list[Samples]:
+    """What a walk reads of each domain, with the one-token samples that a score wants beside it."""
+    texts = [excerpt.of(job.texts[name]) for name in names]
     if not score.openings:
-        return text
-    return with_openings(text, score.openings, job.base.config.get_text_config().vocab_size)
+        return texts
+    vocabulary = job.base.config.get_text_config().vocab_size
+    return [with_openings(text, score.openings, vocabulary) for text in texts]
+
+
+def _walk(
+    job: Job,
+    texts: Sequence[Samples],
+    statistic: Make | None,
+    decide: Decide,
+    grid: str | None,
+    folder: Path,
+    blocks: BlockFiles,
+    progress: Progress,
+    paired: bool = False,
+) -> None:
+    """A walk of this job, its blocks kept in a step's folder and rounded to a grid, if there is one."""
+    walk(
+        job.base,
+        texts,
+        make=statistic,
+        paired=paired,
+        decide=decide,
+        keep=blocks.keep,
+        work=folder,
+        afterwards=per_matrix.gridder(grid_of(grid)) if grid else None,
+        dtype=job.dtype,
+        device=job.device,
+        batch_tokens=job.batch_tokens,
+        progress=lambda done, total: progress(done),
+    )
 
 
 class _Counter:
@@ -350,8 +359,3 @@ class _Counter:
     def __call__(self, tokens: int) -> None:
         self._tokens += tokens
         self._progress(self._runs * self._tokens)
-
-
-def reads_text(method: str, allocation: str = UNIFORM, grid: str | None = None) -> bool:
-    """Whether a method needs calibration text. Raises SubmodelError as `parse`."""
-    return any(step.reads for step in parse(method, allocation, grid))
