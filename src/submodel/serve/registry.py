@@ -78,7 +78,8 @@ class PackedRegistry:
                 )
         self._opened: dict[str, Base] = {}
         self.base = open_store_base(self.store, base, trust_remote_code, self._opened)
-        self.base.skeleton(torch.bfloat16)  # built before any thread computes
+        self.base.skeleton(torch.bfloat16)  # built before any thread computes, as is what parameters are counted on
+        self._parameters = self.base.parameters
         self._manifests = {name: self.store.manifest(name) for name in self.store.names}
 
     @property
@@ -92,10 +93,6 @@ class PackedRegistry:
     @property
     def context(self) -> int:
         return self.base.context or 1 << 30
-
-    @property
-    def _parameters(self) -> int:
-        return self.store.base["size_bytes"] // self.base.dtype.itemsize
 
     @property
     def shared_bytes(self) -> int:
