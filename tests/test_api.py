@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import submodel
+from submodel.calibration import load_samples
 from submodel.errors import SubmodelError
 from tests import tiny
 
@@ -27,10 +28,10 @@ def test_every_public_name_is_there():
 @pytest.mark.parametrize("name", submodel.__all__)
 def test_every_public_name_is_documented(name: str):
     value = getattr(submodel, name)
-    if not callable(value):  # METHODS, TASKS: tables, documented where they are used
+    if not callable(value):  # SCORES, TASKS: tables, documented where they are used
         return
     assert inspect.getdoc(value), name
-    if inspect.isfunction(value) and len(inspect.signature(value).parameters) > 2 and name != "load_samples":
+    if inspect.isfunction(value) and len(inspect.signature(value).parameters) > 2:
         assert "Args:" in (inspect.getdoc(value) or ""), name
 
 
@@ -64,12 +65,48 @@ def store(llama: Path, texts: dict[str, Path], tmp_path_factory: pytest.TempPath
     out = tmp_path_factory.mktemp("api") / "coder.store"
     base = submodel.open_base(str(llama))
     samples = [
-        submodel.load_samples(name, f"{file}:text", base.tokenizer, samples=6, seq_len=32, seed=0)
+        load_samples(name, f"{file}:text", base.tokenizer, samples=6, seq_len=32, seed=0)
         for name, file in texts.items()
     ]
     assert all(repr(one).count("\n") == 0 and len(repr(one)) < 200 for one in (base, *samples))
     submodel.extract(base, samples, out)
     return str(out)
+
+
+def test_extract_takes_domains_by_name_and_text_that_was_read(llama: Path, texts: dict[str, Path], tmp_path: Path):
+    prose = submodel.text_file(texts["prose"], "text", name="prose")
+    read = submodel.calibrate(prose, str(llama), tokens=256, seq_len=32)
+    lines: list[str] = []
+    told: list[tuple[str, int, int]] = []
+    settings: dict[str, Any] = {"method": "wanda", "tokens": 256, "seq_len": 32, "say": lines.append}
+    planned = submodel.extract(str(llama), f"code={texts['python']}:text", tmp_path / "s", dry_run=True, **settings)
+    assert planned.plan and planned.plan.lines[0].startswith("plan: wanda") and not (tmp_path / "s").exists()
+    assert not lines and not planned.manifests
+    result = submodel.extract(
+        str(llama),
+        [f"code={texts['python']}:text", read],
+        tmp_path / "s",
+        progress=lambda *step: told.append(step),
+        **settings,
+    )
+    assert list(result.manifests) == ["code", "prose"] and result.plan and lines == result.plan.lines
+    assert told[-1][0] == "extracting code, prose" and told[-1][1] == told[-1][2]
+    assert "check" in result.manifests["code"] and "check" not in result.manifests["prose"]
+    both = submodel.extract(str(llama), [f"code={texts['python']}:text", prose], tmp_path / "s", **settings)
+    assert both.already == ["code", "prose"], "text that was read is the text of its domain"
+    for given, why in (([], "no text to calibrate on"), (["code"], "unknown domain 'code'")):
+        with pytest.raises(SubmodelError, match=why):
+            submodel.extract(str(llama), given, tmp_path / "other", **settings)
+    blind = submodel.extract(str(llama), [], tmp_path / "blind", method="magnitude", pattern="2:4")
+    assert list(blind.manifests) == ["magnitude"] and blind.manifests["magnitude"]["pattern"] == "2:4"
+
+
+def test_a_repository_of_one_file_is_extracted_without_a_check(llama: Path, sources: Path, tmp_path: Path):
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    (lone / "a.py").write_text("".join(f"def f{i}(x):\n    return x + {i}\n\n" for i in range(200)))
+    result = submodel.extract(str(llama), f"lone={lone}", tmp_path / "s", method="wanda", tokens=256, seq_len=32)
+    assert "check" not in result.manifests["lone"]
 
 
 def test_a_session(store: str, llama: Path, tmp_path: Path):

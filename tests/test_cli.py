@@ -294,7 +294,7 @@ def test_a_store_of_another_base(store: Path, texts: dict[str, Path], tmp_path: 
     before = sorted(store.rglob("*"))
     other = tiny.save("qwen2", tmp_path / "other")
     result = run(capsys, *extract_options(other, texts, store), "--name", "a", "--name", "b")
-    _refused(result, planned=True)
+    _refused(result)
     assert "another base" in result[2] and sorted(store.rglob("*")) == before
 
 

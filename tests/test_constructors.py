@@ -23,7 +23,7 @@ def test_a_named_set():
 
 
 def test_as_the_command_line_spells_it():
-    [expected], _ = parse_domains(["coder=python:2+java"], {})
+    [expected] = parse_domains(["coder=python:2+java"], {})
     assert domain("coder=python:2+java") == expected == mixture({"python": 2, "java": 1}, name="coder")
     assert repr(expected) == "<domain coder: python:2+java:1>"
     assert domain(f"mine={TESTS}:python") == repository(TESTS, "python", name="mine")
@@ -44,8 +44,8 @@ def test_a_repository():
     assert mine.name == "tests"
     samples = load_domain(mine, tiny.byte_tokenizer(), BUDGET)
     assert samples.provenance and "repository" in samples.provenance.about
-    [parsed], readers = parse_domains([f"tests={TESTS}:python"], {})
-    assert torch.equal(samples.ids, load_domain(parsed, tiny.byte_tokenizer(), BUDGET, readers=readers).ids)
+    [parsed] = parse_domains([f"tests={TESTS}:python"], {})
+    assert torch.equal(samples.ids, load_domain(parsed, tiny.byte_tokenizer(), BUDGET).ids)
 
 
 def test_a_mixture(texts: dict[str, Path]):

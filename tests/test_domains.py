@@ -14,6 +14,7 @@ from submodel.calibration import (
     Budget,
     Domain,
     Samples,
+    TextSource,
     load_domain,
     parse_domains,
     read_held_out,
@@ -72,12 +73,11 @@ def write(folder: Path, file: str, rows: list[dict[str, Any]]) -> Path:
 
 def load(spec: str, folder: Path | None, *, own: dict[str, str] | None = None, **budget: Any) -> Samples:
     sizes = {"seq_len": 16, "samples": 4, **budget}
-    [domain], readers = parse_domains([spec], own or {})
-    return load_domain(domain, tiny.byte_tokenizer(), Budget(**sizes), readers=readers, data_dir=folder)
+    return load_domain(parse_domain(spec, own or {}), tiny.byte_tokenizer(), Budget(**sizes), data_dir=folder)
 
 
 def parse_domain(spec: str, own: dict[str, str]) -> Domain:
-    return parse_domains([spec], own)[0][0]
+    return parse_domains([spec], own)[0]
 
 
 @pytest.mark.parametrize("name", DOMAINS)
@@ -165,7 +165,8 @@ def test_a_mixture(tmp_path: Path):
 def test_names():
     own = {"mine": "x.jsonl"}
     assert parse_domain("python", {}) == Domain("python", (("python", 1.0),))
-    assert parse_domain("coder=python:2+mine", own) == Domain("coder", (("python", 2.0), ("mine", 1.0)))
+    parts = (("python", 2.0), ("mine", 1.0))
+    assert parse_domain("coder=python:2+mine", own) == Domain("coder", parts, (TextSource("mine", "x.jsonl"),))
     assert parse_domain("coder=python:2+mine", own).recipe == "python:2+mine:1"
     for spec, said in {
         "pyton": "did you mean 'python'",

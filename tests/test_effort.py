@@ -9,13 +9,14 @@ import torch
 from submodel import cli
 from submodel.base.opening import open_base
 from submodel.calibration import Samples, packing
-from submodel.cli import extract as extract_verb
+from submodel.cli import extract_options, options
 from submodel.errors import SubmodelError
 from submodel.extract.effort import method_for
 from submodel.extract.job import extract
 from submodel.extract.plan import make_plan
 from submodel.prune import gradients
 from submodel.prune.sparsity import NM, RowSparsity
+from submodel.runtime.packed import formats
 from tests import tiny
 
 DOMAINS = [Samples("d", tiny.ids(5, 24))]
@@ -92,5 +93,8 @@ def test_the_summary_says_what_was_lost_and_what_to_do_next(
     assert "check" not in json.loads((out / "submodels/unchecked/manifest.json").read_text())
 
 
-def test_the_command_has_the_defaults_of_calibration():
-    assert (extract_verb.TOKENS, extract_verb.SEQ_LEN) == (packing.TOKENS, packing.SEQ_LEN)
+def test_the_command_knows_what_its_help_must_not_wait_for():
+    assert (extract_options.TOKENS, extract_options.SEQ_LEN) == (packing.TOKENS, packing.SEQ_LEN)
+    for name in ("SURVIVORS", "MASKED", "GRIDS"):
+        assert set(getattr(options, name)) == set(getattr(formats, name)), name
+    assert set(options.FORMATS) == set(formats.FORMATS)

@@ -2,9 +2,7 @@
 
 The public names, loaded when first used, so that `submodel --help` does not wait for torch:
 
-    base = submodel.open_base("model-directory")
-    text = submodel.calibrate(submodel.repository("sources", name="python"), base, tokens=32_768)
-    submodel.extract(base, [text], Path("coder.store"))
+    submodel.extract("model-directory", submodel.repository("sources", name="python"), "coder.store")
     print(submodel.info("coder.store@python"))
     coder = submodel.load("coder.store@python")
     print(submodel.generate(coder, "def "))
@@ -22,6 +20,7 @@ from submodel.errors import SubmodelError
 
 if TYPE_CHECKING:
     from submodel.api.calibrating import calibrate
+    from submodel.api.extraction import extract
     from submodel.api.information import Info, info, list_submodels
     from submodel.api.measuring import Evaluation, benchmark, evaluate, report
     from submodel.api.routing import route
@@ -29,9 +28,8 @@ if TYPE_CHECKING:
     from submodel.api.stores import compare, copy, export, rebase, remove, verify
     from submodel.base.models import Base
     from submodel.base.opening import open_base
-    from submodel.calibration import Domain, Samples, load_samples
+    from submodel.calibration import Domain, Samples
     from submodel.calibration.constructors import domain, mixture, repository, text_file
-    from submodel.extract.job import extract
     from submodel.prune.scores import SCORES
     from submodel.runtime import Loaded, load
     from submodel.store import Store
@@ -54,12 +52,11 @@ _HOMES = {
     "domain": "submodel.calibration.constructors",
     "evaluate": "submodel.api.measuring",
     "export": "submodel.api.stores",
-    "extract": "submodel.extract.job",
+    "extract": "submodel.api.extraction",
     "generate": "submodel.api.running",
     "info": "submodel.api.information",
     "list_submodels": "submodel.api.information",
     "load": "submodel.runtime",
-    "load_samples": "submodel.calibration",
     "mixture": "submodel.calibration.constructors",
     "open_base": "submodel.base.opening",
     "rebase": "submodel.api.stores",
@@ -95,7 +92,6 @@ __all__ = [
     "info",
     "list_submodels",
     "load",
-    "load_samples",
     "mixture",
     "open_base",
     "rebase",

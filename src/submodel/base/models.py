@@ -90,6 +90,11 @@ class Base:
         """The identity of the weights (see `weights`)."""
         return self.source.sha256()
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a store keeps of its base: `reference`, `sha256` of its weights, `size_bytes` of their files."""
+        return {"reference": self.reference, "sha256": self.sha256, "size_bytes": self.source.size_bytes}
+
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer that lies beside the weights. Raises SubmodelError when there is none."""

@@ -3,7 +3,7 @@
 from submodel.calibration.catalogue import ALIASES, DOMAINS
 from submodel.calibration.contamination import Problems, problem_text
 from submodel.calibration.documents import Document, Split, Text, parse_spec, read_documents, read_text
-from submodel.calibration.domains import Domain, Reader, TextSource, load_domain, read_part
+from submodel.calibration.domains import Domain, TextSource, load_domain
 from submodel.calibration.packing import Budget, TooLittleText, load_samples, pack, pack_documents, tokens_in
 from submodel.calibration.rebuild import rebuild
 from submodel.calibration.repository import read_repository
@@ -21,7 +21,6 @@ __all__ = [
     "Domain",
     "Problems",
     "Provenance",
-    "Reader",
     "Samples",
     "Split",
     "Text",
@@ -39,7 +38,6 @@ __all__ = [
     "problem_text",
     "read_documents",
     "read_held_out",
-    "read_part",
     "read_repository",
     "rebuild",
     "read_text",

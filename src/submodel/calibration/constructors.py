@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from submodel.calibration.domains import Domain, TextSource
-from submodel.calibration.specs import check_part, parse_with_sources
+from submodel.calibration.specs import check_part, parse_domains
 from submodel.calibration.trees import endings_of
 from submodel.errors import SubmodelError
 
@@ -28,8 +28,8 @@ def domain(spec: str, name: str | None = None) -> Domain:
     Raises:
         SubmodelError: an unknown set, or a weight that is not above 0.
     """
-    [result], sources = parse_with_sources([spec], {})
-    return replace(result, name=name or result.name, texts=tuple(sources.values()))
+    [result] = parse_domains([spec], {})
+    return replace(result, name=name or result.name)
 
 
 def repository(path: str | Path, language: str | None = None, name: str | None = None) -> Domain:

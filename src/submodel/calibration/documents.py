@@ -17,6 +17,10 @@ Split = Literal["calibration", "held-out"]
 _COLUMNS = ("text", "content", "prompt", "code")
 
 
+class NoText(SubmodelError):
+    """Files of which no text is left, at least not in the part that was asked for."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One text: `row` counts the rows of the file `source`; a source file has the one row 0."""
@@ -93,7 +97,7 @@ def read_documents(path: Path, column: str | None = None, split: Split = "calibr
             documents = [Document(str(path), 0, _text_of(path))]
     documents = [document for document in documents if document.text.strip()]
     if not documents:
-        raise SubmodelError(f"{path}: no text in it{f' under {column!r}' if column else ''}: give a file with text")
+        raise NoText(f"{path}: no text in it{f' under {column!r}' if column else ''}: give a file with text")
     return documents
 
 

@@ -1,6 +1,5 @@
 """A domain: the text that a sub-model is for, and its token samples."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ from submodel.calibration.named_text import read_named_set
 from submodel.calibration.packing import Budget, pack
 from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Samples
-
-Reader = Callable[[], Text]
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,10 @@ class Domain:
         """The parts with their weights, such as `python:2+java:1`."""
         return "+".join(f"{name}:{weight:g}" for name, weight in self.parts)
 
-    @property
-    def readers(self) -> dict[str, Reader]:
-        """How each of `texts` is read, by its name."""
-        return {text.name: text.read for text in self.texts}
+    def read(self, part: str, data_dir: Path | None) -> Text:
+        """The text of one of its parts; `data_dir` and errors are those of `load_domain`."""
+        sources = {text.name: text for text in self.texts}
+        return sources[part].read() if part in sources else read_named_set(part, data_dir)
 
     def __repr__(self) -> str:
         specs = {text.name: text.spec for text in self.texts}
@@ -70,21 +67,13 @@ class Domain:
         return f"<domain {self.name}{'' if text == self.name else f': {text}'}>"
 
 
-def load_domain(
-    domain: Domain,
-    tokenizer: Any,
-    budget: Budget,
-    *,
-    readers: Mapping[str, Reader] | None = None,
-    data_dir: Path | None = None,
-) -> Samples:
+def load_domain(domain: Domain, tokenizer: Any, budget: Budget, *, data_dir: Path | None = None) -> Samples:
     """The samples of a domain.
 
     Args:
         domain: what was asked for.
         tokenizer: of the base.
         budget: how much.
-        readers: text of one's own beside `domain.texts`; a name of it comes before a named set.
         data_dir: where named sets lie; the hub if None.
 
     Raises:
@@ -92,12 +81,5 @@ def load_domain(
     """
     if not domain.parts:
         return Samples(domain.name, torch.empty(0, 0, dtype=torch.int64))
-    readers = {**(readers or {}), **domain.readers}
-    texts = [read_part(name, readers, data_dir) for name, _ in domain.parts]
-    weights = [weight for _, weight in domain.parts]
-    return pack(domain.name, list(zip(texts, weights, strict=True)), tokenizer, budget, domain.recipe)
-
-
-def read_part(name: str, readers: Mapping[str, Reader], data_dir: Path | None) -> Text:
-    """The text of one part of a domain (see `load_domain`)."""
-    return readers[name]() if name in readers else read_named_set(name, data_dir)
+    texts = [(domain.read(part, data_dir), weight) for part, weight in domain.parts]
+    return pack(domain.name, texts, tokenizer, budget, domain.recipe)

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from submodel.calibration.documents import Text, read_text
-from submodel.calibration.domains import Domain, Reader, read_part
+from submodel.calibration.documents import NoText, Text, read_text
+from submodel.calibration.domains import Domain
 from submodel.calibration.packing import Budget, pack, tokens_in
 from submodel.calibration.repository import read_repository
 from submodel.calibration.samples import Samples, parts_of
@@ -20,7 +20,6 @@ def held_out(
     *,
     tokens: int,
     seq_len: int,
-    readers: Mapping[str, Reader] | None = None,
     data_dir: Path | None = None,
 ) -> Samples | None:
     """Packed samples of a domain that calibration has not seen, its parts weighed as the domain weighs them.
@@ -34,7 +33,7 @@ def held_out(
         tokenizer: of the base.
         tokens: at most so many.
         seq_len: tokens a sample.
-        readers, data_dir: as `load_domain` takes them.
+        data_dir: as `load_domain` takes it.
 
     Returns:
         The samples; None where less than two samples of text are left, or the samples do not say where they come from.
@@ -42,10 +41,9 @@ def held_out(
     if samples.provenance is None:
         return None
     calibration = samples.provenance.as_dict()
-    readers = {**(readers or {}), **domain.readers}
     texts: list[tuple[Text, float]] = []
     for (name, weight), part in zip(domain.parts, parts_of(calibration), strict=True):
-        text = _unseen(name, part, calibration, readers, data_dir)
+        text = _unseen(domain, name, part, calibration, data_dir)
         if text.documents:
             texts.append((text, weight))
     if not texts:
@@ -59,18 +57,17 @@ def held_out(
 
 
 def _unseen(
-    name: str,
-    part: Mapping[str, Any],
-    calibration: Mapping[str, Any],
-    readers: Mapping[str, Reader],
-    data_dir: Path | None,
+    domain: Domain, name: str, part: Mapping[str, Any], calibration: Mapping[str, Any], data_dir: Path | None
 ) -> Text:
     """What a part of a domain has beside what calibration read of it."""
     spec = ":".join(filter(None, (part["path"], part["column"])))
-    if Path(part["path"]).is_dir() and name in readers:
+    if Path(part["path"]).is_dir() and name in {text.name for text in domain.texts}:
         read = read_repository if "repository" in part else read_text
-        return read(name, spec, "held-out")
-    text = read_part(name, readers, data_dir)
+        try:
+            return read(name, spec, "held-out")
+        except NoText:  # a repository of few files may hold none out
+            return Text(name, [], part["path"])
+    text = domain.read(name, data_dir)
     seen = rows_seen(calibration, text)
     documents = [document for document in text.documents if document.row not in seen.get(document.source, set())]
     return replace(text, documents=documents)

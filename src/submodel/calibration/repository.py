@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from submodel.calibration.documents import Document, Split, Text, parse_spec
+from submodel.calibration.documents import Document, NoText, Split, Text, parse_spec
 from submodel.calibration.trees import LANGUAGES, endings_of, is_held_out, source_text, walk_files
 from submodel.errors import SubmodelError
 
@@ -61,7 +61,7 @@ def read_repository(name: str, spec: str, split: Split = "calibration") -> Text:
             languages[language or language_of(file)] += 1
     if not documents:
         why = f" ({', '.join(f'{n} {reason}' for reason, n in left_out.items())})" if left_out else ""
-        raise SubmodelError(
+        raise NoText(
             f"{path}: of {len(listed)} {language or 'source'} files none is left{why} in its {split} part: "
             "give a larger repository or another language"
         )

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from submodel.calibration.catalogue import ALIASES, DOMAINS
 from submodel.calibration.documents import Text, parse_spec, read_text
-from submodel.calibration.domains import Domain, Reader, TextSource
+from submodel.calibration.domains import Domain, TextSource
 from submodel.calibration.named_text import read_named_set
 from submodel.errors import SubmodelError, unknown_name
 
 
-def parse_domains(specs: Sequence[str], texts: Mapping[str, str]) -> tuple[list[Domain], dict[str, Reader]]:
+def parse_domains(specs: Sequence[str], texts: Mapping[str, str]) -> list[Domain]:
     """What several `--domain` say together.
 
     Args:
@@ -20,18 +20,9 @@ def parse_domains(specs: Sequence[str], texts: Mapping[str, str]) -> tuple[list[
             is none.
         texts: text on this machine: name -> PATH[:COLUMN].
 
-    Returns:
-        The domains, and how to read the text of those names that are no named sets.
-
     Raises:
         SubmodelError: an unknown name, a weight that is not above 0, or a name or part that is there twice.
     """
-    domains, sources = parse_with_sources(specs, texts)
-    return domains, {name: source.read for name, source in sources.items()}
-
-
-def parse_with_sources(specs: Sequence[str], texts: Mapping[str, str]) -> tuple[list[Domain], dict[str, TextSource]]:
-    """`parse_domains` with the sources of text themselves, by name."""
     sources = {name: TextSource(name, spec) for name, spec in texts.items()}
     domains: list[Domain] = []
     for spec in specs or texts:
@@ -46,7 +37,7 @@ def parse_with_sources(specs: Sequence[str], texts: Mapping[str, str]) -> tuple[
             domains.append(Domain(name if equals else spec, _parts(spec, recipe if equals else spec, sources)))
         if not name or (not equals and len(domains[-1].parts) > 1):
             raise SubmodelError(f"--domain {spec!r}: give it a name: NAME={recipe or spec}")
-    return domains, sources
+    return [replace(domain, texts=_texts_of(domain, sources)) for domain in domains]
 
 
 def read_held_out(spec: str, data_dir: Path | None = None) -> Text:
@@ -77,6 +68,10 @@ def check_part(name: str, sources: Collection[str] = ()) -> None:
     known = {*DOMAINS, *ALIASES, *sources}
     if name not in known:
         raise unknown_name("domain", name, known)
+
+
+def _texts_of(domain: Domain, sources: Mapping[str, TextSource]) -> tuple[TextSource, ...]:
+    return tuple(sources[part] for part, _ in domain.parts if part in sources)
 
 
 def _is_path(recipe: str, sources: Collection[str]) -> bool:

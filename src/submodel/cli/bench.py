@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from submodel.cli import options
 from submodel.cli.console import Bar, say, show
 from submodel.errors import SubmodelError
 
@@ -10,7 +11,8 @@ from submodel.errors import SubmodelError
 def add_options(p: argparse.ArgumentParser) -> None:
     """The options of `bench`."""
     p.add_argument("model", nargs="+", metavar="MODEL")
-    p.add_argument("--formats", default="bf16,int8,int4", help="of the sub-models (default: bf16,int8,int4)")
+    formats = ",".join(options.SURVIVORS)
+    p.add_argument("--formats", default=formats, help=f"of the sub-models (default: {formats})")
     p.add_argument("--threads", type=int, default=1, help="of each contender (default: 1)")
     p.add_argument("--rounds", type=int, default=10, help="that count, after one that warms up (default: 10)")
     p.add_argument("--prompt-tokens", type=int, default=256, help="of the prefill in a round (default: 256)")

@@ -5,12 +5,14 @@ import argparse
 from submodel.cli import options
 from submodel.cli.console import show
 
+_FORMATS = ("hf", *(f"packed-{name}" for name in options.SURVIVORS))
+
 
 def add_options(p: argparse.ArgumentParser) -> None:
     """The options of `export`."""
     p.add_argument("model", metavar="STORE@NAME")
     p.add_argument("--out", required=True, metavar="DIR")
-    p.add_argument("--format", default="hf", help="hf (default), packed-bf16, packed-int8 or packed-int4")
+    p.add_argument("--format", default="hf", help=f"{options.either(_FORMATS)} (default: hf)")
     options.add_opening(p)
 
 

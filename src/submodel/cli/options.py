@@ -9,6 +9,17 @@ from submodel.errors import SubmodelError
 DTYPES = ("bfloat16", "float16", "float32")
 AUTO = "auto"
 
+# the packed formats of `runtime.packed.formats`, which help must not wait for; a test holds the two together
+SURVIVORS = ("bf16", "int8", "int4")
+MASKED = (*SURVIVORS, "shared", "shared-int8")
+FORMATS = (*MASKED, "dense", "dense-int8")
+GRIDS = ("int8", "int4")
+
+
+def either(names: tuple[str, ...]) -> str:
+    """`a, b or c`."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with exit status 2."""
@@ -81,5 +92,5 @@ def add_format(p: argparse.ArgumentParser) -> None:
     """The option of what may run a model packed."""
     p.add_argument(
         "--format",
-        help="pack the weights: bf16, int8, int4, shared, shared-int8, dense or dense-int8 (default: as stored)",
+        help=f"pack the weights: {either(FORMATS)} (default: as stored)",
     )

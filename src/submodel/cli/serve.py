@@ -6,6 +6,7 @@ import os
 import re
 import sys
 
+from submodel.cli import options
 from submodel.cli.console import say, show
 from submodel.errors import SubmodelError
 
@@ -18,7 +19,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     p.add_argument("--port", type=int, default=8000, help="0 is any free one (default: 8000)")
     p.add_argument(
-        "--format", default="bf16", help="how weights are kept: bf16, int8, int4, shared or shared-int8 (default: bf16)"
+        "--format", default="bf16", help=f"how weights are kept: {options.either(options.MASKED)} (default: bf16)"
     )
     p.add_argument(
         "--memory", metavar="SIZE", help="for weights and caches, such as 8G (default: half of the machine's)"

@@ -40,6 +40,7 @@ class Extraction:
         already: the names that were there before, with the same recipe.
         resumed_blocks: blocks that an earlier, killed run had done.
         seconds: wall time.
+        plan: what was done; None of a search, which carries out several.
     """
 
     store: Path
@@ -47,6 +48,7 @@ class Extraction:
     already: list[str]
     resumed_blocks: int
     seconds: float
+    plan: Plan | None = None
 
     def __repr__(self) -> str:
         return f"<Extraction {', '.join(f'{self.store}@{name}' for name in self.manifests)}, {self.seconds:.0f} s>"
@@ -122,12 +124,11 @@ def run(
 ) -> Extraction:
     """Carry out a plan; arguments, result and errors are those of `extract`."""
     started, job = time.monotonic(), plan.job
-    identity = {"reference": job.base.reference, "sha256": job.base.sha256, "size_bytes": job.base.source.size_bytes}
     keys = {name: step_keys(job, plan.steps, text) for name, text in job.texts.items()}
     begun, resumed = out if not out.exists() else None, 0
     missing: list[str] = []
     try:
-        target = store.open_or_create(out, identity)
+        target = store.open_or_create(out, job.base.identity)
         with target.lock():
             missing = [name for name in job.texts if not _is_there(target, name, keys[name][-1])]
             if missing:
@@ -157,7 +158,7 @@ def run(
         raise SubmodelError(f"{out}: {error.strerror or error}: free some room, then give the same command") from error
     manifests = {name: target.manifest(name) for name in job.texts}
     already = [name for name in job.texts if name not in missing]
-    return Extraction(out, manifests, already, resumed, time.monotonic() - started)
+    return Extraction(out, manifests, already, resumed, time.monotonic() - started, plan)
 
 
 def run_steps(

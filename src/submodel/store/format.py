@@ -194,6 +194,19 @@ def open_or_create(path: Path, base: dict[str, Any]) -> Store:
     Raises:
         SubmodelError: there is something else, or a store of another base.
     """
+    check_base(path, base)
+    if (path / "store.json").exists():
+        return Store(path)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(
+        path / "store.json",
+        {"kind": "submodel store", "format": FORMAT, "base": {**base_fields(base["reference"]), **base}},
+    )
+    return Store(path)
+
+
+def check_base(path: Path, base: dict[str, Any]) -> None:
+    """Raises SubmodelError unless `path` is a store of this base (see `open_or_create`), or can become one."""
     if (path / "store.json").exists():
         store = Store(path)
         if store.base["sha256"] != base["sha256"]:
@@ -201,15 +214,8 @@ def open_or_create(path: Path, base: dict[str, Any]) -> Store:
                 f"{path}: a store of another base ({store.base['reference']}, weights {store.base['sha256'][:12]}; "
                 f"given {base['reference']}, weights {base['sha256'][:12]}): give another --out"
             )
-        return store
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise SubmodelError(f"{path}: there is something else: give a new directory or a store for --out")
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(
-        path / "store.json",
-        {"kind": "submodel store", "format": FORMAT, "base": {**base_fields(base["reference"]), **base}},
-    )
-    return Store(path)
 
 
 def base_fields(reference: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
-from submodel.calibration import Text, is_named_split, parse_domains, read_held_out, read_part, read_repository
+from submodel.calibration import Text, is_named_split, parse_domains, read_held_out, read_repository
 from submodel.calibration.sets import read_set
 from submodel.errors import SubmodelError
 from submodel.study.grid import Study
@@ -42,17 +42,17 @@ def _domains(study: Study) -> tuple[dict[str, str], dict[Path, str]]:
     """Domain -> digest, file -> the domain that is calibrated on it; of sets on the hub only the name is checked."""
     specs = [f"{name}={spec}" for name, spec in study.domains.items()]
     with _named(study, "[domains]"):
-        domains, readers = parse_domains(specs, study.texts)
+        domains = parse_domains(specs, study.texts)
     texts: dict[str, Text] = {}
     calibrated: dict[Path, str] = {}
     digests: dict[str, str] = {}
     for domain in domains:
         digests_of_parts: list[str] = []
         for part, _ in domain.parts:
-            if part not in readers and not study.named_sets:
+            if part not in {text.name for text in domain.texts} and not study.named_sets:
                 continue
             with _named(study, f"[domains], {domain.name}"):
-                texts[part] = texts.get(part) or read_part(part, readers, _data_dir(study))
+                texts[part] = texts.get(part) or domain.read(part, _data_dir(study))
             calibrated.setdefault(Path(texts[part].path).resolve(), domain.name)
             digests_of_parts.append(texts[part].sha256)
         if digests_of_parts:
