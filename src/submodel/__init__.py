@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from submodel.api.extraction import extract
     from submodel.api.information import Info, info, list_submodels
     from submodel.api.measuring import Evaluation, benchmark, evaluate, report
-    from submodel.api.routing import route
+    from submodel.api.routing import fit_router, fit_threshold, route
     from submodel.api.running import generate, serve
     from submodel.api.stores import compare, copy, export, rebase, remove, verify
+    from submodel.api.studying import StudyResult, run_study
     from submodel.base.models import Base
     from submodel.base.opening import open_base
     from submodel.calibration import Domain, Samples
@@ -45,6 +46,7 @@ _HOMES = {
     "Samples": "submodel.calibration",
     "Store": "submodel.store",
     "TASKS": "submodel.tasks",
+    "StudyResult": "submodel.api.studying",
     "benchmark": "submodel.api.measuring",
     "calibrate": "submodel.api.calibrating",
     "compare": "submodel.api.stores",
@@ -53,6 +55,8 @@ _HOMES = {
     "evaluate": "submodel.api.measuring",
     "export": "submodel.api.stores",
     "extract": "submodel.api.extraction",
+    "fit_router": "submodel.api.routing",
+    "fit_threshold": "submodel.api.routing",
     "generate": "submodel.api.running",
     "info": "submodel.api.information",
     "list_submodels": "submodel.api.information",
@@ -64,6 +68,7 @@ _HOMES = {
     "report": "submodel.api.measuring",
     "repository": "submodel.calibration.constructors",
     "route": "submodel.api.routing",
+    "run_study": "submodel.api.studying",
     "serve": "submodel.api.running",
     "text_file": "submodel.calibration.constructors",
     "verify": "submodel.api.stores",
@@ -79,6 +84,7 @@ __all__ = [
     "Loaded",
     "Samples",
     "Store",
+    "StudyResult",
     "SubmodelError",
     "benchmark",
     "calibrate",
@@ -88,6 +94,8 @@ __all__ = [
     "evaluate",
     "export",
     "extract",
+    "fit_router",
+    "fit_threshold",
     "generate",
     "info",
     "list_submodels",
@@ -99,6 +107,7 @@ __all__ = [
     "report",
     "repository",
     "route",
+    "run_study",
     "serve",
     "text_file",
     "verify",

@@ -1,7 +1,6 @@
 """submodel route: explain a routing decision, and fit the router of an existing store."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ from submodel.errors import SubmodelError, unknown_name
 
 if TYPE_CHECKING:
     from submodel.router import Decision, Router, Signals
-    from submodel.store import Store
 
 
 def add_options(p: argparse.ArgumentParser) -> None:
@@ -44,6 +42,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Fit and calibrate as asked, then print the decision and what spoke for it."""
+    from submodel.api.routing import fit_router, fit_threshold
     from submodel.router import Signals, open_router
     from submodel.store import Store
     from submodel.store.base import open_store_base
@@ -51,18 +50,17 @@ def run(args: argparse.Namespace) -> None:
     if args.text is None and not args.fit and args.calibrate is None:
         raise SubmodelError("nothing to do: give TEXT, --fit or --calibrate")
     store = Store(Path(args.store))
-    base = open_store_base(store, args.base, args.trust_remote_code) if args.base or args.trust_remote_code else None
+    opening = {"base": args.base, "trust_remote_code": args.trust_remote_code}
     document: dict[str, Any] = {}
     lines: list[str] = []
     if args.fit:
-        base = base or open_store_base(store)
-        document["fitted"] = _fit(store, base, args.fit)
+        document["fitted"] = fit_router(args.store, dict(_named(spec) for spec in args.fit), **opening)
         lines += [f"{args.store}@{name}: fitted to {count} texts" for name, count in document["fitted"].items()]
-    router = open_router(store, base, threshold=args.threshold, default=args.default)
     if args.calibrate is not None:
-        threshold, count = _calibrate(router, store, args.calibrate)
-        document["threshold"] = threshold
-        lines.append(f"threshold {threshold:.3f}, by {count} requests")
+        document["threshold"], count = fit_threshold(args.store, args.calibrate, **opening)
+        lines.append(f"threshold {document['threshold']:.3f}, by {count} requests")
+    moved = open_store_base(store, args.base, args.trust_remote_code) if args.base or args.trust_remote_code else None
+    router = open_router(store, moved, threshold=args.threshold, default=args.default)
     if router.missing:
         say(
             f"without statistics for routing: {', '.join(router.missing)}: they get requests by header, file, fence "
@@ -81,46 +79,11 @@ def run(args: argparse.Namespace) -> None:
     show(args, document, lines)
 
 
-def _fit(store: "Store", base: Any, specs: list[str]) -> dict[str, int]:
-    from submodel.calibration import parse_spec, read_documents
-    from submodel.router.pooled import Pooler
-    from submodel.router.profile import fit_texts
-
-    pooler = Pooler(base)
-    fitted: dict[str, int] = {}
-    with store.lock():
-        for spec in specs:
-            name, equals, given = spec.partition("=")
-            if not equals or not name or not given:
-                raise SubmodelError(f"--fit {spec!r}: give NAME=PATH[:COLUMN]")
-            if name != "base":
-                store.manifest(name)  # refuses an unknown name before any text is read
-            documents = [document.text for document in read_documents(*parse_spec(given))]
-            fit_texts(store, pooler, None if name == "base" else name, documents)
-            fitted[name] = len(documents)
-    return fitted
-
-
-def _calibrate(router: "Router", store: "Store", file: Path) -> tuple[float, int]:
-    from submodel.router import Signals
-    from submodel.router.threshold import best_threshold, write_threshold
-
-    labelled: list[tuple[dict[str, float], str]] = []
-    try:
-        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        asked = [(str(row["text"]), row["name"]) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SubmodelError(
-            f'{file}: give JSON lines with "text" and "name" ({type(error).__name__}: {error})'
-        ) from error
-    for text, name in asked:
-        if name is not None and name not in router.names:
-            raise unknown_name(f"sub-model in {file}", name, router.names)
-        labelled.append((router.choose(Signals(text)).scores, "base" if name is None else router.same[name]))
-    threshold = best_threshold(labelled)
-    with store.lock():
-        write_threshold(store, threshold, len(labelled))
-    return threshold, len(labelled)
+def _named(spec: str) -> tuple[str, str]:
+    name, equals, path = spec.partition("=")
+    if not equals or not name or not path:
+        raise SubmodelError(f"--fit {spec!r}: give NAME=PATH[:COLUMN]")
+    return name, path
 
 
 def _explain(router: "Router", signals: "Signals", decision: "Decision") -> tuple[list[tuple[str, float]], list[str]]:

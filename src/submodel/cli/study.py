@@ -1,7 +1,7 @@
 """submodel study"""
 
 import argparse
-from pathlib import Path
+from typing import Any
 
 from submodel.cli.console import say, show
 
@@ -32,30 +32,30 @@ def add_options(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the cells, or print the plan; exit status 2 where a cell failed."""
-    from submodel import study
+    from submodel.api.studying import run_study
     from submodel.report import aligned
     from submodel.study.cost import duration
 
-    given = study.read_study(Path(args.file), args.set)
-    out = Path(args.out or given.file.with_suffix("")).resolve()
-    bases = study.open_bases(given, args.trust_remote_code)
-    cells = study.plan(given, out, bases, trust_remote_code=args.trust_remote_code, unsafe_code=args.unsafe_code)
-    chosen = study.select(cells, *args.only)
-    records = study.Records(out)
-    records.refuse_other_bases(bases)
-    records.refuse_others(cells)
+    result = run_study(
+        args.file,
+        args.out,
+        settings=args.set,
+        only=args.only,
+        limit=args.limit,
+        dry_run=args.dry_run,
+        trust_remote_code=args.trust_remote_code,
+        unsafe_code=args.unsafe_code,
+        say=say,
+    )
+    document: dict[str, Any] = {"cells": [cell.as_dict() for cell in result.cells]}
     if args.dry_run:
-        results = study.standing(chosen, records, cells)
         lines = [["cell", "state", "estimate"]]
-        lines += [[r.cell.name, r.state, "" if r.state == "done" else duration(r.estimate)] for r in results]
-        show(args, {"cells": [r.as_dict() for r in results]}, [aligned(lines), study.summary(results)])
+        lines += [[r.cell.name, r.state, "" if r.state == "done" else duration(r.estimate)] for r in result.cells]
+        show(args, document, [aligned(lines), result.summary])
         return 0
-    with records.lock():
-        results = study.run(chosen, records, plan=cells, limit=args.limit, say=say)
-    rows = [row.__dict__ for cell in cells for row in records.rows_of(cell)]
-    shown = [study.study_table(given, cells, records), "", study.summary(results)]
-    show(args, {"cells": [r.as_dict() for r in results], "rows": rows}, shown)
-    failed = [r for r in results if r.state == "failed"]
-    for result in failed:
-        say(f"failed: {result.cell.name}: {result.reason}; its log: {records.log(result.cell)}")
+    document["rows"] = [row.__dict__ for row in result.rows]
+    show(args, document, [result.table, "", result.summary])
+    failed = [cell for cell in result.cells if cell.state == "failed"]
+    for cell in failed:
+        say(f"failed: {cell.cell.name}: {cell.reason}; its log: {cell.log}")
     return 2 if failed else 0

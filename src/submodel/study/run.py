@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from submodel.report import table
@@ -25,6 +26,7 @@ class Result:
         seconds, peak_bytes: what its process took, if it ran.
         estimate: seconds that it will take, if that can be said.
         reason: why it failed or waits.
+        log: of a failed one: the file that holds its messages.
     """
 
     cell: Cell
@@ -33,6 +35,7 @@ class Result:
     peak_bytes: int | None = None
     estimate: float | None = None
     reason: str | None = None
+    log: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -54,7 +57,9 @@ def standing(cells: Sequence[Cell], records: Records, plan: Sequence[Cell] | Non
         result = replace(result, state="to do", estimate=estimate(cell.work, measured))
         if not records.is_ready(cell) and cell.needs in failed:
             return replace(result, state="waiting", reason=f"{cell.needs} failed")
-        return replace(result, state="failed", reason=failed[cell.name]) if cell.name in failed else result
+        if cell.name in failed:
+            return replace(result, state="failed", reason=failed[cell.name], log=records.log(cell))
+        return result
 
     return [stand(*each) for each in outcomes]
 
