@@ -154,6 +154,16 @@ void Input::prepare_tiles() {
   activations.tiles = tiles.get();
 }
 
+// y[b * stride + row] for the rows [from, to)
+static void product_of(const sm_matrix& m, const Input& x, int64_t from, int64_t to, float* y, int64_t stride) {
+  if (!x.together(m.format)) return kernels.product[m.format](m, x.activations, from, to, y, stride);
+  // kept by each thread: a fresh one would cost more, in page faults, than unpacking
+  static thread_local std::vector<uint16_t> scratch;
+  if (int64_t(scratch.size()) < scratch_of(m)) scratch.resize(size_t(scratch_of(m)));
+  uint16_t* aligned = scratch.data() + (-reinterpret_cast<uintptr_t>(scratch.data()) % 64) / 2;
+  kernels.several(kernels, m, x.activations, from, to, y, stride, aligned);
+}
+
 void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, Input& x, int64_t threads) {
   int64_t first[8], piece[8], total = 0;
   for (int64_t i = 0; i < count; i++) {
@@ -169,12 +179,28 @@ void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, 
     const sm_matrix& m = *matrices[i];
     int64_t from = (index - first[i]) * piece[i];
     int64_t to = from + piece[i] < m.rows ? from + piece[i] : m.rows;
-    if (!x.together(m.format)) return kernels.product[m.format](m, x.activations, from, to, y[i], m.rows);
-    // kept by each thread: a fresh one would cost more, in page faults, than unpacking
-    static thread_local std::vector<uint16_t> scratch;
-    if (int64_t(scratch.size()) < scratch_of(m)) scratch.resize(size_t(scratch_of(m)));
-    uint16_t* aligned = scratch.data() + (-reinterpret_cast<uintptr_t>(scratch.data()) % 64) / 2;
-    kernels.several(kernels, m, x.activations, from, to, y[i], m.rows, aligned);
+    product_of(m, x, from, to, y[i], m.rows);
+  });
+}
+
+void multiply_rows(const sm_rows& rows, float* y, Input& x, int64_t threads) {
+  const sm_matrix& m = *rows.matrix;
+  if (!rows.runs) return multiply(&rows.matrix, &y, 1, x, threads);
+  if (x.together(m.format)) x.prepare_tiles();
+  else x.prepare(m.format);
+  const int64_t piece = piece_rows(m);
+  parallel(threads, pieces(rows.total, piece), [&](int64_t index) {
+    // the runs that begin in this piece of y
+    int64_t low = 0, high = rows.count;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (rows.runs[3 * middle + 2] < index * piece) low = middle + 1;
+      else high = middle;
+    }
+    for (; low < rows.count && rows.runs[3 * low + 2] < (index + 1) * piece; low++) {
+      const int64_t *run = rows.runs + 3 * low, first = run[0], last = run[1], at = run[2];
+      product_of(m, x, first, last, y + at - first, rows.total);
+    }
   });
 }
 

@@ -47,7 +47,8 @@ void rotate(float* head, const float* cosine, const float* sine, int64_t size) {
 
 extern "C" void sm_step(const sm_model* m, int64_t count, float* x, const float* cosine, const float* sine,
                         uint16_t* const* keys, uint16_t* const* values, int64_t columns, const int64_t* starts,
-                        int64_t end, float* logits, int64_t threads) {
+                        int64_t end, float* logits, const sm_matrix* const* more, float* const* more_logits,
+                        int64_t threads) {
   const int64_t hidden = m->hidden, size = m->head_size, group = m->heads / m->key_heads;
   const int64_t q_size = m->heads * size, k_size = m->key_heads * size;
   auto normed = room(count * hidden), q = room(count * q_size), k = room(count * k_size), v = room(count * k_size);
@@ -117,7 +118,14 @@ extern "C" void sm_step(const sm_model* m, int64_t count, float* x, const float*
   norm_all(m->norm);
   Input input(normed.get(), count, hidden, false);
   input.alone = m->alone;
-  multiply(&m->head, &logits, 1, input, threads);
+  multiply_rows(m->head, logits, input, threads);
+  const int64_t rows = m->head.runs ? m->head.total : m->head.matrix->rows;
   if (m->logit_cap > 0)
-    parallel(threads, count, [&](int64_t b) { kernels.cap(logits + b * m->head->rows, m->head->rows, m->logit_cap); });
+    parallel(threads, count, [&](int64_t b) { kernels.cap(logits + b * rows, rows, m->logit_cap); });
+  for (int64_t b = 0; more && b < count; b++) {
+    if (!more[b]) continue;
+    Input one(normed.get() + b * hidden, 1, hidden, false);
+    multiply(more + b, more_logits + b, 1, one, threads);
+    if (m->logit_cap > 0) kernels.cap(more_logits[b], more[b]->rows, m->logit_cap);
+  }
 }

@@ -28,3 +28,6 @@ extern const Kernels kernels;
 
 // y[i] [count of x][rows of matrices[i]], at most 8 matrices
 void multiply(const sm_matrix* const* matrices, float* const* y, int64_t count, Input& x, int64_t threads);
+
+// y [count of x][total rows]
+void multiply_rows(const sm_rows& rows, float* y, Input& x, int64_t threads);

@@ -87,6 +87,13 @@ struct sm_block {
   int64_t rotation;                                // which of the rotations
 };
 
+// Rows of a matrix: all of them, or runs of rows that follow each other, of a matrix that stores all its weights.
+struct sm_rows {
+  const sm_matrix* matrix;
+  const int64_t* runs;   // [count][3]: first row, row after the last, and where their products go; null = all rows
+  int64_t count, total;  // runs; rows of all of them
+};
+
 struct sm_model {
   int64_t blocks, hidden, heads, key_heads, head_size, intermediate, gelu;
   int64_t alone;  // every sequence gets the very sums that it gets by itself, which takes the tiles away
@@ -94,7 +101,7 @@ struct sm_model {
   float attention_cap, logit_cap;  // scores and logits become cap * tanh(one / cap); 0 = they stay
   const sm_block* block;
   const float* norm;  // [hidden]
-  const sm_matrix* head;
+  sm_rows head;
 };
 
 // One token of each of `count` sequences.
@@ -103,8 +110,10 @@ struct sm_model {
 //   keys, values [blocks]: bfloat16 [rows >= count][key_heads][columns][head_size]; sequence r has its tokens in the
 //   columns [starts[r], end), and column `end` is written.
 //   logits [count][head's rows].
+//   more, more_logits [count]: rows of the head that a sequence has beside, or null, and where its products go; both may
+//   be null.
 void sm_step(const sm_model* m, int64_t count, float* x, const float* cosine, const float* sine, uint16_t* const* keys,
              uint16_t* const* values, int64_t columns, const int64_t* starts, int64_t end, float* logits,
-             int64_t threads);
+             const sm_matrix* const* more, float* const* more_logits, int64_t threads);
 
 }

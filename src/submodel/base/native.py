@@ -64,6 +64,17 @@ class Block(ctypes.Structure):
     ]
 
 
+class Rows(ctypes.Structure):
+    """`sm_rows` of csrc/submodel.h."""
+
+    _fields_ = [
+        ("matrix", ctypes.POINTER(Matrix)),
+        ("runs", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("total", ctypes.c_int64),
+    ]
+
+
 SIZES = ("blocks", "hidden", "heads", "key_heads", "head_size", "intermediate", "gelu", "alone")
 
 
@@ -78,7 +89,7 @@ class Model(ctypes.Structure):
         ("logit_cap", ctypes.c_float),
         ("block", ctypes.POINTER(Block)),
         ("norm", ctypes.c_void_p),
-        ("head", ctypes.POINTER(Matrix)),
+        ("head", Rows),
     ]
 
 
@@ -97,7 +108,11 @@ def open_library(file: Path) -> Any:
         ("sm_exchange", None, [*[pointer] * 3, *[number] * 4, ctypes.c_float, pointer, pointer, number]),
         ("sm_move_scores", None, [ctypes.POINTER(Move), number]),
         ("sm_divergence", None, [pointer, pointer, *[number] * 3, *[pointer] * 3, number]),
-        ("sm_step", None, [ctypes.POINTER(Model), number, *[pointer] * 5, number, pointer, number, pointer, number]),
+        (
+            "sm_step",
+            None,
+            [ctypes.POINTER(Model), number, *[pointer] * 5, number, pointer, number, *[pointer] * 3, number],
+        ),
     ]:
         function = getattr(kernels, name)
         function.restype, function.argtypes = result, arguments

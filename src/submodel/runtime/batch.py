@@ -22,6 +22,7 @@ from submodel.runtime.continuation import Continuation, Request, Sequence
 from submodel.runtime.forward import extend, forward, one_row, prefill
 from submodel.runtime.load import Loaded
 from submodel.runtime.scheduler import Scheduler
+from submodel.runtime.vocabulary import MoreTokens
 
 _PREFILL_TOKENS = 2048  # at once, padding included: bounds its activations
 _ENOUGH = 512  # tokens at once from which on more do not make one cheaper, padding does make it dearer
@@ -239,7 +240,8 @@ def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
     mask = (torch.arange(width)[None] >= torch.tensor(pads)[:, None]).long()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     device = model.device
-    logits = forward(model, ids.to(device), mask.to(device), positions.to(device), cache)
+    more = [_more(loaded, request) for request in taken]
+    logits = forward(loaded, ids.to(device), mask.to(device), positions.to(device), cache, more)
     cache.advance(width)
     cache.starts = pads
     return [_Prefilled(r, cache, i, logits[i], deque(range(len(r.seeds)))) for i, r in enumerate(taken)]
@@ -257,8 +259,12 @@ def _finish_prompt(loaded: Loaded, beginning: list[torch.Tensor], request: Reque
     """Run what a prompt has beyond the beginning; by itself, since padding in the midst of a row moves its windows."""
     cache = one_row(loaded, len(request.prompt))
     cache.paste(beginning)
-    logits = extend(loaded, cache, list(request.prompt[cache.end :]))
+    logits = extend(loaded, cache, list(request.prompt[cache.end :]), _more(loaded, request))
     return _Prefilled(request, cache, 0, logits[0], deque(range(len(request.seeds))))
+
+
+def _more(loaded: Loaded, request: Request) -> MoreTokens | None:
+    return loaded.limit.used_by(request.prompt) if loaded.limit else None
 
 
 def _longest(waiting: Iterable[Request]) -> int:

@@ -101,6 +101,7 @@ class Sequence:
         tokens: generated so far.
         text: written so far.
         finish: "stop", "eos" or "length"; None while it goes on.
+        more: what it may say beside the model's own tokens (see `TokenLimit`).
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Sequence:
         self.tokens: list[int] = []
         self.text = ""
         self.finish: str | None = None
+        self.more = loaded.limit.used_by(request.prompt) if loaded.limit else None
         self.generator = torch.Generator().manual_seed(request.seeds[sample])
         self._ends = end_tokens(loaded) | request.ends
         self._stream = TextStream(loaded.tokenizer, request.prompt, request.stops)

@@ -12,7 +12,9 @@ from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base import native
 from submodel.runtime.cache import KeyValueCache
+from submodel.runtime.packed.head import DomainHead
 from submodel.runtime.packed.linear import PackedLinear
+from submodel.runtime.vocabulary import More
 
 FAMILIES = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "qwen2", "qwen3")
 _ACTIVATIONS = {"silu": 0, "gelu_pytorch_tanh": 1, "gelu_new": 1}
@@ -23,12 +25,14 @@ class Engine:
     """Decodes with a packed model. Make it with `engine_of`.
 
     Attributes:
-        vocabulary: how many logits a token gets.
+        vocabulary: how many logits a token gets; those without a row of a `DomainHead` are -inf.
         most_rows: sequences that it is good for; more are faster through the model.
     """
 
-    def __init__(self, model: Any, plan: native.Model, vocabulary: int, rotations: list[str], held: list[Any]):
-        self.vocabulary = vocabulary
+    def __init__(self, model: Any, plan: native.Model, rotations: list[str], held: list[Any]):
+        head: Any = model.get_output_embeddings()
+        self.vocabulary = head.out_features
+        self._kept = head.ids if isinstance(head, DomainHead) else None
         self.most_rows = _MOST_ROWS.get(native.instruction_set(), 16)
         self._plan = plan
         self._held = held  # what the plan points to
@@ -36,7 +40,7 @@ class Engine:
         self._rotations = rotations  # kinds of layers with one of their own; none if all share one
 
     def step(
-        self, ids: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache, *, alone: bool = False
+        self, ids: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache, *, alone: bool = False, more: More = ()
     ) -> torch.Tensor:
         """Write one token of every row into the cache; the caller advances it.
 
@@ -45,6 +49,7 @@ class Engine:
             cache: of at least `rows` sequences, with room for a column.
             alone: every row's logits are, bit for bit, those it gets by itself; many rows then take up to twice as long
                 where the processor has tiles.
+            more: of every row, tokens that it may say beside those of a `DomainHead`.
 
         Returns:
             float32 logits (rows, vocabulary).
@@ -60,7 +65,9 @@ class Engine:
         keys = pointers(*(layer.keys.data_ptr() for layer in layers))
         values = pointers(*(layer.values.data_ptr() for layer in layers))
         starts = (ctypes.c_int64 * len(ids))(*cache.starts)
-        logits = torch.empty(len(ids), self.vocabulary, dtype=torch.float32)
+        width = self.vocabulary if self._kept is None else len(self._kept)
+        logits = torch.empty(len(ids), width, dtype=torch.float32)
+        matrices, places, beside = _pointers(more)
         native.library().sm_step(
             ctypes.byref(self._plan),
             len(ids),
@@ -73,9 +80,31 @@ class Engine:
             starts,
             cache.end,
             logits.data_ptr(),
+            matrices,
+            places,
             torch.get_num_threads(),
         )
-        return logits
+        if self._kept is None:
+            return logits
+        complete = torch.full((len(ids), self.vocabulary), float("-inf"))
+        complete[:, self._kept] = logits
+        for row, tokens, found in beside:
+            complete[row, tokens] = found
+        return complete
+
+
+def _pointers(more: More) -> tuple[Any, Any, list[tuple[int, torch.Tensor, torch.Tensor]]]:
+    """For the kernel: the matrices and places of logits of each row; then (row, ids, logits) of those that have any."""
+    if not any(more):
+        return None, None, []
+    matrices, places = (ctypes.c_void_p * len(more))(), (ctypes.c_void_p * len(more))()
+    beside: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+    for row, one in enumerate(more):
+        if one is not None and one.rows is not None:
+            found = torch.empty(len(one.ids), dtype=torch.float32)
+            matrices[row], places[row] = ctypes.addressof(one.rows.native), found.data_ptr()
+            beside.append((row, one.ids, found))
+    return matrices, places, beside
 
 
 def engine_of(model: PreTrainedModel) -> Engine | None:
@@ -84,7 +113,7 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
     head: Any = model.get_output_embeddings()
     known = (
         config.model_type in FAMILIES
-        and isinstance(head, PackedLinear)
+        and isinstance(head, PackedLinear | DomainHead)
         and head.bias is None
         and head.packed.has_kernels
     )
@@ -142,7 +171,15 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         getattr(config, "final_logit_softcapping", None) or 0,
         blocks,
         floats(decoder.norm.weight, plus),
-        ctypes.pointer(head.packed.native),
+        _rows(head),
     )
     held += [blocks, model]
-    return Engine(model, plan, head.packed.rows, rotations, held)
+    return Engine(model, plan, rotations, held)
+
+
+def _rows(head: PackedLinear | DomainHead) -> native.Rows:
+    """The rows of a head that are multiplied: of a shared one the kept runs, else all that it has."""
+    matrix = ctypes.pointer(head.packed.native)
+    if not isinstance(head, DomainHead) or head.runs is None:
+        return native.Rows(matrix, None, 0, 0)
+    return native.Rows(matrix, head.runs.data_ptr(), len(head.runs), len(head.ids))

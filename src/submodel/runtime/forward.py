@@ -2,35 +2,43 @@
 
 import functools
 import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 
 from submodel.runtime.cache import KeyValueCache, cache_for
 from submodel.runtime.load import Loaded
+from submodel.runtime.packed.head import DomainHead
+from submodel.runtime.vocabulary import More, MoreTokens
 
 
-def step(loaded: Loaded, cache: KeyValueCache, last: list[int], *, alone: bool = False) -> torch.Tensor:
+def step(
+    loaded: Loaded, cache: KeyValueCache, last: list[int], *, alone: bool = False, more: More = ()
+) -> torch.Tensor:
     """Logits (rows, vocabulary) that follow the last token of every row.
 
-    With `alone`, and a native engine, they are bit for bit those that the row gets by itself.
+    With `alone`, and a native engine, they are bit for bit those that the row gets by itself. `more` are what each row
+    may say beside the tokens of a vocabulary (see `TokenLimit`).
     """
     cache.prepare(1)
     device = loaded.model.device
     ids = torch.tensor(last, device=device)[:, None]
     positions = torch.tensor([[cache.end - start] for start in cache.starts], device=device)
     if loaded.engine and (alone or len(last) <= loaded.engine.most_rows):
-        logits = loaded.engine.step(ids, positions, cache, alone=alone)
+        logits = loaded.engine.step(ids, positions, cache, alone=alone, more=more)
     else:
-        logits = forward(loaded.model, ids, cache.mask(1).to(device), positions, cache)
+        logits = forward(loaded, ids, cache.mask(1).to(device), positions, cache, more)
     cache.advance(1)
     return logits
 
 
-def prefill(loaded: Loaded, prompt: list[int], columns: int) -> tuple[KeyValueCache, torch.Tensor]:
+def prefill(
+    loaded: Loaded, prompt: list[int], columns: int, more: MoreTokens | None = None
+) -> tuple[KeyValueCache, torch.Tensor]:
     """One prompt in a cache of its own with room for `columns` tokens, and its logits (1, vocabulary)."""
     cache = one_row(loaded, columns)
-    return cache, extend(loaded, cache, prompt)
+    return cache, extend(loaded, cache, prompt, more)
 
 
 def one_row(loaded: Loaded, columns: int) -> KeyValueCache:
@@ -40,25 +48,29 @@ def one_row(loaded: Loaded, columns: int) -> KeyValueCache:
     return cache
 
 
-def extend(loaded: Loaded, cache: KeyValueCache, tokens: list[int]) -> torch.Tensor:
-    """Logits (1, vocabulary) after more tokens of a cache's only row."""
+def extend(loaded: Loaded, cache: KeyValueCache, tokens: list[int], more: MoreTokens | None = None) -> torch.Tensor:
+    """Logits (1, vocabulary) after further tokens of a cache's only row, which may say `more` as well."""
     device = loaded.model.device
     ids = torch.tensor([tokens], device=device)
     positions = torch.arange(cache.end, cache.end + len(tokens), device=device)[None]
-    logits = forward(loaded.model, ids, cache.mask(len(tokens)).to(device), positions, cache)
+    logits = forward(loaded, ids, cache.mask(len(tokens)).to(device), positions, cache, [more])
     cache.advance(len(tokens))
     return logits
 
 
 def forward(
-    model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache
+    loaded: Loaded, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache, more: More
 ) -> torch.Tensor:
-    """Logits (rows, vocabulary) of each row's last token."""
+    """Logits (rows, vocabulary) of each row's last token; of a vocabulary, -inf at what a row may not say."""
+    model: Any = loaded.model
     options: dict[str, Any] = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
     if _accepts(model, "position_ids"):
         options["position_ids"] = positions
     options["past_key_values"] = cache.past_key_values
-    return model(input_ids=ids, attention_mask=mask, use_cache=True, **options).logits[:, -1]
+    head = model.get_output_embeddings() if loaded.limit else None
+    with head.beside(more) if isinstance(head, DomainHead) else nullcontext():
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=True, **options).logits[:, -1]
+    return loaded.limit.apply(logits, more) if loaded.limit else logits
 
 
 def end_tokens(loaded: Loaded) -> frozenset[int]:

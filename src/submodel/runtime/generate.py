@@ -59,7 +59,7 @@ def generate(
         "", written.tokens, max_tokens, seeds=(seed,), temperature=temperature, top_p=top_p, ends=written.ends
     )
     sequence = Sequence(loaded, request, write=lambda piece: write(piece.text) if piece.text else None)
-    cache, logits = prefill(loaded, list(request.prompt), sequence.longest)
+    cache, logits = prefill(loaded, list(request.prompt), sequence.longest, sequence.more)
     scheduler = Scheduler(loaded, cache)
     scheduler.start(sequence, logits[0])
     while scheduler.running:

@@ -14,7 +14,9 @@ from submodel.errors import SubmodelError
 from submodel.runtime.engine import Engine, engine_of
 from submodel.runtime.packed.checkpoint import is_packed, open_packed
 from submodel.runtime.packed.formats import format_named
+from submodel.runtime.packed.head import DomainHead
 from submodel.runtime.packed.model import load_packed
+from submodel.runtime.vocabulary import TokenLimit
 from submodel.store import Masks, Store, digest_of_submodel, split_reference
 from submodel.store.base import open_store_base
 
@@ -29,6 +31,7 @@ class Loaded:
         model: with the sub-model's zeros in place.
         manifest: the sub-model's recipe, or None for the base itself.
         weight_format: how its matrices are kept, a key of FORMATS; None as torch tensors.
+        limit: which tokens it may say; None of a model that may say all.
     """
 
     reference: str
@@ -36,6 +39,7 @@ class Loaded:
     model: PreTrainedModel
     manifest: dict[str, Any] | None
     weight_format: str | None = None
+    limit: TokenLimit | None = None
 
     def __repr__(self) -> str:
         packed = f", packed in {self.weight_format}" if self.weight_format else ""
@@ -97,7 +101,7 @@ def load(
     opened = {} if opened is None else opened
     parts = split_reference(reference)
     masks: Masks = {}
-    manifest = None
+    manifest, tokens = None, None
     if parts is None:
         if reference not in opened:
             opened[reference] = open_base(reference, trust_remote_code)
@@ -107,8 +111,18 @@ def load(
         masks, manifest = store.masks(parts[1]), store.manifest(parts[1])
         source = open_store_base(store, base, trust_remote_code, opened)
     if weight_format is not None:
-        return Loaded(reference, source, load_packed(source, masks, weight_format), manifest, weight_format)
-    return Loaded(reference, source, masked_model(source, masks, dtype, device), manifest)
+        model = load_packed(source, masks, weight_format, tokens)
+    else:
+        model = masked_model(source, masks, dtype, device)
+    return Loaded(reference, source, model, manifest, weight_format, limit_of(model, tokens))
+
+
+def limit_of(model: PreTrainedModel, tokens: torch.Tensor | None) -> TokenLimit | None:
+    """Keeps a model to the tokens of a vocabulary, int64 ascending; None where it has all."""
+    if tokens is None:
+        return None
+    head: Any = model.get_output_embeddings()
+    return TokenLimit(tokens, head.out_features, head.rows if isinstance(head, DomainHead) else None)
 
 
 def masked_model(base: Base, masks: Masks, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:

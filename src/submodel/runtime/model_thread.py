@@ -218,7 +218,9 @@ class ModelThread:
             self._reuse(prompt)
             start = cache.end
             piece = tokens[start : start + PIECE]
-            logits = extend(self.loaded, cache, list(piece))
+            limit = self.loaded.limit
+            more = limit.used_by(prompt.ticket.request.prompt) if limit else None
+            logits = extend(self.loaded, cache, list(piece), more)
             if len(piece) == PIECE and len(prompt.path) * PIECE == start:
                 self._prefixes.keep(prompt.path, piece, cache.cut(start, cache.end))
         except Exception:  # this prompt's own trouble

@@ -49,7 +49,8 @@ class Scheduler:
 
     def step(self) -> list[Sequence]:
         """One more token for everyone; returns those that have ended with it, which have left."""
-        logits = step(self._loaded, self.cache, [s.tokens[-1] for s in self.running], alone=self._alone)
+        more = [s.more for s in self.running]
+        logits = step(self._loaded, self.cache, [s.tokens[-1] for s in self.running], alone=self._alone, more=more)
         tokens = next_tokens(logits, self.running)
         ended: list[Sequence] = []
         for row in reversed(range(len(tokens))):  # the last row takes the place of one that leaves

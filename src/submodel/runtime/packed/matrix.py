@@ -213,6 +213,14 @@ def look_up(packed: PackedMatrix, rows: torch.Tensor) -> torch.Tensor:
     return _scaled(stored, packed.scales[rows], FORMATS[packed.format])[:, : packed.cols]
 
 
+def rows_of(packed: PackedMatrix, rows: torch.Tensor) -> PackedMatrix:
+    """A matrix of some rows of one that stores all its weights, int64 (count,), as they are packed there."""
+    assert packed.starts is None and packed.mask is None
+    values = packed.values.view(packed.rows, -1)[rows].view(-1)
+    scales = None if packed.scales is None else packed.scales[rows]
+    return replace(packed, rows=len(rows), values=values, scales=scales)
+
+
 def mask_words(mask: Mask, room: torch.Tensor | None = None) -> torch.Tensor:
     """A stored mask, its rows padded with zeros to complete words: int64 (rows, ceil(cols / 64)); in `room`, if given.
 

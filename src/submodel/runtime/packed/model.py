@@ -1,7 +1,7 @@
 """Build a model whose matrices are packed, block by block: the dense model is never in memory beside it."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,15 @@ from submodel.base.models import Base
 from submodel.errors import SubmodelError
 from submodel.runtime.packed import huge_pages
 from submodel.runtime.packed.formats import FORMATS, format_named
+from submodel.runtime.packed.head import DomainHead, MappedEmbedding
 from submodel.runtime.packed.linear import PackedEmbedding, set_packed
 from submodel.runtime.packed.matrix import PackedMatrix, pack
 from submodel.store import Mask, Masks
 
+_ROWS = 4096  # of the head, read and rounded at once
 
-def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
+
+def load_packed(base: Base, masks: Masks, name: str, tokens: torch.Tensor | None = None) -> PreTrainedModel:
     """The model in bfloat16 with every matrix of its blocks, and the output head, packed.
 
     Args:
@@ -27,6 +30,8 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
         masks: of a sub-model; none for the base itself, whose matrices go into the format's dense counterpart.
         name: a key of FORMATS; in a dense one, dropped weights are zeros. Output head and embedding have no mask;
             beside 8 and 4 bits they are in 8 bits.
+        tokens: int64, ascending: the rows of the output head that are kept (see `DomainHead`); the embedding is then
+            read from the checkpoint, row by row. All, if None.
 
     Raises SubmodelError for an unknown format or masks of another base.
     """
@@ -35,7 +40,8 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
     targets = base.targets(model)
     prefix, blocks = blocks_of(model)
     unused = dict.fromkeys(masks)
-    base.fill(model, lambda target: not target.startswith(f"{prefix}."), targets)
+    mapped = () if tokens is None else names_of_vocabulary(model)
+    base.fill(model, lambda target: not target.startswith(f"{prefix}.") and target not in mapped, targets)
     model.tie_weights()
     for index, block in enumerate(blocks):
         at = f"{prefix}.{index}"
@@ -45,7 +51,10 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
             unused.pop(matrix.name, None)
     if unused:
         raise SubmodelError(f"the masks have {next(iter(unused))}, which the model does not pack: another base")
-    pack_head(model, rest)
+    if tokens is None:
+        pack_head(model, rest)
+    else:
+        limit_head(model, base, targets, rest, tokens)
     read_generation_config(model, base)
     return model
 
@@ -87,6 +96,54 @@ def pack_head(model: PreTrainedModel, name: str) -> None:
             packed = None
     if FORMATS[name].scaled and type(embedding) is nn.Embedding:
         model.set_submodule(_name_of(model, embedding), PackedEmbedding(packed or pack(weight, None, name)))
+
+
+def names_of_vocabulary(model: PreTrainedModel) -> tuple[str, ...]:
+    """The parameters that hold a row a token."""
+    modules = (model.get_input_embeddings(), model.get_output_embeddings())
+    return tuple(f"{_name_of(model, module)}.weight" for module in modules if module is not None)
+
+
+def limit_head(model: PreTrainedModel, base: Base, targets: dict[str, str], form: str, tokens: torch.Tensor) -> None:
+    """Put a head of some rows and a mapped embedding into a model whose own are on the meta device.
+
+    Raises SubmodelError for a head with a bias, which no supported family has.
+    """
+    embedding, head = (cast(Any, of()) for of in (model.get_input_embeddings, model.get_output_embeddings))
+    if not isinstance(head, nn.Linear) or head.bias is not None or not isinstance(embedding, nn.Embedding):
+        raise SubmodelError(
+            f"{base.reference}: an output head of this kind ({type(head).__name__}) has no rows to choose: extract it "
+            "without --vocab"
+        )
+    sources = {target: name for name, target in targets.items()}
+    embedding_name, head_name = names_of_vocabulary(model)
+    embedding_source = sources[embedding_name]
+    head_source = embedding_source if head.weight is embedding.weight else sources.get(head_name, embedding_source)
+
+    def read(source: str, rows: list[int]) -> torch.Tensor:
+        return base.source.get_rows(source, rows).to(torch.bfloat16)
+
+    kept = torch.cat([read(head_source, some.tolist()) for some in tokens.split(_ROWS)])
+    limited = DomainHead(
+        pack(kept, None, form),
+        tokens,
+        head.weight.shape[0],
+        lambda ids: pack(read(head_source, ids.tolist()), None, form),
+    )
+    mapped = MappedEmbedding(
+        lambda rows: read(embedding_source, rows),
+        tuple(embedding.weight.shape),
+        form if type(embedding) is nn.Embedding else None,
+        getattr(embedding, "embed_scale", None),
+    )
+    model.set_submodule(_name_of(model, head), limited)
+    model.set_submodule(_name_of(model, embedding), mapped)
+
+
+def share_head(model: PreTrainedModel, tokens: torch.Tensor) -> None:
+    """Let a model multiply only some rows of its packed head, which others share."""
+    head: Any = model.get_output_embeddings()
+    model.set_submodule(_name_of(model, head), DomainHead(head.packed, tokens, head.packed.rows))
 
 
 def _name_of(model: nn.Module, module: nn.Module) -> str:
