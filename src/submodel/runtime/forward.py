@@ -50,15 +50,36 @@ def extend(loaded: Loaded, cache: KeyValueCache, tokens: list[int]) -> torch.Ten
     return logits
 
 
+def extend_scored(loaded: Loaded, cache: KeyValueCache, tokens: list[int]) -> torch.Tensor:
+    """As `extend`, with the logits after each of the tokens: (tokens, vocabulary)."""
+    device = loaded.model.device
+    ids = torch.tensor([tokens], device=device)
+    positions = torch.arange(cache.end, cache.end + len(tokens), device=device)[None]
+    logits = _logits(loaded.model, ids, cache.mask(len(tokens)).to(device), positions, cache, {})
+    cache.advance(len(tokens))
+    return logits[0]
+
+
 def forward(
     model: Any, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache
 ) -> torch.Tensor:
     """Logits (rows, vocabulary) of each row's last token."""
-    options: dict[str, Any] = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
+    options = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
+    return _logits(model, ids, mask, positions, cache, options)[:, -1]
+
+
+def _logits(
+    model: Any,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    cache: KeyValueCache,
+    options: dict[str, Any],
+) -> torch.Tensor:
     if _accepts(model, "position_ids"):
         options["position_ids"] = positions
     options["past_key_values"] = cache.past_key_values
-    return model(input_ids=ids, attention_mask=mask, use_cache=True, **options).logits[:, -1]
+    return model(input_ids=ids, attention_mask=mask, use_cache=True, **options).logits
 
 
 def end_tokens(loaded: Loaded) -> frozenset[int]:
