@@ -49,7 +49,7 @@ def raw(server: Server) -> Iterator[httpx2.Client]:
         yield found
 
 
-def _quiet(server: Server) -> None:
+def quiet(server: Server) -> None:
     """Waits until nothing is answered any more."""
     end = time.monotonic() + 20
     while server.service.requests.active or any(e.users for e in server.service.models._entries.values()):
@@ -216,7 +216,7 @@ def test_prompts_that_begin_alike_are_not_computed_twice(store: Path, monkeypatc
         other = client.completions.create(model="maths", prompt=text, max_tokens=3)  # each model keeps its own
         assert other.usage and other.usage.prompt_tokens_details
         assert other.usage.prompt_tokens_details.cached_tokens == 0
-        _quiet(server)
+        quiet(server)
         page = httpx2.get(f"{server.url}/metrics").text
         assert f'submodel_cached_tokens_total{{model="python"}} {float(640 + 1152)}' in page
     monkeypatch.setattr("submodel.runtime.model_thread.ModelThread._reuse", lambda live, prompt: None)
@@ -428,7 +428,7 @@ def test_many_clients_get_what_one_gets(server: Server, client: OpenAI):
         assert list(pool.map(ask, range(28))) == alone
         for one in leaving:
             one.result()
-    _quiet(server)
+    quiet(server)
 
 
 def test_a_client_that_goes_away_stops_its_generation(server: Server, client: OpenAI):
@@ -437,13 +437,13 @@ def test_a_client_that_goes_away_stops_its_generation(server: Server, client: Op
     before = counter._value.get()
     with client.completions.create(model="maths", prompt="x", max_tokens=490, stream=True, n=4, **GREEDY) as chunks:
         next(iter(chunks))
-    _quiet(server)
+    quiet(server)
     assert counter._value.get() - before < 4 * 490
     impatient = httpx2.Client(base_url=server.url, timeout=0.05)
     for _ in range(5):
         with pytest.raises(httpx2.TimeoutException):
             impatient.post("/v1/completions", json={"model": "maths", "prompt": "x", "max_tokens": 490, "n": 8})
-    _quiet(server)
+    quiet(server)
 
 
 def test_a_slow_reader_holds_nobody_up(store: Path):
@@ -462,7 +462,7 @@ def test_a_slow_reader_holds_nobody_up(store: Path):
         for _ in range(5):
             found = client.completions.create(model="base", prompt="abc", max_tokens=20, **GREEDY).choices[0].text
             assert found == expected
-        _quiet(server)
+        quiet(server)
         for sleeper in sleepers:
             sleeper.close()
 
@@ -487,7 +487,7 @@ def test_a_full_house_says_when_to_come_back(store: Path, monkeypatch: pytest.Mo
             opened.set()
             for holder in holders:
                 assert holder.result().choices[0].text
-        _quiet(server)
+        quiet(server)
         monkeypatch.undo()
         assert client.completions.create(model="base", prompt="x").choices[0].text
 
@@ -501,7 +501,7 @@ def test_an_answer_that_takes_too_long_is_ended(store: Path):
         body = {"model": "base", "prompt": "x", "max_tokens": 500, "n": 16, "stream": True}
         lines = httpx2.post(f"{server.url}/v1/completions", json=body).text.strip().split("\n\n")
         assert "error" in json.loads(lines[-2].removeprefix("data: ")) and lines[-1] == "data: [DONE]"
-        _quiet(server)
+        quiet(server)
 
 
 def test_stopping_ends_what_is_under_way(store: Path):
@@ -548,8 +548,8 @@ def test_a_connection_that_says_nothing_is_closed(store: Path, monkeypatch: pyte
     monkeypatch.setattr(server_module, "_HEAD_S", 0.2)
     with serving.running(store) as server:
         for said in (b"", b"GET / HTTP/1.1\r\nHost: loc", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT"):
-            with socket.create_connection(server._socket.getsockname()) as quiet:
-                quiet.sendall(said)
-                quiet.settimeout(20)
-                while quiet.recv(4096):
+            with socket.create_connection(server._socket.getsockname()) as mute:
+                mute.sendall(said)
+                mute.settimeout(20)
+                while mute.recv(4096):
                     pass

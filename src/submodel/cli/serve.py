@@ -57,7 +57,8 @@ def run(args: argparse.Namespace) -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
 
     def ready(url: str, models: list[str]) -> None:
-        show(args, {"url": url, "models": models}, [f"{url}/v1 answers as auto, {', '.join(models)}"])
+        lines = [f"{url}/v1 answers as auto, {', '.join(models)}", f"{url}/ is a page to chat with them"]
+        show(args, {"url": url, "page": f"{url}/", "models": models}, lines)
         sys.stdout.flush()  # a program that started this one waits for the line
 
     with contextlib.suppress(KeyboardInterrupt):  # raised again when all is put away

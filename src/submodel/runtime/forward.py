@@ -58,18 +58,42 @@ def extend(loaded: Loaded, cache: KeyValueCache, tokens: list[int], more: MoreTo
     return logits
 
 
+def extend_scored(
+    loaded: Loaded, cache: KeyValueCache, tokens: list[int], more: MoreTokens | None = None
+) -> torch.Tensor:
+    """As `extend`, with the logits after each of the tokens: (tokens, vocabulary)."""
+    device = loaded.model.device
+    ids = torch.tensor([tokens], device=device)
+    positions = torch.arange(cache.end, cache.end + len(tokens), device=device)[None]
+    logits = _logits(loaded, ids, cache.mask(len(tokens)).to(device), positions, cache, [more], {})
+    cache.advance(len(tokens))
+    return logits[0]
+
+
 def forward(
     loaded: Loaded, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: KeyValueCache, more: More
 ) -> torch.Tensor:
     """Logits (rows, vocabulary) of each row's last token; of a vocabulary, -inf at what a row may not say."""
+    options = {"logits_to_keep": 1} if _accepts(loaded.model, "logits_to_keep") else {}
+    return _logits(loaded, ids, mask, positions, cache, more, options)[:, -1]
+
+
+def _logits(
+    loaded: Loaded,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    cache: KeyValueCache,
+    more: More,
+    options: dict[str, Any],
+) -> torch.Tensor:
     model: Any = loaded.model
-    options: dict[str, Any] = {"logits_to_keep": 1} if _accepts(model, "logits_to_keep") else {}
     if _accepts(model, "position_ids"):
         options["position_ids"] = positions
     options["past_key_values"] = cache.past_key_values
     head = model.get_output_embeddings() if loaded.limit else None
     with head.beside(more) if isinstance(head, DomainHead) else nullcontext():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=True, **options).logits[:, -1]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=True, **options).logits
     return loaded.limit.apply(logits, more) if loaded.limit else logits
 
 

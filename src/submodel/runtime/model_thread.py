@@ -19,10 +19,11 @@ import torch
 from submodel.errors import SubmodelError
 from submodel.runtime.cache import KeyValueCache, cache_for, token_bytes
 from submodel.runtime.continuation import Piece, Request, Sequence
-from submodel.runtime.forward import extend, one_row
+from submodel.runtime.forward import extend, extend_scored, one_row
 from submodel.runtime.load import Loaded
 from submodel.runtime.prefix_cache import PrefixCache, PrefixPath
 from submodel.runtime.scheduler import Scheduler
+from submodel.runtime.scoring import Score, score
 
 _log = logging.getLogger(__name__)
 
@@ -37,20 +38,28 @@ class Ticket:
 
     Attributes:
         cached: tokens of the prompt whose keys and values were there; final with the first piece.
+        prompt_scores: of the prompt's tokens from the second on, if they are scored; final with the first piece.
     """
 
     request: Request
     emit: Callable[[Piece], None]
     best: int | None
+    score_prompt: bool = False
     cancelled: bool = False
     unfinished: set[int] = field(default_factory=set)  # samples that have not ended
     cached: int = 0
+    prompt_scores: list[Score] = field(default_factory=list)
 
     def cancel(self) -> None:
         self.cancelled = True
 
     def send(self, piece: Piece) -> None:
-        """Give a piece to the client; one that is not there any more cancels its request."""
+        """Give a piece to the client; one that is not there any more cancels its request.
+
+        A sample that has ended says nothing more, whatever becomes of its row.
+        """
+        if piece.sample not in self.unfinished:
+            return
         if piece.finish:
             self.unfinished.discard(piece.sample)
         try:
@@ -97,9 +106,10 @@ class ModelThread:
         self.loaded = loaded
         self._rows, self._cache_bytes = rows, cache_bytes
         self._token_bytes = token_bytes(loaded.model)
-        self._inbox: deque[Ticket] = deque()
+        self._inbox: list[Ticket] = []  # what other threads have submitted; theirs and ours under `_changed`
         self._changed = threading.Condition()
         self._closing = False
+        self._newcomers: deque[Ticket] = deque()  # this and all that follows are the model's thread's alone
         self._prompts: deque[_Prompt] = deque()  # the first one is the next to run a piece
         self._ready: deque[_Prompt] = deque()
         self._scheduler: Scheduler | None = None  # while there are rows
@@ -118,26 +128,28 @@ class ModelThread:
         request: Request,
         emit: Callable[[Piece], None],
         best: int | None = None,
+        score_prompt: bool = False,
     ) -> Ticket:
         """Answer a request.
 
         Args:
-            request: prompt, limits, seeds.
+            request: prompt, limits, seeds; with 0 tokens at most, only the prompt is run.
             emit: called by the model's thread with every piece, and to return at once; each sample's last has `finish`.
             best: how many most likely tokens to score beside each one that is taken; None for no scores.
+            score_prompt: score the prompt's tokens too; none of it is then taken from earlier prompts.
 
         Raises:
             SubmodelError: an empty prompt, or more tokens than `context`.
             RuntimeError: closed.
         """
-        if not request.prompt or request.max_tokens < 1:
-            raise SubmodelError("a prompt needs at least one token, and so does its continuation")
+        if not request.prompt or request.max_tokens < 0:
+            raise SubmodelError("a prompt needs at least one token, and its continuation none or more")
         if len(request.prompt) + request.max_tokens > self.context:
             raise SubmodelError(
                 f"{len(request.prompt)} tokens of prompt and {request.max_tokens} to generate: this model takes "
                 f"{self.context} together"
             )
-        ticket = Ticket(request, emit, best, unfinished=set(range(len(request.seeds))))
+        ticket = Ticket(request, emit, best, score_prompt, unfinished=set(range(len(request.seeds))))
         with self._changed:
             if self._closing:
                 raise RuntimeError("closed")
@@ -158,6 +170,8 @@ class ModelThread:
             with self._changed:
                 while not (self._inbox or self._busy or self._closing):
                     self._changed.wait()
+                self._newcomers.extend(self._inbox)
+                self._inbox.clear()
                 if self._closing:
                     break
             try:
@@ -175,16 +189,16 @@ class ModelThread:
 
     @property
     def _busy(self) -> bool:
-        return bool(self._prompts or self._ready or self._answers)
+        return bool(self._newcomers or self._prompts or self._ready or self._answers)
 
     def _tickets(self) -> set[Ticket]:
         holders = [*self._prompts, *self._ready, *self._answers]
-        return {holder.ticket for holder in holders} | set(self._inbox)
+        return {holder.ticket for holder in holders} | set(self._newcomers)
 
     def _fail(self) -> None:
         for ticket in self._tickets():
             ticket.end("error")
-        self._inbox.clear()
+        self._newcomers.clear()
         self._prompts.clear()
         self._ready.clear()
         self._free_cache()
@@ -192,10 +206,11 @@ class ModelThread:
     def _turn(self) -> None:
         """One piece of one prompt, newcomers into rows, one step."""
         self._drop_cancelled()
-        while self._inbox and len(self._prompts) + len(self._ready) < _PROMPTS:
-            ticket = self._inbox.popleft()
+        while self._newcomers and len(self._prompts) + len(self._ready) < _PROMPTS:
+            ticket = self._newcomers[0]  # taken away when it is elsewhere: a failure in between ends it too
             seeds = deque(range(len(ticket.request.seeds)))
             self._prompts.append(_Prompt(ticket, one_row(self.loaded, len(ticket.request.prompt)), seeds))
+            self._newcomers.popleft()
         if self._prompts:
             self._run_piece(self._prompts.popleft())
         while self._ready and self._start(self._ready[0]):
@@ -219,8 +234,17 @@ class ModelThread:
             start = cache.end
             piece = tokens[start : start + PIECE]
             limit = self.loaded.limit
-            more = limit.used_by(prompt.ticket.request.prompt) if limit else None
-            logits = extend(self.loaded, cache, list(piece), more)
+            more = limit.used_by(tokens) if limit else None
+            if prompt.ticket.score_prompt:
+                rows = extend_scored(self.loaded, cache, list(piece), more)
+                following = tokens[start + 1 : cache.end + 1]
+                best = prompt.ticket.best or 0
+                prompt.ticket.prompt_scores += [
+                    score(row, token, best) for row, token in zip(rows, following, strict=False)
+                ]
+                logits = rows[-1:]
+            else:
+                logits = extend(self.loaded, cache, list(piece), more)
             if len(piece) == PIECE and len(prompt.path) * PIECE == start:
                 self._prefixes.keep(prompt.path, piece, cache.cut(start, cache.end))
         except Exception:  # this prompt's own trouble
@@ -235,6 +259,8 @@ class ModelThread:
     def _reuse(self, prompt: _Prompt) -> None:
         """Take the next pieces that are kept, but never the last one: its logits are needed."""
         cache, tokens = prompt.cache, prompt.ticket.request.prompt
+        if prompt.ticket.score_prompt:
+            return
         while cache.end + PIECE < len(tokens) and len(prompt.path) * PIECE == cache.end:
             states = self._prefixes.find(prompt.path, tokens[cache.end : cache.end + PIECE])
             if states is None:
@@ -244,6 +270,9 @@ class ModelThread:
 
     def _start(self, prompt: _Prompt) -> bool:
         """Give a prompt's next seed its first token and a row; False while there is no room for it."""
+        if not prompt.ticket.request.max_tokens:
+            prompt.ticket.send(Piece(prompt.seeds.popleft(), "", (), (), "length"))
+            return True
         answer = _Answer(self.loaded, prompt.ticket, prompt.seeds[0])
         scheduler = self._with_room(answer)
         if scheduler is None:
@@ -280,15 +309,17 @@ class ModelThread:
         return self._scheduler
 
     def _drop_cancelled(self) -> None:
+        # looked at once: a request that is cancelled meanwhile goes as a whole, in the next turn
+        cancelled = {ticket for ticket in self._tickets() if ticket.cancelled}
+        if not cancelled:
+            return
         for row in reversed(range(len(self._answers))):
-            if self._answers[row].ticket.cancelled:
+            if self._answers[row].ticket in cancelled:
                 assert self._scheduler is not None
-                self._answers[row].ticket.end("cancelled")
                 self._scheduler.remove(row)
         for waiting in (self._prompts, self._ready):
-            for prompt in [prompt for prompt in waiting if prompt.ticket.cancelled]:
-                prompt.ticket.end("cancelled")
+            for prompt in [prompt for prompt in waiting if prompt.ticket in cancelled]:
                 waiting.remove(prompt)
-        for ticket in [ticket for ticket in list(self._inbox) if ticket.cancelled]:
+        self._newcomers = deque(ticket for ticket in self._newcomers if ticket not in cancelled)
+        for ticket in cancelled:
             ticket.end("cancelled")
-            self._inbox.remove(ticket)

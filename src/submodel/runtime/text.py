@@ -44,9 +44,18 @@ class Prompts:
 
     def chat(self, turns: Sequence[tuple[str, str]]) -> Prompt:
         """(role, text) of a conversation, ready for the assistant's answer. Raises what its template raises."""
-        messages = [{"role": role, "content": text} for role, text in turns]
-        ids = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+        return self.conversation([{"role": role, "content": text} for role, text in turns])
+
+    def conversation(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> Prompt:
+        """Messages as the template takes them, tools it may offer. Raises what its template raises."""
+        ids = self._tokenizer.apply_chat_template(
+            messages, tools=tools or None, add_generation_prompt=True, return_dict=True
+        )["input_ids"]
         return Prompt(tuple(ids))
+
+    def rendered(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+        """What the template makes of messages, as text. Raises what it raises."""
+        return self._tokenizer.apply_chat_template(messages, tools=tools or None, tokenize=False)
 
     def text(self, prompt: str) -> Prompt:
         """A text to continue; one that brings its own fill-in-the-middle tokens ends where a middle ends."""
@@ -73,10 +82,17 @@ class Prompts:
 class TextStream:
     """One continuation's text: complete characters only, cut before a stop string, no part of which is ever shown.
 
+    Special tokens are no text, but a stop string that names one ends the text there.
+
     Args:
         tokenizer: of the model.
         prompt: the tokens that it continues.
         stops: the text ends before the first of them.
+
+    Attributes:
+        decoded: characters that the tokens have made.
+        shown: of these, what has been given out.
+        stopped: whether a stop string has ended it.
     """
 
     def __init__(self, tokenizer: Any, prompt: Sequence[int], stops: Sequence[str] = ()):
@@ -84,7 +100,11 @@ class TextStream:
         self._stops = stops
         self._tokens = list(prompt[-_CONTEXT:])
         self._start, self._read = 0, len(self._tokens)  # the text up to `read` is out; it is decoded from `start` on
-        self._held = ""  # may be the beginning of a stop string
+        self._held = ""  # may be the beginning of a stop string; special tokens as they are written
+        self._hidden: list[tuple[int, int]] = []  # where in what is held special tokens begin and end
+        self._marks = _marks(tokenizer, stops) if stops else {}
+        self.decoded = self.shown = 0
+        self.stopped = False
 
     def append(self, token: int) -> None:
         """A token whose text nobody waits for: it comes with what is asked for next."""
@@ -93,13 +113,19 @@ class TextStream:
     def put(self, token: int) -> tuple[str, bool]:
         """The text that is certain now, and whether a stop string has ended it."""
         self._tokens.append(token)
-        return self._release(self._decoded(last=False))
+        self._hold(self._decoded(last=False))
+        if token in self._marks:
+            self._mark(self._marks[token])
+        text = self._release()
+        return text, self.stopped
 
-    def end(self) -> str:
-        """What was held back, when no token follows."""
-        text, stopped = self._release(self._decoded(last=True))
-        held, self._held = self._held, ""
-        return text if stopped else text + held
+    def end(self, token: int | None = None) -> str:
+        """What was held back, when no token follows but one that ends the text."""
+        self._hold(self._decoded(last=True))
+        if token in self._marks:
+            self._mark(self._marks[token])
+        text = self._release()
+        return text if self.stopped else text + self._show(len(self._held))
 
     def _decoded(self, last: bool) -> str:
         before, text = (
@@ -112,16 +138,38 @@ class TextStream:
         self._start, self._read = self._read, len(self._tokens)
         return text[len(before) :]
 
-    def _release(self, text: str) -> tuple[str, bool]:
-        """What of the text held so far is before any stop string, and whether one is in it."""
-        held = self._held + text
-        stops = [at for stop in self._stops if (at := held.find(stop)) >= 0]
+    def _hold(self, text: str) -> None:
+        self._held += text
+        self.decoded += len(text)
+
+    def _mark(self, special: str) -> None:
+        self._hidden.append((len(self._held), len(self._held) + len(special)))
+        self._held += special
+
+    def _release(self) -> str:
+        """What of the text held so far is before any stop string, and before what may become one."""
+        stops = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        self.stopped = bool(stops)
         if stops:
-            self._held = ""
-            return held[: min(stops)], True
-        keep = max((_overlap(held, stop) for stop in self._stops), default=0)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep], False
+            return self._show(min(stops))
+        return self._show(len(self._held) - max((_overlap(self._held, stop) for stop in self._stops), default=0))
+
+    def _show(self, count: int) -> str:
+        """So many characters of what is held, without special tokens; the rest stays."""
+        text, self._held = self._held[:count], self._held[count:]
+        if self._hidden:
+            for start, end in reversed(self._hidden):
+                text = text[:start] + text[end:]
+            self._hidden = [(max(0, a - count), b - count) for a, b in self._hidden if b > count]
+        self.shown += len(text)
+        return text
+
+
+def _marks(tokenizer: Any, stops: Sequence[str]) -> dict[int, str]:
+    """The special tokens that stop strings name, as they are written."""
+    added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    special = {token: str(text) for token, text in added.items() if text.special}
+    return {token: text for token, text in special.items() if any(text in stop for stop in stops)}
 
 
 def _overlap(text: str, stop: str) -> int:

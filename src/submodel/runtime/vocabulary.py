@@ -65,11 +65,11 @@ class TokenLimit:
         return MoreTokens(ids, None if self._rows is None else self._rows(ids))
 
     def apply(self, logits: torch.Tensor, more: More) -> torch.Tensor:
-        """Logits (rows, vocabulary) with -inf at every token that its row may not say."""
+        """Logits (rows, ..., vocabulary) with -inf at every token that its row may not say."""
         dropped = self._dropped.to(logits.device)
         limited = logits.masked_fill(dropped, float("-inf"))
         for row, one in enumerate(more):
             if one is not None:
                 ids = one.ids.to(logits.device)
-                limited[row, ids] = logits[row, ids]
+                limited[row, ..., ids] = logits[row, ..., ids]
         return limited

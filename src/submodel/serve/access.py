@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -22,6 +23,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_DRAIN_S, _DRAIN_BODIES = 2, 16  # for the rest of a refused body, in seconds and in bodies of the allowed size
 _OPEN = ("/", "/page.css", "/page.js", "/health")  # without a key: the page holds no data
 
 
@@ -130,11 +133,21 @@ class Guard:
             except TimeoutError as error:
                 raise _Disconnected from error
 
+        more = True
+
+        async def receive_noted() -> Message:
+            nonlocal more
+            message = await receive()
+            more = message.get("more_body", False)
+            return message
+
         with contextlib.suppress(_Disconnected):
             try:
                 self._check(scope)
-                body = await self._body(scope, receive)
+                body = await self._body(scope, receive_noted)
             except Refusal as refusal:
+                if more:
+                    await self._drain(receive)
                 return await _refuse(refusal, send_in_time)
             await self._app(scope, _replay(body, receive), send_in_time)
 
@@ -168,10 +181,42 @@ class Guard:
                         raise self._too_large()
         except TimeoutError as error:
             raise Refusal(408, f"the body took over {self._limits.body_s:g} s to come", "timeout") from error
-        return b"".join(parts)
+        body = b"".join(parts)
+        if fault := unicode_fault(body):
+            raise Refusal(400, fault, "invalid_unicode")
+        return body
+
+    async def _drain(self, receive: Receive) -> None:
+        """Read what a refused client still sends: a connection closed before that loses the refusal on its way."""
+        size, more = 0, True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while more and size < _DRAIN_BODIES * self._limits.body_bytes:
+                    message = await receive()
+                    size += len(message.get("body", b""))
+                    more = message.get("more_body", False)
 
     def _too_large(self) -> Refusal:
         return Refusal(413, f"a body of over {self._limits.body_bytes} bytes: send less", "body_too_large")
+
+
+def unicode_fault(body: bytes) -> str | None:
+    """Why a JSON document is no Unicode, its keys included; None of one that is, or that is no JSON at all."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return "the body is not UTF-8: send it so"
+    if not json.detect_encoding(body).startswith("utf-8"):
+        return "the body is UTF-16 or UTF-32: send UTF-8"
+    if not _SURROGATE_ESCAPE.search(body):
+        return None
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "half of a surrogate pair: text of this request is not Unicode"
+    except (ValueError, RecursionError):  # the parser after this one says so
+        return None
+    return None
 
 
 def _host(header: str) -> str:

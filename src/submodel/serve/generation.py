@@ -12,6 +12,7 @@ from dataclasses import replace
 from submodel.runtime import Request
 from submodel.runtime.continuation import Piece
 from submodel.runtime.model_thread import ModelThread, Ticket
+from submodel.runtime.scoring import Score
 from submodel.runtime.text import Prompt
 from submodel.serve.refusal import Refusal
 
@@ -32,20 +33,24 @@ class Generation:
         self._answer_s = answer_s
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
         self._tickets: list[Ticket] = []
-        self._open = 0  # choices that have not ended
+        self._unread = 0  # choices whose end nobody has read
+        self._open = 0  # choices that have not ended; all may have, before anyone reads
         self.prompt_tokens = self.completion_tokens = 0
         self._began = self._loop.time()
         self._first = self._last = 0.0
 
-    def start(self, prompts: list[Prompt], template: Request, top_logprobs: int | None) -> None:
+    def start(
+        self, prompts: list[Prompt], template: Request, top_logprobs: int | None, score_prompts: bool = False
+    ) -> None:
         """Submit the prompts, each with the limits and seeds of `template`; `done` is called even if one is refused."""
         n = len(template.seeds)
-        self._open = len(prompts) * n
+        self._open = self._unread = len(prompts) * n
         self.prompt_tokens = sum(len(prompt.tokens) for prompt in prompts)
         try:
             for index, prompt in enumerate(prompts):
                 request = replace(template, prompt=prompt.tokens, ends=prompt.ends)
-                self._tickets.append(self._model.submit(request, self._emitter(index * n), top_logprobs))
+                emit = self._emitter(index * n)
+                self._tickets.append(self._model.submit(request, emit, top_logprobs, score_prompts))
         except BaseException:
             self.cancel()
             self._ended((len(prompts) - len(self._tickets)) * n)
@@ -55,6 +60,10 @@ class Generation:
     def cached_tokens(self) -> int:
         """Of the prompts, what had been computed for earlier ones."""
         return sum(ticket.cached for ticket in self._tickets)
+
+    def prompt_scores(self, index: int) -> list[Score]:
+        """Of a prompt's tokens from the second on; there with its first piece, if prompts are scored."""
+        return self._tickets[index].prompt_scores
 
     @property
     def first_s(self) -> float | None:
@@ -80,9 +89,8 @@ class Generation:
         Raises:
             Refusal: the model failed (500), or it took too long (503).
         """
-        unfinished = self._open
         try:
-            while unfinished:
+            while self._unread:
                 try:
                     async with asyncio.timeout_at(self._deadline):
                         pieces = [await self._pieces.get()]
@@ -96,7 +104,7 @@ class Generation:
                     raise Refusal(500, "the model failed on this request", "model_failed")
                 if any(piece.finish == "cancelled" for piece in pieces):
                     raise Refusal(503, "the server is stopping", "stopping", retry_after_s=5)
-                unfinished -= sum(piece.finish is not None for piece in pieces)
+                self._unread -= sum(piece.finish is not None for piece in pieces)
                 yield _merged(pieces)
         finally:
             self.cancel()
@@ -136,6 +144,7 @@ def _merged(pieces: list[Piece]) -> list[Piece]:
                 before.tokens + piece.tokens,
                 before.scores + piece.scores,
                 piece.finish,
+                piece.likelihood,
             )
         )
     return list(merged.values())

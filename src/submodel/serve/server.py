@@ -109,7 +109,7 @@ class Server:
 
 
 class _TimedHeaders(H11Protocol):
-    """Closes a connection that does not get its request's headers across in time."""
+    """Closes a connection that does not get its next request's headers across in time."""
 
     _timer: asyncio.TimerHandle | None = None
 
@@ -117,10 +117,9 @@ class _TimedHeaders(H11Protocol):
         super().connection_made(transport)
         self._wait()
 
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._idle and self._timer is None:
-            self._wait()
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._wait()  # anew: a connection that has just been of use is not closed under its client's next request
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -132,6 +131,8 @@ class _TimedHeaders(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _wait(self) -> None:
+        if self._timer:
+            self._timer.cancel()
         self._timer = self.loop.call_later(_HEAD_S, self._give_up)
 
     def _give_up(self) -> None:

@@ -1,17 +1,22 @@
 """How a request is answered: a model is chosen and leased, the prompt written in tokens, the answer generated."""
 
 import asyncio
-import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
+from submodel.errors import SubmodelError
 from submodel.router import Signals
 from submodel.runtime import Request
+from submodel.runtime.forward import end_tokens
+from submodel.runtime.grammar import Grammars
+from submodel.runtime.model_thread import ModelThread
+from submodel.runtime.processors import Processors
 from submodel.runtime.text import Prompt
 from submodel.serve import routing
 from submodel.serve.access import Limits, Permit, RequestLimit
@@ -19,15 +24,14 @@ from submodel.serve.generation import Generation
 from submodel.serve.metrics import Meters
 from submodel.serve.model_pool import Lease, ModelPool
 from submodel.serve.openai import answers
-from submodel.serve.openai.answers import Chat, Form, Plain
 from submodel.serve.openai.prompts import RequestPrompts
 from submodel.serve.openai.schema import ChatRequest, CompletionRequest, Sampling, or_default
+from submodel.serve.openai.work import Work, chat_work, completion_work
 from submodel.serve.refusal import Refusal
 from submodel.serve.routing import Chooser, Chosen
 from submodel.serve.upstream import Upstream
 
 _Result = TypeVar("_Result")
-_PLAIN_TOKENS = 16  # of a plain completion that gives no limit, as OpenAI has it
 
 
 class ClientDisconnected(Exception):
@@ -58,57 +62,28 @@ class Service:
         self.limits, self.meters = limits, meters
         self.requests = RequestLimit(limits.requests)
         self.prompts = RequestPrompts(models.registry.tokenizer)
+        self._grammars: dict[frozenset[int], Grammars] = {}  # by the tokens that end a model's text
+        self._compiling = asyncio.Lock()
 
     async def chat(self, http: HttpRequest, body: ChatRequest, hints: Hints) -> Response:
         """`POST /v1/chat/completions`."""
-
-        async def prompts() -> list[Prompt]:
-            turns = [(message.role, message.text) for message in body.messages]
-            return [await asyncio.to_thread(self.prompts.chat, turns)]
-
         signals = routing.of_chat(body.messages, hints.file, hints.language)
-        max_tokens = body.max_completion_tokens or body.max_tokens or self.limits.tokens
-        form = Chat(self.models.registry.tokenizer)
-        return await self._answer(http, "chat/completions", body, signals, prompts, max_tokens, body.best, form)
+        write = partial(chat_work, body, self.prompts, self.models.registry.tokenizer)
+        return await self._answer(http, "chat/completions", body, signals, write)
 
     async def completion(self, http: HttpRequest, body: CompletionRequest, hints: Hints) -> Response:
         """`POST /v1/completions`."""
         texts = _prompts_of(body)
-        if body.suffix is not None and not all(isinstance(prompt, str) for prompt in texts):
-            raise Refusal(400, "a suffix goes with a prompt of text", param="suffix")
-
-        def write() -> list[Prompt]:
-            return [
-                self.prompts.tokens(prompt)
-                if not isinstance(prompt, str)
-                else self.prompts.text(prompt)
-                if body.suffix is None
-                else self.prompts.infill(prompt, body.suffix)
-                for prompt in texts
-            ]
-
-        async def prompts() -> list[Prompt]:
-            return await asyncio.to_thread(write)
-
         text = texts[0] if isinstance(texts[0], str) else self._decoded(texts[0])
         signals = routing.of_completion(text, body.suffix, self.prompts, hints.file, hints.language)
-        max_tokens = body.max_tokens or _PLAIN_TOKENS
-        form = Plain(self.models.registry.tokenizer)
-        return await self._answer(http, "completions", body, signals, prompts, max_tokens, body.logprobs, form)
+        write = partial(completion_work, body, texts, self.prompts, self.models.registry.tokenizer)
+        return await self._answer(http, "completions", body, signals, write)
 
     def _decoded(self, tokens: list[int]) -> str:
         return self.models.registry.tokenizer.decode(self.prompts.tokens(tokens).tokens)
 
     async def _answer(
-        self,
-        http: HttpRequest,
-        path: str,
-        body: Sampling,
-        signals: Signals,
-        prompts: Callable[[], Coroutine[Any, Any, list[Prompt]]],
-        max_tokens: int,
-        top_logprobs: int | None,
-        form: Form,
+        self, http: HttpRequest, path: str, body: Sampling, signals: Signals, write: Callable[[], Work]
     ) -> Response:
         permit = self.requests.admit()
         try:
@@ -118,48 +93,47 @@ class Service:
             if chosen.name in self.upstreams:
                 return await self._forward(http, path, body, chosen, permit)
             body.refuse_not_offered()
-            written = await prompts()
-            generation = await self._start(http, body, chosen, written, max_tokens, top_logprobs, permit)
+            work = await asyncio.to_thread(write)
+            generation = await self._start(http, body, chosen, work, permit)
         except BaseException:
             permit.release()
             raise
-        choices = len(written) * or_default(body.n, 1)
+        choices = len(work.prompts) * work.samples
         if body.stream:
-            events = answers.stream(generation, form, chosen.name, choices, body.include_usage)
+            events = answers.stream(generation, work.form, chosen.name, choices, body.include_usage)
             return Events(events, generation.cancel, chosen.headers)
+        best_of = (work.kept, work.samples) if work.samples > work.kept else None
         try:
-            answer = await while_connected(http, answers.complete(generation, form, chosen.name, choices))
+            complete = answers.complete(generation, work.form, chosen.name, choices, best_of)
+            answer = await while_connected(http, complete)
         finally:
             generation.cancel()
         return JSONResponse(answer, headers=chosen.headers)
 
-    async def _start(
-        self,
-        http: HttpRequest,
-        body: Sampling,
-        chosen: Chosen,
-        prompts: list[Prompt],
-        max_tokens: int,
-        top_logprobs: int | None,
-        permit: Permit,
-    ) -> Generation:
+    async def _start(self, http: HttpRequest, body: Sampling, chosen: Chosen, work: Work, permit: Permit) -> Generation:
         """Begins to generate; the permit and the model's lease are released when that ends."""
-        n = or_default(body.n, 1)
-        if len(prompts) * n > self.limits.choices:
-            raise Refusal(400, f"{len(prompts) * n} choices: {self.limits.choices} are allowed at once", param="n")
-        self._check_length(prompts, self.models.registry.context)
+        choices = len(work.prompts) * work.samples
+        if choices > self.limits.choices:
+            raise Refusal(
+                400,
+                f"{choices} choices: {self.limits.choices} are allowed at once",
+                param="n" if work.samples == work.kept else "best_of",
+            )
+        self._check_length(work.prompts, self.models.registry.context)
         lease = await while_connected(http, self.models.lease(chosen.name), self._release)
         try:
-            room = self._check_length(prompts, lease.model.context)
+            room = self._check_length(work.prompts, lease.model.context)
             first = secrets.randbits(62) if body.seed is None else body.seed
             template = Request(
                 "",
                 (),
-                min(max_tokens, room, self.limits.tokens),
+                min(or_default(work.max_tokens, self.limits.tokens), room, self.limits.tokens),
                 body.stops,
-                tuple(first + i for i in range(n)),
+                tuple(first + i for i in range(work.samples)),
                 or_default(body.temperature, 1.0),
                 or_default(body.top_p, 1.0),
+                max(0, or_default(body.top_k, 0)),
+                processors=await self._processors(lease.model, work),
             )
         except BaseException:
             self._release(lease)
@@ -171,8 +145,23 @@ class Service:
             self._count(chosen.name, generation)
 
         generation = Generation(lease.model, done, self.limits.answer_s)
-        generation.start(prompts, template, top_logprobs)
+        generation.start(work.prompts, template, work.top_logprobs, work.score_prompts)
         return generation
+
+    async def _processors(self, model: ModelThread, work: Work) -> Processors:
+        """With the grammar, compiled. Raises Refusal for one that cannot be kept to."""
+        if work.grammar is None:
+            return work.processors
+        text, param = work.grammar
+        try:
+            async with self._compiling:
+                ends = end_tokens(model.loaded)
+                if ends not in self._grammars:
+                    self._grammars[ends] = await asyncio.to_thread(Grammars, model.loaded.tokenizer, ends)
+                grammar = await asyncio.to_thread(self._grammars[ends].lark, text)
+        except SubmodelError as error:
+            raise Refusal(400, f"{param}: {error}", "unsupported_grammar", param) from error
+        return replace(work.processors, grammar=grammar)
 
     def _release(self, lease: Lease) -> None:
         self.models.release(lease)
@@ -202,11 +191,7 @@ class Service:
     async def _forward(self, http: HttpRequest, path: str, body: Sampling, chosen: Chosen, permit: Permit) -> Response:
         """Another engine's answer."""
         upstream = self.upstreams[chosen.name]
-        try:
-            document = body.model_dump(mode="json", exclude_unset=True)
-            json.dumps(document, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:  # in a field that only the engine knows; the others are checked before
-            raise Refusal(400, "half of a surrogate pair: text of this request is not Unicode") from error
+        document = body.model_dump(mode="json", exclude_unset=True, by_alias=True)
         if body.stream:
             events = await while_connected(http, upstream.stream(path, document))
             return Events(events, permit.release, chosen.headers)

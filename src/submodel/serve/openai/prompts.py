@@ -6,6 +6,9 @@ from typing import Any
 from jinja2 import TemplateError
 
 from submodel.runtime.text import Prompt, Prompts
+from submodel.serve.openai.conversation import Conversations
+from submodel.serve.openai.schema import ChatMessage
+from submodel.serve.openai.tools import Tools
 from submodel.serve.refusal import Refusal
 
 
@@ -15,13 +18,14 @@ class RequestPrompts:
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
         self._prompts = Prompts(tokenizer)
+        self._conversations = Conversations(self._prompts)
 
-    def chat(self, turns: Sequence[tuple[str, str]]) -> Prompt:
-        """(role, text) of a conversation, ready for the assistant's answer."""
+    def chat(self, messages: list[ChatMessage], tools: Tools | None = None) -> Prompt:
+        """A conversation, ready for the assistant's answer, with the tools that it may call."""
         if not self._prompts.has_template:
             raise Refusal(400, "this base has no chat template: use /v1/completions", "no_chat_template", "messages")
         try:
-            return self._prompts.chat([("system" if role == "developer" else role, text) for role, text in turns])
+            return self._prompts.conversation(*self._conversations.messages(messages, tools))
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise Refusal(400, f"the base's chat template refuses these messages: {error}", param="messages") from error
 
