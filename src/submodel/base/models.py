@@ -25,7 +25,9 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from submodel.base.weights import FLOATS, Gguf, Safetensors, Source
+from submodel.base.gguf.source import Gguf
+from submodel.base.gguf.tokenizer.build import build_tokenizer
+from submodel.base.weights import FLOATS, Safetensors, Source
 from submodel.errors import SubmodelError
 
 _ROWS = 1024  # of an embedding, read at once
@@ -58,9 +60,6 @@ class Base:
         self.source = source
         self.trust_remote_code = trust_remote_code
         self._built: dict[torch.dtype, PreTrainedModel] = {}
-        if isinstance(source, Gguf):
-            skeleton = self._empty(torch.bfloat16)
-            source.bind(skeleton, config.to_dict())
 
     def __repr__(self) -> str:
         return f"<base {self.reference}: {self.config.model_type}, {self.source.size_bytes / 1e6:,.1f} MB on disk>"
@@ -72,7 +71,9 @@ class Base:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the stored weights (bfloat16 for a GGUF file, which is dequantised to it)."""
+        """The dtype of the stored weights (of a GGUF file that they are dequantised to, see `Gguf`)."""
+        if isinstance(self.source, Gguf):
+            return self.source.dtype
         if isinstance(self.source, Safetensors):
             stored = [self.source.dtype_name(name) for name in self.source.names]
             known = [FLOATS[s] for s in stored if s in FLOATS]
@@ -98,25 +99,24 @@ class Base:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer that lies beside the weights. Raises SubmodelError when there is none."""
+        if isinstance(self.source, Gguf):
+            return build_tokenizer(self.source.file, self.source.fields, self.context)
         try:
-            if isinstance(self.source, Gguf):
-                with self.source.shared_reader():
-                    return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError, ImportError) as error:
             raise SubmodelError(f"{self.reference}: no tokenizer can be loaded ({first_line(error)})") from error
 
     def skeleton(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model with every parameter on the meta device and real non-persistent buffers (rotary tables)."""
-        model = self._empty(dtype)
+        model = self.empty(dtype)
         for name, buffer in model.named_non_persistent_buffers():
             owner, _, attribute = name.rpartition(".")
             model.get_submodule(owner)._buffers[attribute] = torch.empty_like(buffer, device="cpu")
         model.initialize_weights()  # fills the buffers; on meta parameters it does nothing
         return model
 
-    def _empty(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The model on the meta device, a copy of one that is built once.
+    def empty(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The model on the meta device with its buffers, a copy of one that is built once.
 
         Building sets torch's default dtype for a moment, and that for all threads: one that computes meanwhile would
         get tensors of another dtype. Copying does not.

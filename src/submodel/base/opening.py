@@ -8,8 +8,11 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
+from submodel.base.gguf import model as gguf_model
+from submodel.base.gguf.parts import file_in
+from submodel.base.gguf.source import Gguf
 from submodel.base.models import Base, first_line
-from submodel.base.weights import Gguf, Safetensors
+from submodel.base.weights import Safetensors
 from submodel.errors import SubmodelError
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -36,7 +39,11 @@ def checkpoint_path(reference: str, trust_remote_code: bool = False) -> Path:
     Raises SubmodelError when it is neither there nor to be had.
     """
     path = Path(reference).expanduser()
-    return path if path.suffix == ".gguf" or path.is_dir() else _from_hub(reference, trust_remote_code)
+    return path if _is_gguf(path) or path.is_dir() else _from_hub(reference, trust_remote_code)
+
+
+def _is_gguf(path: Path) -> bool:
+    return path.suffix.lower() == ".gguf" and not path.is_dir()
 
 
 def open_weights(reference: str, path: Path) -> Safetensors | Gguf:
@@ -44,15 +51,17 @@ def open_weights(reference: str, path: Path) -> Safetensors | Gguf:
 
     Args:
         reference: what errors call it.
-        path: a Hugging Face directory or a .gguf file.
+        path: a Hugging Face directory, a .gguf file (of a split one any part), or a directory that holds one.
 
     Raises:
         SubmodelError: there is no checkpoint, its weights are pickled, or a file of it is missing or cut short.
     """
-    if path.suffix == ".gguf":
+    if _is_gguf(path):
         if not path.is_file():
             raise SubmodelError(f"{reference}: no such file: give a .gguf file, a model directory or a hub id")
         return Gguf(path)
+    if next(path.glob("*.safetensors"), None) is None and (file := file_in(path)) is not None:
+        return Gguf(file)
     if not (path / "config.json").is_file():
         raise SubmodelError(f"{reference}: no config.json in it: give a Hugging Face model directory or a .gguf file")
     files = sorted(path.glob("*.safetensors"))
@@ -79,11 +88,19 @@ def base_at(reference: str, path: Path, source: Safetensors | Gguf, trust_remote
             allowed.
     """
     if isinstance(source, Gguf):
-        return Base(reference, path, _gguf_config(path, source), source, trust_remote_code)
+        return _of_gguf(reference, source)
     config = _config(reference, path, trust_remote_code)
     if getattr(config, "quantization_config", None):
         raise SubmodelError(f"{reference}: its weights are quantised: give the unquantised checkpoint or a GGUF file")
     return Base(reference, path, config, source, trust_remote_code)
+
+
+def _of_gguf(reference: str, source: Gguf) -> Base:
+    config, keys = gguf_model.read_config(source)
+    base = Base(reference, source.file, config, source, False)
+    empty = base.empty(source.dtype)
+    gguf_model.bind(source, keys, config, {name: tuple(p.shape) for name, p in empty.state_dict().items()})
+    return base
 
 
 def _weight_map(reference: str, index: Path) -> dict[str, str]:
@@ -108,16 +125,6 @@ def _config(reference: str, path: Path, trust_remote_code: bool) -> Any:
         raise SubmodelError(f"{reference}: its config cannot be read ({first_line(error)})") from error
 
 
-def _gguf_config(path: Path, source: Gguf) -> Any:
-    try:
-        with source.shared_reader():
-            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, OSError, KeyError, IndexError) as error:
-        raise SubmodelError(f"{path}: its model family cannot be read from GGUF ({first_line(error)})") from error
-    config.__dict__.pop("quantization_config", None)
-    return config
-
-
 def is_hub_id(reference: str) -> bool:
     """Whether `reference` has the form of a hub id: NAME or OWNER/NAME."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-][\w.-]*", reference) is not None
@@ -127,6 +134,8 @@ def _from_hub(reference: str, trust_remote_code: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
+    if Path(reference).expanduser().is_file():
+        raise SubmodelError(f"{reference}: a file, but no .gguf file: give a model directory, a .gguf file or a hub id")
     if not is_hub_id(reference):
         raise SubmodelError(f"{reference}: no such directory: give a model directory, a .gguf file or a hub id")
     try:

@@ -1,11 +1,11 @@
-"""The tensors of a checkpoint, read one at a time by name: safetensors shards or one GGUF file.
+"""The tensors of a checkpoint, read one at a time by name: what every source gives, and safetensors shards.
 
 Nothing is unpickled and, unless asked for, nothing is mapped into memory: a tensor is read when asked for and is gone
-when its last reference goes, so that a walk over a checkpoint of any size holds only what it works on. Both sources
-give the checkpoint's identity: one SHA-256 over the bytes of every tensor as stored, in the order of the
-names, which does not depend on how the checkpoint is cut into shards.
+when its last reference goes, so that a walk over a checkpoint of any size holds only what it works on. Every source
+gives the checkpoint's identity: one SHA-256 over the bytes of every tensor as stored, in the order of the names,
+which does not depend on how the checkpoint is cut into shards. GGUF files are read by `base.gguf`.
 
-Formats: https://huggingface.co/docs/safetensors and https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+Format: https://huggingface.co/docs/safetensors
 """
 
 import errno
@@ -16,14 +16,12 @@ import mmap
 import os
 import shutil
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -160,106 +158,9 @@ class Safetensors:
     def sha256(self) -> str:
         def digest(name: str) -> str:
             span = self._spans[name]
-            return _entry(name, span.dtype, span.shape, _file_chunks(span))
+            return tensor_digest(name, span.dtype, span.shape, _file_chunks(span))
 
-        self._sha256 = self._sha256 or _combine(digest, self.names)
-        return self._sha256
-
-
-class Gguf:
-    """One GGUF file, each tensor dequantised to `dtype` as it is read, under the base model's parameter names.
-
-    Args:
-        file: the .gguf file.
-        dtype: what the dequantised values are rounded to.
-
-    `bind` must be called with the model's skeleton before a tensor is read: GGUF has names and, for some
-    families, row orders of its own, which transformers knows how to undo.
-    """
-
-    def __init__(self, file: Path, dtype: torch.dtype = torch.bfloat16):
-        try:
-            from gguf import GGUFReader
-        except ImportError as error:
-            raise SubmodelError(f"{file}: reading GGUF needs the gguf package: pip install 'submodel[gguf]'") from error
-        try:
-            self.reader = GGUFReader(file)
-        except (ValueError, KeyError, IndexError, OSError) as error:
-            raise SubmodelError(f"{file}: not a whole GGUF file ({error}): fetch it again") from error
-        self._tensors: dict[str, Any] = {t.name: t for t in self.reader.tensors}
-        self.file = file
-        self._dtype = dtype
-        self._sha256 = ""
-        self._names: dict[str, str] = {}
-        self._processor: Any = None
-
-    def bind(self, skeleton: torch.nn.Module, config: dict[str, Any]) -> None:
-        """Learn the model's names of the tensors. Raises SubmodelError for a mixture of experts."""
-        from transformers.modeling_gguf_pytorch_utils import (
-            TENSOR_PROCESSORS,
-            TensorProcessor,
-            get_gguf_hf_weights_map,
-        )
-
-        architecture = self.reader.fields["general.architecture"].contents()
-        self._processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config)
-        to_model = get_gguf_hf_weights_map(skeleton, self._processor)
-        if any(name.endswith("_exps.weight") for name in self._tensors):
-            raise SubmodelError(
-                f"{self.file}: a mixture of experts in GGUF is not read: give its safetensors directory"
-            )
-        self._names = {to_model[name]: name for name in self._tensors if name in to_model}
-
-    @contextmanager
-    def shared_reader(self) -> Iterator[None]:
-        """While open, transformers reads this file's header through our reader: parsing it takes seconds."""
-        import gguf
-
-        original = gguf.GGUFReader
-        gguf.GGUFReader = lambda _: self.reader  # type: ignore[assignment,misc]
-        try:
-            yield
-        finally:
-            gguf.GGUFReader = original  # type: ignore[misc]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self._names))
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(int(t.n_bytes) for t in self._tensors.values())
-
-    def get(self, name: str) -> torch.Tensor:
-        from gguf import dequantize
-
-        return self._values(name, dequantize(self._tensor(name).data, self._tensor(name).tensor_type))
-
-    def get_rows(self, name: str, rows: list[int]) -> torch.Tensor:
-        """Rows of a tensor; only those are dequantised."""
-        from gguf import dequantize
-
-        tensor = self._tensor(name)
-        return self._values(name, dequantize(tensor.data[rows], tensor.tensor_type))
-
-    def _tensor(self, name: str) -> Any:
-        return self._tensors[self._names[name]]
-
-    def _values(self, name: str, values: np.ndarray) -> torch.Tensor:
-        tensor = self._tensor(name)
-        values = self._processor.process(values, tensor.name, tensor_key_mapping={}, parsed_parameters={}).weights
-        return torch.tensor(values, dtype=self._dtype)
-
-    def prefetch(self, names: list[str]) -> None:
-        """The reader maps the file; the kernel reads ahead by itself."""
-
-    def sha256(self) -> str:
-        def digest(name: str) -> str:
-            t = self._tensors[name]
-            shape = tuple(int(n) for n in t.shape)
-            return _entry(name, t.tensor_type.name, shape, iter([t.data.tobytes()]))
-
-        self._sha256 = self._sha256 or _combine(digest, tuple(sorted(self._tensors)))
+        self._sha256 = self._sha256 or combined_digest(digest, self.names)
         return self._sha256
 
 
@@ -305,14 +206,16 @@ def _file_chunks(span: _Span) -> Iterator[bytes]:
             yield chunk
 
 
-def _entry(name: str, dtype: str, shape: tuple[int, ...], chunks: Iterator[bytes]) -> str:
+def tensor_digest(name: str, dtype: str, shape: tuple[int, ...], chunks: Iterator[bytes]) -> str:
+    """The line of a tensor in what `combined_digest` hashes."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
     return f"{name} {dtype} {list(shape)} {digest.hexdigest()}\n"
 
 
-def _combine(entry: Any, names: tuple[str, ...]) -> str:
+def combined_digest(entry: Callable[[str], str], names: tuple[str, ...]) -> str:
+    """A checkpoint's identity, from the lines of its tensors."""
     # hashlib releases the interpreter lock, so the tensors are hashed on all cores
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         return hashlib.sha256("".join(pool.map(entry, names)).encode()).hexdigest()

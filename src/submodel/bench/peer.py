@@ -13,7 +13,6 @@ import torch
 
 from submodel.base.models import Base
 from submodel.base.opening import open_base
-from submodel.base.weights import Gguf
 from submodel.bench.child import Child
 from submodel.bench.contender import Contender
 from submodel.calibration import Samples
@@ -105,16 +104,16 @@ def refuse_others(base: Base, file: Path) -> None:
     names = {target: name for name, target in base.targets(base.skeleton(torch.bfloat16)).items()}
     for name in other.source.names:
         weight = base.source.get(names[name]) if name in names else None
-        if weight is not None and not torch.equal(weight.to(torch.bfloat16), other.source.get(name)):
+        if weight is not None and not torch.equal(weight.to(torch.bfloat16), other.source.get(name).to(torch.bfloat16)):
             raise SubmodelError(f"{file}: {name} is not that of {base.reference}: give the base's own GGUF")
 
 
 def write_bf16(source: Path, out: Path) -> None:
     """A GGUF file with every matrix rounded to bfloat16, vectors in float32, and the metadata as it is."""
     from gguf import GGMLQuantizationType as Type
-    from gguf import GGUFValueType, GGUFWriter, LlamaFileType, dequantize, quantize
+    from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType, dequantize, quantize
 
-    reader = Gguf(source).reader
+    reader = GGUFReader(source)
     writer = GGUFWriter(out, reader.fields["general.architecture"].contents())
     for name, entry in reader.fields.items():
         if name.startswith("GGUF.") or name == "general.architecture":
