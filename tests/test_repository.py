@@ -108,7 +108,7 @@ def test_what_git_sees_and_someone_wrote(repository: Path):
     about = parts[0].about["repository"]
     assert about["languages"] == {"python": len(parts[0].documents)} and len(about["commit"]) == 40
     assert about["left_out"] == {
-        "vendored": 2, "generated": 1, "minified": 1, "duplicate": 1, "empty": 1, "unreadable": 1
+        "vendored": 2, "generated": 1, "minified": 1, "duplicate": 1, "empty": 1, "not UTF-16": 1, "absent": 1
     }  # fmt: skip
     every = read_repository("mine", str(repository)).about["repository"]["languages"]
     assert every.keys() <= {"python", "go"}

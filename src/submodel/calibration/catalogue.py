@@ -60,7 +60,7 @@ def _in_brackets(request: Callable[[Row], str]) -> Callable[[Row], str]:
 
 
 def _first_solution(row: Row) -> str:
-    return next(iter(json.loads(row["solutions"] or "[]")), "")
+    return next(iter(json.loads(row.get("solutions") or "[]")), "")
 
 
 def _function(language: str) -> DataSet:

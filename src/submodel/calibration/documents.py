@@ -1,23 +1,25 @@
 """Documents: the rows of JSONL and parquet, text files, the files of a source tree."""
 
-import gzip
 import hashlib
-import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+from submodel.calibration.columns import choose_column, text_of_value
 from submodel.calibration.sets import read_jsonl
+from submodel.calibration.text_files import LARGEST_TEXT, UNREADABLE, open_text, refuse_unreadable
 from submodel.calibration.trees import read_tree
 from submodel.errors import SubmodelError
 
 Split = Literal["calibration", "held-out"]
 
-_COLUMNS = ("text", "content", "prompt", "code")
+_LOOKED_AT = 1000  # rows that say which column is the text
 
 
-class NoText(SubmodelError):
+class NothingLeft(SubmodelError):
     """Files of which no text is left, at least not in the part that was asked for."""
 
 
@@ -66,7 +68,9 @@ def parse_spec(spec: str) -> tuple[Path, str | None]:
 def read_text(name: str, spec: str, split: Split = "calibration") -> Text:
     """`PATH[:COLUMN]` -> its documents. Raises SubmodelError as `read_documents` does."""
     path, column = parse_spec(spec)
-    return Text(name, read_documents(path, column, split), str(path), column, split if path.is_dir() else "all")
+    documents, left_out = _read(path, column, split)
+    about = {"left_out": left_out} if left_out else {}
+    return Text(name, documents, str(path), column, split if path.is_dir() else "all", about)
 
 
 def read_documents(path: Path, column: str | None = None, split: Split = "calibration") -> list[Document]:
@@ -75,39 +79,58 @@ def read_documents(path: Path, column: str | None = None, split: Split = "calibr
     Args:
         path: the file or directory.
         column: the column to read, COLUMN,COLUMN for several that are joined by line ends, or for a directory the
-            language (a key of LANGUAGES; all of them if None).
+            language (a key of LANGUAGES; all of them if None). A column holds text, or the turns of conversations.
         split: which part of a source tree; files are read whole.
 
     Raises:
         SubmodelError: nothing there, no such column or language, or no text in it.
     """
+    return _read(path, column, split)[0]
+
+
+def _read(path: Path, column: str | None, split: Split) -> tuple[list[Document], dict[str, int]]:
+    """The documents, and how many files or rows were left out for which reason."""
+    left_out: Counter[str] = Counter()
     if path.is_dir():
-        documents = [Document(file, 0, text) for file, text in read_tree(path, column, split == "held-out")]
-    elif not path.is_file():
+        files = read_tree(path, column, split == "held-out", left_out)
+        documents = [Document(file, 0, text) for file, text in files]
+    elif not path.exists():
         raise SubmodelError(f"{path}: no such file or directory: give JSONL, parquet, text or a source tree")
     else:
+        refuse_unreadable(path)
         name = path.name.removesuffix(".gz")
         if name.endswith((".jsonl", ".json", ".ndjson")):
-            documents = list(_read_rows(path, read_jsonl(path), column))
+            documents = list(_read_rows(path, read_jsonl(path), column, left_out))
         elif name.endswith(".parquet"):
-            documents = list(_read_rows(path, _parquet_rows(path), column))
+            documents = list(_read_rows(path, _parquet_rows(path), column, left_out))
         elif column is not None:
             raise SubmodelError(f"{path}: a text file has no column {column!r}: give the path alone")
         else:
             documents = [Document(str(path), 0, _text_of(path))]
-    documents = [document for document in documents if document.text.strip()]
-    if not documents:
-        raise NoText(f"{path}: no text in it{f' under {column!r}' if column else ''}: give a file with text")
-    return documents
+    readable = [document for document in documents if document.text.strip()]
+    if not readable:
+        why = f" ({describe_counts(left_out)})" if left_out else ""
+        raise NothingLeft(f"{path}: no text in it{f' under {column!r}' if column else ''}{why}: give a file with text")
+    left_out["empty"] += len(documents) - len(readable)
+    return readable, dict(+left_out)
+
+
+def describe_counts(left_out: Mapping[str, int]) -> str:
+    """Such as `3 null, 1 empty`, the most frequent reason first."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in sorted(left_out.items(), key=lambda item: -item[1]))
 
 
 def _text_of(path: Path) -> str:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else open(path, encoding="utf-8")
     try:
-        with opened as f:
-            return f.read()
-    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+        with open_text(path) as f:
+            text = f.read(LARGEST_TEXT + 1)
+    except UNREADABLE as error:
         raise SubmodelError(f"{path}: not UTF-8 text ({error}): give JSONL, parquet, text or a source tree") from error
+    if len(text) > LARGEST_TEXT:
+        raise SubmodelError(f"{path}: more than {LARGEST_TEXT:,} characters: give a part of it")
+    if "\0" in text:
+        raise SubmodelError(f"{path}: zero bytes in it, so it is no text: give JSONL, parquet, text or a source tree")
+    return text
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -119,26 +142,47 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
     try:
         yield from pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.lib.ArrowException, OSError) as error:
+    except (pyarrow.lib.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SubmodelError(f"{path}: not a parquet file ({error})") from error
 
 
-def _read_rows(path: Path, rows: Iterable[dict[str, Any]], column: str | None) -> Iterator[Document]:
-    for number, row in enumerate(rows):
-        if column is None:
-            texts = [name for name, value in row.items() if isinstance(value, str)]
-            column = next((name for name in _COLUMNS if name in texts), texts[0] if len(texts) == 1 else None)
-            if column is None:
-                raise SubmodelError(f"{path}: which column? it has {', '.join(row)}: give PATH:COLUMN")
-        columns = [column] if column in row else column.split(",")
+def _read_rows(
+    path: Path, rows: Iterable[dict[str, Any]], column: str | None, left_out: Counter[str]
+) -> Iterator[Document]:
+    """A document a row. Rows without a value in the column are counted in `left_out`, as long as others have one."""
+    rows = iter(rows)
+    first = list(islice(rows, _LOOKED_AT))
+    if column is None and first:
+        column = choose_column(first, path)
+    if column is None:
+        return
+    columns = [column] if any(column in row for row in first) else column.split(",")
+    absent = ""  # the first column that a row lacks, as long as no row has had all
+    has_read = False
+    for number, row in enumerate(chain(first, rows)):
+        texts: list[str] = []
         for name in columns:
-            if name not in row:
-                raise SubmodelError(f"{path}, row {number}: no column {name!r}; it has {', '.join(row)}")
-            if not isinstance(row[name], str):
-                raise SubmodelError(f"{path}, row {number}: column {name!r} is not text: name a text column")
-        text = "\n".join(row[name] for name in columns)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # JSON may spell it
-            raise SubmodelError(f"{path}, row {number}: half of a surrogate pair: not Unicode text") from error
-        yield Document(str(path), number, text)
+            if (value := row.get(name)) in (None, []):  # JSON lines often leave out what is null
+                left_out["null" if value is None else "empty"] += 1
+                absent = absent or (f"no column {name!r}; it has {', '.join(row)}" if name not in row else "")
+                break
+            text = text_of_value(value, left_out)
+            if text is None:
+                raise SubmodelError(
+                    f"{path}, row {number}: column {name!r} is neither text nor turns (role and content, from and "
+                    "value): name a text column"
+                )
+            texts.append(text)
+        else:
+            yield Document(str(path), number, _unicode("\n".join(texts), path, number))
+            has_read = True
+    if absent and not has_read:
+        raise SubmodelError(f"{path}: {absent}")
+
+
+def _unicode(text: str, path: Path, number: int) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON may spell it
+        raise SubmodelError(f"{path}, row {number}: half of a surrogate pair: not Unicode text") from error
+    return text

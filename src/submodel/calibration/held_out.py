@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from submodel.calibration.documents import NoText, Text, read_text
+from submodel.calibration.documents import NothingLeft, Text, read_text
 from submodel.calibration.domains import Domain
 from submodel.calibration.packing import Budget, pack, tokens_in
 from submodel.calibration.repository import read_repository
@@ -65,7 +65,7 @@ def _unseen(
         read = read_repository if "repository" in part else read_text
         try:
             return read(name, spec, "held-out")
-        except NoText:  # a repository of few files may hold none out
+        except NothingLeft:  # a repository of few files may hold none out
             return Text(name, [], part["path"])
     text = domain.read(name, data_dir)
     seen = rows_seen(calibration, text)

@@ -1,5 +1,6 @@
 """The text of a named set: its rows in the template of the catalogue."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,21 @@ def read_named_set(name: str, data_dir: Path | None, revision: str | None = None
     rows = stored.rows if split else stored.rows[: max(1, int(len(stored.rows) * entry.fraction))]
     text = entry.stand_in_text if stored.stand_in and entry.stand_in_text else entry.text
     documents: list[Document] = []
+    left_out: Counter[str] = Counter()
     for number, row in enumerate(rows):
-        written = _fill(text, row, stored, number)
+        try:
+            written = _fill(text, row, stored, number)
+        except _Null:
+            left_out["null"] += 1
+            continue
         if written.strip():
             documents.append(Document(stored.origin, number, written))
+        else:
+            left_out["empty"] += 1
     if not documents:
         raise SubmodelError(f"{stored.origin}: no text in it: give the set's own rows")
-    return Text(name, documents, stored.origin, None, source.split, {"set": _described(key, stored)})
+    about = {"set": _described(key, stored), **({"left_out": dict(left_out)} if left_out else {})}
+    return Text(name, documents, stored.origin, None, source.split, about)
 
 
 def _other_split(source: NamedSet, split: str) -> NamedSet:
@@ -49,7 +58,22 @@ def _other_split(source: NamedSet, split: str) -> NamedSet:
     return replace(source, split=split, stored_split=None, stand_in=stand_in)
 
 
+class _Null(Exception):
+    """A template needs a value that is null."""
+
+
+class _Filled(dict[str, Any]):
+    """A row whose nulls are no text, where a template would write "None"."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if value is None:
+            raise _Null
+        return _Filled(value) if type(value) is dict else value
+
+
 def _fill(template: Template, row: Row, stored: Rows, number: int) -> str:
+    row = _Filled(row)
     try:
         return template.format_map(row) if isinstance(template, str) else template(row)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

@@ -2,7 +2,8 @@
 
 A git tree is read as git sees it: tracked files and new ones, without what it ignores; any other directory as it lies.
 Left out are files that are vendored, generated, minified, or there twice (but for white space), as the name, the first
-lines or .gitattributes (linguist-vendored, linguist-generated) say. Licence headers are cut off, so that a model is not
+lines or .gitattributes (linguist-vendored, linguist-generated) say; links, submodules and what stands for a file that
+was not fetched; and what is no text. Licence headers are cut off, so that a model is not
 fitted to them. The split into calibration and held-out files is that of `trees`, made on the files as they stand.
 """
 
@@ -13,7 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from submodel.calibration.documents import Document, NoText, Split, Text, parse_spec
+from submodel.calibration.documents import Document, NothingLeft, Split, Text, parse_spec
+from submodel.calibration.text_files import NoText
 from submodel.calibration.trees import LANGUAGES, endings_of, is_held_out, source_text, walk_files
 from submodel.errors import SubmodelError
 
@@ -38,6 +40,7 @@ _KEPT_FIRST = re.compile(r"\A(#!.*\n|#.*coding[:=].*\n|<\?php\s*\n)*")
 _HASHES = re.compile(r"\s*((?:[ \t]*#(?!!).*(?:\n|\Z))+)")
 _SLASHES = re.compile(r"\s*(/\*(?s:.*?)\*/[ \t]*(?:\n|\Z)|(?:[ \t]*//.*(?:\n|\Z))+)")
 _HASH_ENDINGS = (".py", ".rb")
+_SUBMODULE, _LINK = "160000", "120000"  # modes in git's index
 
 
 def read_repository(name: str, spec: str, split: Split = "calibration") -> Text:
@@ -51,8 +54,9 @@ def read_repository(name: str, spec: str, split: Split = "calibration") -> Text:
         raise SubmodelError(f"{path}: no such directory: give a repository as NAME=PATH[:LANGUAGE]")
     endings = endings_of(language)
     commit = _git_commit(path)
-    listed = [f for f in (_git_files(path) if commit is not None else walk_files(path)) if f.endswith(endings)]
     left_out: Counter[str] = Counter()
+    files = _git_files(path, endings, left_out) if commit is not None else walk_files(path)
+    listed = [file for file in files if file.endswith(endings)]
     languages: Counter[str] = Counter()
     documents: list[Document] = []
     for file, text in _written(path, listed, _git_marked(path, listed) if commit is not None else {}, left_out):
@@ -61,7 +65,7 @@ def read_repository(name: str, spec: str, split: Split = "calibration") -> Text:
             languages[language or language_of(file)] += 1
     if not documents:
         why = f" ({', '.join(f'{n} {reason}' for reason, n in left_out.items())})" if left_out else ""
-        raise NoText(
+        raise NothingLeft(
             f"{path}: of {len(listed)} {language or 'source'} files none is left{why} in its {split} part: "
             "give a larger repository or another language"
         )
@@ -102,10 +106,15 @@ def _written(
     """(path, text) of the files that someone wrote; `left_out` counts the others by reason."""
     seen: set[str] = set()
     for file in files:
-        text = None if _VENDORED.search(file) else source_text(root / file)
-        if marked.get(file) or text is None:
-            left_out[marked.get(file) or ("vendored" if _VENDORED.search(file) else "unreadable")] += 1
-        elif not text.strip():
+        if reason := marked.get(file) or ("vendored" if _VENDORED.search(file) else None):
+            left_out[reason] += 1
+            continue
+        try:
+            text = source_text(root, file)
+        except NoText as error:
+            left_out[str(error)] += 1
+            continue
+        if not text.strip():
             left_out["empty"] += 1
         elif is_generated(file, text):
             left_out["generated"] += 1
@@ -144,9 +153,20 @@ def _git_commit(root: Path) -> str | None:
     return _git(root, "rev-parse", "--verify", "-q", "HEAD").stdout.strip()
 
 
-def _git_files(root: Path) -> list[str]:
-    listed = _git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate", ".")
-    return sorted(file for file in listed.stdout.split("\0") if file and (root / file).is_file())
+def _git_files(root: Path, endings: tuple[str, ...], left_out: Counter[str]) -> list[str]:
+    """Tracked files and new ones; submodules, and links that are called like source files, are counted instead.
+
+    What git keeps as a link may lie here as a file that holds where it leads: so the index decides.
+    """
+    tracked = _git(root, "ls-files", "-z", "--stage", ".").stdout.split("\0")
+    kinds = {file: entry[:6] for entry, tab, file in (line.partition("\t") for line in tracked) if tab}
+    new = _git(root, "ls-files", "-z", "--others", "--exclude-standard", ".").stdout.split("\0")
+    nested = [file for file in new if file.endswith("/")]  # a repository within this one, which it does not keep
+    submodules = sum(kind == _SUBMODULE for kind in kinds.values()) + len(nested)
+    links = sum(kind == _LINK and file.endswith(endings) for file, kind in kinds.items())
+    left_out.update({name: n for name, n in (("submodule", submodules), ("symbolic link", links)) if n})
+    files = [file for file, kind in kinds.items() if kind not in (_SUBMODULE, _LINK)]
+    return sorted({*files, *(file for file in new if file and file not in nested)})
 
 
 def _git_marked(root: Path, files: list[str]) -> dict[str, str]:

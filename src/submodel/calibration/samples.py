@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from submodel.calibration.documents import Document
+from submodel.calibration.documents import Document, describe_counts
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Provenance:
         sha256_tokens: SHA-256 of the samples without padding, int64 little-endian, sample by sample.
         shape: what differs from packed raw text: `shape`, `form`.
         about: of a named set `set`: its name, its place on the hub, what stands in for it; of a repository
-            `repository`: its commit, its files by language, and how many were left out and why.
+            `repository`: its commit, its files by language, and how many were left out and why; of other text
+            `left_out`: how many of its rows or files, and why.
         parts: of a mixture: for each part its name, weight, tokens and these same keys.
     """
 
@@ -60,6 +61,14 @@ def stand_ins(calibration: Mapping[str, Any] | None) -> list[str]:
     """Which named sets of a manifest's `calibration` were not read themselves, and what stood in for them."""
     named = [part.get("set", {}) for part in parts_of(calibration)]
     return [f"{of['name']} ({of['hub']}) was not read but {of['stand_in']}" for of in named if of.get("stand_in")]
+
+
+def left_out(calibration: Mapping[str, Any] | None) -> list[str]:
+    """How many rows or files of each text were left out and why; no line of a text that was read whole."""
+    parts = [
+        (part, part.get("left_out") or part.get("repository", {}).get("left_out")) for part in parts_of(calibration)
+    ]
+    return [f"left out of {part['path']}: {describe_counts(counts)}" for part, counts in parts if counts]
 
 
 @dataclass(frozen=True, repr=False)

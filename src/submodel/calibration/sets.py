@@ -4,15 +4,14 @@ A data directory holds JSON lines, plain or gzipped. DIR/HUB_ID/[CONFIG/]SPLIT.j
 name, DIR/PATH/SPLIT.jsonl, there may be other rows in its columns: then the set says so.
 """
 
-import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from submodel.calibration.text_files import LARGEST_TEXT, UNREADABLE, open_text
 from submodel.errors import SubmodelError
 
 
@@ -115,18 +114,26 @@ def find_file(source: NamedSet, data_dir: Path) -> tuple[Path, str]:
 
 
 def read_jsonl(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines, plain or .gz. Raises SubmodelError for anything else."""
-    opener = gzip.open if file.suffix == ".gz" else open
+    """The objects of a file of JSON lines, plain or .gz, in the encoding that a byte order mark says, else UTF-8.
+
+    Raises SubmodelError for anything else.
+    """
     number = 0
     try:
-        with opener(file, "rt", encoding="utf-8") as f:
-            for number, line in enumerate(f, start=1):
+        with open_text(file) as f:
+            while line := f.readline(LARGEST_TEXT):
+                number += 1
+                if len(line) == LARGEST_TEXT:
+                    raise SubmodelError(f"{file}, line {number}: over {LARGEST_TEXT:,} characters: give shorter lines")
+                line = line.removeprefix("\ufeff")  # files that begin with a mark may have been joined
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise SubmodelError(f"{file}, line {number}: not a JSON object: give one object a line")
                     yield row
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except SubmodelError:
+        raise
+    except (*UNREADABLE, ValueError, RecursionError) as error:
         raise SubmodelError(f"{file}, line {number}: not JSON lines ({error}): give one object a line") from error
 
 

@@ -30,8 +30,8 @@ def parse_domains(specs: Sequence[str], texts: Mapping[str, str]) -> list[Domain
         if equals and _is_path(recipe, sources):
             if name in sources:
                 raise SubmodelError(f"--domain {spec!r}: {name} is there twice: give each text its own name")
-            is_file = parse_spec(recipe)[0].is_file()
-            sources[name] = TextSource(name, recipe, is_repository=not is_file)
+            path = parse_spec(recipe)[0]
+            sources[name] = TextSource(name, recipe, is_repository=path.is_dir() or not path.exists())
             domains.append(Domain(name, ((name, 1.0),)))
         else:
             domains.append(Domain(name if equals else spec, _parts(spec, recipe if equals else spec, sources)))

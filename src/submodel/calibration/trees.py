@@ -6,9 +6,11 @@ else.
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from submodel.calibration.text_files import NoText, decode, read_regular
 from submodel.errors import unknown_name
 
 LANGUAGES: dict[str, tuple[str, ...]] = {
@@ -42,27 +44,47 @@ def endings_of(language: str | None) -> tuple[str, ...]:
     return LANGUAGES[language]
 
 
-def source_text(file: Path) -> str | None:
-    """The text of a source file; None for one that is too large, gone or not UTF-8."""
-    try:
-        return None if file.stat().st_size > LARGEST_SOURCE else file.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError):
-        return None
+def source_text(root: Path, file: str) -> str:
+    """The text of a source file at `file` below `root`.
+
+    No link is followed, neither the file's own nor one on its way: what a link inside the directory leads to is read
+    by its own name, and what lies outside was not named. Raises NoText.
+    """
+    path = os.path.join(os.path.realpath(root), file)
+    if os.path.realpath(path) != os.path.normpath(path):
+        raise NoText("symbolic link")
+    return decode(read_regular(Path(path), LARGEST_SOURCE), file)
 
 
-def read_tree(root: Path, language: str | None, held_out: bool) -> Iterator[tuple[str, str]]:
-    """(path below root, text) of every source file of one part, each content once, in the order of the names."""
+def read_tree(root: Path, language: str | None, held_out: bool, left_out: Counter[str]) -> Iterator[tuple[str, str]]:
+    """(path below root, text) of every source file of one part, each content once, in the order of the names.
+
+    `left_out` counts the other source files of both parts by reason.
+    """
     endings = endings_of(language)
     seen: set[str] = set()
     for file in walk_files(root):
-        text = source_text(root / file) if file.endswith(endings) else None
-        if text is not None and text not in seen and is_held_out(text) == held_out:
-            seen.add(text)
+        if not file.endswith(endings):
+            continue
+        try:
+            text = source_text(root, file)
+        except NoText as error:
+            left_out[str(error)] += 1
+            continue
+        if text in seen:
+            left_out["duplicate"] += 1
+        elif not text.strip():
+            left_out["empty"] += 1
+        elif is_held_out(text) == held_out:
             yield file, text
+        seen.add(text)
 
 
 def walk_files(root: Path) -> Iterator[str]:
-    """Every file of a directory but those of hidden and installed packages' directories, in the order of the names."""
+    """Every file of a directory but those of hidden and installed packages' directories, in the order of the names.
+
+    No link to a directory is followed.
+    """
     for folder, folders, files in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _SKIPPED_DIRS)
         yield from (str((Path(folder) / name).relative_to(root)) for name in sorted(files))

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _calibration(about: "Info") -> list[str]:
     """The text that the sub-model was calibrated on; no line if there was none."""
-    from submodel.calibration import stand_ins
+    from submodel.calibration import left_out, stand_ins
 
     manifest = about.manifest
     calibration = manifest["calibration"]
@@ -53,6 +53,7 @@ def _calibration(about: "Info") -> list[str]:
         f"part {part['name']}: {part['tokens']:,} tokens of {part['documents']} documents of {part['path']}"
         for part in calibration.get("parts", ())
     ]
+    lines += left_out(calibration)
     lines += [f"stand-in: {line}" for line in stand_ins(calibration)]
     lines += overlapping(manifest)
     if "settling" in manifest:

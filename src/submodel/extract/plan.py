@@ -7,7 +7,7 @@ import torch
 
 from submodel.base.arithmetic import default_dtype
 from submodel.base.models import Base
-from submodel.calibration import Samples
+from submodel.calibration import Samples, left_out
 from submodel.errors import SubmodelError
 from submodel.extract.cost import seconds
 from submodel.extract.effort import DEFAULT, method_for
@@ -60,6 +60,8 @@ class Plan:
         )
         head = f"plan: {self.method.name}, {removed} removed{spread}"
         lines = [f"{head}, for {', '.join(texts)}" if texts else head]
+        for name, text in self.job.texts.items():
+            lines += [f"  {name}: {line}" for line in left_out({"parts": text.parts})]
         for step, cost in zip(self.steps, self.costs, strict=True):
             minutes = seconds(cost, self.job.dtype, self.job.device) / 60
             lines.append(f"  {describe(step)}: about {_minutes(minutes)}, {cost.memory_bytes / 2**30:.1f} GiB")
