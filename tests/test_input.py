@@ -244,8 +244,8 @@ def _device(path: Path) -> None:
 def test_special_files_are_refused_by_name(name: str, make: Callable[[Path], None], tmp_path: Path):
     make(tmp_path / name)
     _refused(lambda: read_documents(tmp_path / name), "which is not read: write it to a file")
-    [source] = parse_domains([f"mine={tmp_path / name}"], {})[1].values()
-    _refused(source, "which is not read: write it to a file")
+    [domain] = parse_domains([f"mine={tmp_path / name}"], {})
+    _refused(domain.texts[0].read, "which is not read: write it to a file")
 
 
 def test_special_files_of_a_tree_never_block(tmp_path: Path):
