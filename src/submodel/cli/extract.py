@@ -124,6 +124,19 @@ def add_options(p: argparse.ArgumentParser) -> None:
         help="text of the domain that calibration does not see: PATH[:COLUMN], or SET/SPLIT such as python/test",
     )
 
+    a.add_argument(
+        "--vocab",
+        choices=["all", "domain"],
+        default="all",
+        help="the tokens that it can say: all of the base's, or those that the domain needs (default: all)",
+    )
+    a.add_argument(
+        "--vocab-loss",
+        type=float,
+        metavar="PART",
+        help="of --vocab domain: what the domain's held-out text may lose of its bits a byte (default: 0.005)",
+    )
+
     a = p.add_argument_group("advanced: result")
     a.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
     a.add_argument("--no-check", action="store_true", help="do not measure the result on held-out text")
@@ -168,6 +181,7 @@ def run(args: argparse.Namespace) -> None:
         "dtype": options.dtype(args),
         "device": args.device,
         "batch_tokens": args.batch_tokens,
+        **_vocabulary(args, base, domains, readers),
     }
     if args.max_loss is not None:
         result = _search(args, base, texts[0], budget.seq_len, settings)
@@ -177,6 +191,27 @@ def run(args: argparse.Namespace) -> None:
             return
         result = _extract(args, plan, domains, texts, readers)
     _summary(args, result, budget.seq_len)
+
+
+def _vocabulary(
+    args: argparse.Namespace, base: "Base", domains: "list[Domain]", readers: "dict[str, Reader]"
+) -> dict[str, Any]:
+    """What `extract` is told of --vocab; nothing where all tokens are kept."""
+    from submodel.calibration.vocabulary_text import SEQ_LEN as WINDOW
+    from submodel.calibration.vocabulary_text import read_vocabulary_text
+    from submodel.extract.vocabulary import DEFAULT_LOSS
+    from submodel.prune.vocabulary.choose import check_bound
+
+    if args.vocab == "all":
+        if args.vocab_loss is not None:
+            raise SubmodelError("--vocab-loss is of --vocab domain: give both or neither")
+        return {}
+    loss = DEFAULT_LOSS if args.vocab_loss is None else args.vocab_loss
+    check_bound(loss)
+    sources = {"readers": readers, "data_dir": options.directory(args.data_dir)}
+    window = min(WINDOW, base.context or WINDOW)
+    texts = {d.name: read_vocabulary_text(d, base.tokenizer, seq_len=window, **sources) for d in domains if d.parts}
+    return {"vocab_loss": loss, "vocabulary_texts": texts}
 
 
 def _domains(args: argparse.Namespace) -> "tuple[list[Domain], dict[str, Reader]]":
@@ -285,6 +320,8 @@ def _check_together(args: argparse.Namespace, domains: int) -> None:
             raise SubmodelError("--held-out is what --max-loss is measured on: give --max-loss NATS")
         return
     check_bound(args.max_loss)
+    if args.vocab != "all":
+        raise SubmodelError("--max-loss with --vocab domain: find the sparsity first, then give it with --vocab domain")
     if domains != 1 or args.held_out is None or args.sparsity is not None or args.pattern is not None:
         raise SubmodelError("--max-loss: give one domain, --held-out TEXT, and no --sparsity or --pattern")
     if args.dry_run:
@@ -369,6 +406,7 @@ def _summary(args: argparse.Namespace, result: "Extraction", seq_len: int) -> No
         about = info(reference)
         lines.append(f"{reference}: " + ("there already" if name in result.already else describe.size(about)))
         lines += [f"  {line}" for line in (describe.memory(about), describe.share_removed(about)) if line]
+        lines += [f"  {line}" for line in describe.vocabulary(manifest)]
         if "check" in manifest:
             lines.append(f"  {Check(**manifest['check']).line}")
         elif manifest["calibration"] and not args.no_check:

@@ -211,13 +211,13 @@ def _log_kept(chance: torch.Tensor, ladder: Ladder, seen: _Seen, lengths: np.nda
         seen: the window's tokens.
         lengths: how many of them each prediction has read.
     """
-    chance = chance.exp()
+    chance = chance.double().exp_()  # sums of a hundred thousand
     count = len(ladder.sizes)
     level = torch.from_numpy(ladder.level).to(chance.device)
-    kept = torch.zeros(len(chance), count + 1, device=chance.device).index_add_(1, level, chance)[:, :count].cumsum(1)
-    total = kept.double().cpu().numpy()
+    kept = torch.zeros(len(chance), count + 1, dtype=torch.float64, device=chance.device).index_add_(1, level, chance)
+    total = kept[:, :count].cumsum(1).cpu().numpy()
     if ladder.said_again:
-        added = chance[:, torch.from_numpy(seen.tokens).to(chance.device)].double().cpu().numpy()
+        added = chance[:, torch.from_numpy(seen.tokens).to(chance.device)].cpu().numpy()
         added = added * (seen.first[None] < lengths[:, None])
         total += added @ (ladder.level[seen.tokens][:, None] > np.arange(count)).astype(np.float64)
     return np.log(total)

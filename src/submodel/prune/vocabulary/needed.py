@@ -4,6 +4,7 @@ They are the bytes (or what stands for them), all special and added tokens, the 
 chat template writes around a conversation, and the ids that the configuration names.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,15 +49,18 @@ def head_rows(base: Base) -> int:
 
 def configs_of(base: Base) -> list[Mapping[str, Any]]:
     """What names token ids: the configuration, and that of the generation if there is one."""
-    generation = getattr(base.skeleton(base.dtype), "generation_config", None)
-    return [base.config.to_dict(), *([generation.to_dict()] if generation is not None else [])]
+    file = base.path / "generation_config.json"
+    try:
+        return [base.config.to_dict(), *([json.loads(file.read_text())] if file.is_file() else [])]
+    except ValueError as error:
+        raise SubmodelError(f"{file}: not JSON ({error}): fetch it again") from error
 
 
 def named_ids(config: Any, name: str = "") -> Iterator[tuple[str, int]]:
     """(key, id) of every token id that a configuration names, by the names of its keys."""
     if isinstance(config, Mapping):
         for key, value in config.items():
-            yield from named_ids(value, key)
+            yield from named_ids(value, str(key))
     elif isinstance(config, list):
         for value in config:
             yield from named_ids(value, name)
