@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from submodel.base.tokenizer_model import UNIGRAM, TokenizerModel, tokenizer_model
 from submodel.prune.vocabulary import choose
 from submodel.prune.vocabulary.choose import Curve, Point, ladder, worth_measuring
+from submodel.prune.vocabulary.expected import expected_uses
 from submodel.prune.vocabulary.loss import Ladder, outside, plain_loss, window_losses
 from submodel.prune.vocabulary.needed import needed
 from submodel.prune.vocabulary.order import cut_order, head_order
@@ -148,3 +149,14 @@ def test_curves_are_ratios_of_sums_with_their_error():
     full, kept = (np.array([getattr(loss, f) for loss in losses]) for f in ("full", "kept"))
     assert [p.loss for p in curve.points] == pytest.approx((kept[:, 0].sum(0) / full.sum() - 1).tolist())
     assert all(p.error >= 0 for p in curve.points) and curve.points[0].loss > curve.points[-1].loss
+
+
+@torch.inference_mode()
+def test_what_the_model_expects():
+    model = model_of("llama")
+    windows = torch.randint(ROWS, (3, 40), generator=torch.Generator().manual_seed(0))
+    seen: list[int] = []
+    expected = expected_uses(model, windows, seen.append)
+    plain = model(windows).logits.softmax(-1).double().mean((0, 1)).numpy()
+    np.testing.assert_allclose(expected, plain, rtol=1e-4)
+    assert expected.sum() == pytest.approx(1) and seen == [40, 40, 40]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary_text, "HELD_OUT_TOKENS", 256)
+    monkeypatch.setattr(vocabulary_text, "SAMPLE_TOKENS", 256)
 
 
 def _no_requests(_: Path | None) -> None:
@@ -61,7 +63,7 @@ def _text(spec: str, tokenizer: Any, **more: Any) -> tuple[Domain, VocabularyTex
 def _extract(model: Path, out: Path, name: str = "mine", spec: str = f"mine={ROOT}/store:python", **more: Any) -> Any:
     base = open_base(str(model))
     _, text = _text(spec, base.tokenizer)
-    text = VocabularyText(name, text.counted, text.held_out)
+    text = replace(text, name=name)
     samples = Samples(name, tiny.ids(4, 24))
     options: dict[str, Any] = {"method": "wanda", "dtype": torch.float32, "routing": False, "vocab_loss": 0.05}
     return extract(base, [samples], out, vocabulary_texts={name: text}, **{**options, **more})
@@ -134,7 +136,7 @@ def count(*given, **more):
         os.kill(os.getpid(), signal.SIGKILL)
     return counting.count(*given, **more)
 vocabulary.count = count
-vocabulary_text.HELD_OUT_TOKENS = 256
+vocabulary_text.HELD_OUT_TOKENS = vocabulary_text.SAMPLE_TOKENS = 256
 from submodel.cli import main
 main(sys.argv[1:])
 """

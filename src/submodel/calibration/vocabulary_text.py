@@ -14,7 +14,7 @@ from typing import Any
 from submodel.calibration.counting import Counts
 from submodel.calibration.documents import Document, Text, read_text
 from submodel.calibration.domains import Domain, Reader, read_part
-from submodel.calibration.packing import Budget, pack, tokens_in
+from submodel.calibration.packing import Budget, TooLittleText, pack, tokens_in
 from submodel.calibration.repository import read_repository
 from submodel.calibration.requests import SHARE, read_requests
 from submodel.calibration.samples import Samples
@@ -22,6 +22,7 @@ from submodel.calibration.trees import is_held_out
 from submodel.errors import SubmodelError
 
 HELD_OUT_TOKENS, SEQ_LEN = 16_384, 512  # that a loss is measured on
+SAMPLE_TOKENS = 8_192  # of what is counted, that the model reads to say what else it expects
 _LEAST_WINDOWS = 8  # of held-out rows or files; with fewer, the ends of documents are held out
 _LEAST_TOKENS = 64  # in all
 _TAIL = 8  # the last one in so many characters of a document is its end
@@ -34,18 +35,20 @@ class VocabularyText:
     Attributes:
         name: of the domain.
         counted: texts, and the share of the domain's tokens that each stands for.
+        sample: packed samples of what is counted, without the requests.
         held_out: packed samples of the domain; nothing of them is counted.
     """
 
     name: str
     counted: tuple[tuple[Text, float], ...]
+    sample: Samples
     held_out: Samples
 
     @property
     def digest(self) -> str:
         """Of all that is read."""
         parts = [f"{text.name} {share!r} {text.sha256}\n" for text, share in self.counted]
-        return hashlib.sha256("".join([*parts, self.held_out.digest]).encode()).hexdigest()
+        return hashlib.sha256("".join([*parts, self.sample.digest, self.held_out.digest]).encode()).hexdigest()
 
     def describe(self, counts: Sequence[Counts]) -> list[dict[str, Any]]:
         """For the manifest: what was counted, a text each, by rows as `Provenance` has them."""
@@ -112,7 +115,14 @@ def read_vocabulary_text(
         )
     seq_len = min(seq_len, available // 2)
     budget = Budget(seq_len, tokens=min(HELD_OUT_TOKENS, available) // seq_len * seq_len)
-    return VocabularyText(domain.name, tuple(counted), pack(domain.name, kept, tokenizer, budget, domain.recipe))
+    held_out = pack(domain.name, kept, tokenizer, budget, domain.recipe)
+    read = [(text, weight) for (text, _), weight in zip(halves, weights, strict=True)]
+    try:
+        budget = Budget(seq_len, tokens=SAMPLE_TOKENS // seq_len * seq_len)
+        sample = pack(domain.name, read, tokenizer, budget, domain.recipe)
+    except TooLittleText as short:
+        sample = pack(domain.name, read, tokenizer, Budget(seq_len, samples=max(1, short.samples - 1)), domain.recipe)
+    return VocabularyText(domain.name, tuple(counted), sample, held_out)
 
 
 def _split(text: Text, tokenizer: Any, seq_len: int) -> tuple[Text, Text]:

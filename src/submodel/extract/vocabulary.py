@@ -26,12 +26,17 @@ from submodel.extract.check import fits_memory
 from submodel.extract.step import Cost, Excerpt, Job, Progress, State, constants
 from submodel.prune.vocabulary import KINDS, Vocabulary, choose
 from submodel.prune.vocabulary.choose import check_bound, curve, ladder, measure, worth_measuring
+from submodel.prune.vocabulary.expected import expected_uses
 from submodel.prune.vocabulary.needed import configs_of, head_rows, needed
 from submodel.prune.vocabulary.order import cut_order, head_order
 from submodel.runtime.load import masked_model
 
 DEFAULT_LOSS = 0.005
+EXPECTED = 0.1  # what the model expects counts for, beside a domain's text
 _SPELLING = 0.5  # of the run of a text, what running its spellings takes beside it, about
+
+
+_MODULES = (choose, counting, requests, vocabulary_text)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class ChooseVocabulary:
         return None  # its text is not the calibration's: see `Job.vocabulary_texts`
 
     def key(self) -> dict[str, Any]:
-        return {"step": self.name, "loss": self.loss, **constants(choose, counting, requests, vocabulary_text)}
+        return {"step": self.name, "loss": self.loss, "expected": EXPECTED, **constants(*_MODULES)}
 
     def check(self, job: Job) -> None:
         check_bound(self.loss)
@@ -70,7 +75,8 @@ class ChooseVocabulary:
                 )
 
     def cost(self, job: Job) -> Cost:
-        tokens = sum(text.held_out.ids.numel() for text in job.vocabulary_texts.values())
+        texts = job.vocabulary_texts.values()
+        tokens = sum(text.held_out.ids.numel() + text.sample.ids.numel() for text in texts)
         longest = max((text.held_out.ids.shape[1] for text in job.vocabulary_texts.values()), default=0)
         operations = 2.0 * (1 + _SPELLING) * tokens * job.base.parameters
         memory = job.dtype.itemsize * (job.base.parameters + longest * head_rows(job.base))
@@ -91,7 +97,8 @@ class ChooseVocabulary:
         for name, state in states.items():
             text = job.vocabulary_texts[name]
             counts = _counts(text, job.base, folder / f"{name}.tokens")
-            vocabulary, facts = self._choose(job.base, model, rules, always, text, counts, count_tokens)
+            expected = expected_uses(model, text.sample.ids, count_tokens)
+            vocabulary, facts = self._choose(job.base, model, rules, always, text, counts, expected, count_tokens)
             result[name] = replace(state, vocabulary=vocabulary, facts={**state.facts, "vocabulary": facts})
         return result
 
@@ -103,12 +110,14 @@ class ChooseVocabulary:
         always: set[int],
         text: VocabularyText,
         counts: list[Counts],
+        expected: np.ndarray,
         progress: Any,
     ) -> tuple[Vocabulary, dict[str, Any]]:
         """One domain's tokens, and what the manifest says of them."""
         rows, windows = head_rows(base), text.held_out.ids
         shares = [share for _, share in text.counted]
         in_windows, uses = (_together(counts, shares, field) for field in ("windows", "uses"))
+        in_windows, uses = (seen + EXPECTED * seen.sum() * expected for seen in (in_windows, uses))
         cut_always = {token for token in rules.with_parts(always) if token < rows}
         ladders = {
             "head": ladder(head_order(rules, in_windows, always), always, rows, said_again=True),

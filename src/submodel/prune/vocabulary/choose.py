@@ -14,7 +14,7 @@ from submodel.errors import SubmodelError
 from submodel.prune.vocabulary.loss import Ladder, WindowLoss, outside, window_losses
 
 SIZES_PER_DOUBLING = 4
-MOST_OUTSIDE = 0.04  # of the held-out tokens; a size that spells more loses more than anyone asks for
+MOST_OUTSIDE = 0.02  # of the held-out tokens; a size that spells more loses more than anyone asks for
 
 
 @dataclass(frozen=True)
