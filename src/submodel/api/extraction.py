@@ -16,7 +16,9 @@ from submodel.calibration import Budget, Domain, Samples, read_held_out
 from submodel.calibration.constructors import domain as parse_domain
 from submodel.calibration.held_out import held_out as held_out_of
 from submodel.calibration.packing import SEQ_LEN, TOKENS
-from submodel.errors import SubmodelError
+from submodel.calibration.vocabulary_text import SEQ_LEN as WINDOW
+from submodel.calibration.vocabulary_text import VocabularyText, read_vocabulary_text
+from submodel.errors import SubmodelError, unknown_name
 from submodel.extract import check as checks
 from submodel.extract import job
 from submodel.extract.bound import check_bound, search
@@ -24,10 +26,13 @@ from submodel.extract.enough_text import TOLERANCE, TextCurve, enough_text
 from submodel.extract.job import Extraction
 from submodel.extract.plan import make_plan
 from submodel.extract.steps import UNIFORM, parse, reads_text
+from submodel.extract.vocabulary import DEFAULT_LOSS
 from submodel.prune.sparsity import NM, RowSparsity, Sparsity, parse_sparsity
+from submodel.prune.vocabulary.choose import check_bound as check_vocabulary_bound
 from submodel.tasks.perplexity import as_much_as_there_is
 
 AUTO = "auto"
+VOCABULARIES = ("all", "domain")
 _MOST_HELD_OUT = 50_000  # tokens that `max_loss` is measured on at most
 Progress = Callable[[str, int, int], Any]
 
@@ -46,6 +51,8 @@ def extract(
     grid: str | None = None,
     max_loss: float | None = None,
     held_out: str | None = None,
+    vocab: str = "all",
+    vocab_loss: float | None = None,
     samples: int | None = None,
     seq_len: int = SEQ_LEN,
     tolerance: float = TOLERANCE,
@@ -83,6 +90,8 @@ def extract(
         grid: "int8" or "int4": the kept weights get values that this packed format holds exactly.
         max_loss: find the highest sparsity at which `held_out` loses no more than so many nats a token.
         held_out: text for `max_loss`: PATH[:COLUMN], or SET/SPLIT such as python/test.
+        vocab: "all", or "domain": keep the tokens that the domain needs.
+        vocab_loss: of `vocab="domain"`: what held-out text may lose of its bits a byte, relatively; 0.005 if None.
         samples: a number of calibration samples, in place of `tokens`.
         seq_len: tokens a sample; fewer where the base takes no more.
         tolerance: of `tokens="auto"`: Jaccard distance to the masks of unlimited text that is expected.
@@ -113,6 +122,7 @@ def extract(
     wanted = _domains(domains, method, allocation, grid)
     if max_loss is not None or held_out is not None:
         _check_search(max_loss, held_out, len(wanted), sparsity is None and pattern is None, dry_run)
+    bound = _vocabulary_bound(vocab, vocab_loss, max_loss)
     folder = _directory(data_dir)
     if isinstance(base, str):
         base = open_base(base, trust_remote_code)
@@ -140,12 +150,14 @@ def extract(
     calibrated = [one if isinstance(one, Samples) else texts[one.name] for one in wanted]
 
     # masks
-    chosen = {"method": method, "allocation": allocation, "effort": effort, "grid": grid, "seed": seed}
+    chosen: dict[str, Any] = {"method": method, "allocation": allocation, "effort": effort, "grid": grid, "seed": seed}
     if max_loss is not None and held_out is not None:
         text = read_held_out(held_out, folder)
         pieces = as_much_as_there_is(text, base.tokenizer, _MOST_HELD_OUT, min(seq_len, 1024))
         opening = {"trust_remote_code": trust_remote_code, "routing": routing}
         return search(base, calibrated[0], pieces, Path(out), max_loss, say=say, **opening, **chosen, **machine)
+    if bound is not None:
+        chosen |= {"vocab_loss": bound, "vocabulary_texts": _vocabulary_texts(base, wanted, folder)}
     plan = make_plan(base, calibrated, sparsity=removed, **chosen, **machine)
     if dry_run:
         return Extraction(Path(out), {}, [], resumed_blocks=0, seconds=0.0, plan=plan)
@@ -183,6 +195,32 @@ def _check_search(
         raise SubmodelError("--max-loss: give one domain, --held-out TEXT, and no --sparsity or --pattern")
     if dry_run:
         raise SubmodelError("--max-loss tries several extractions, as many as it needs: give no --dry-run")
+
+
+def _vocabulary_bound(vocab: str, loss: float | None, max_loss: float | None) -> float | None:
+    """What a vocabulary may lose; None where all tokens are kept."""
+    if vocab not in VOCABULARIES:
+        raise unknown_name("vocabulary", vocab, VOCABULARIES)
+    if vocab == "all":
+        if loss is not None:
+            raise SubmodelError("--vocab-loss is of --vocab domain: give both or neither")
+        return None
+    if max_loss is not None:
+        raise SubmodelError("--max-loss with --vocab domain: find the sparsity first, then give it with --vocab domain")
+    check_vocabulary_bound(DEFAULT_LOSS if loss is None else loss)
+    return DEFAULT_LOSS if loss is None else loss
+
+
+def _vocabulary_texts(
+    base: Base, domains: Sequence[Domain | Samples], data_dir: Path | None
+) -> dict[str, VocabularyText]:
+    """The text that says which tokens each domain needs."""
+    window = min(WINDOW, base.context or WINDOW)
+    return {
+        domain.name: read_vocabulary_text(domain, base.tokenizer, seq_len=window, data_dir=data_dir)
+        for domain in domains
+        if isinstance(domain, Domain) and domain.parts
+    }
 
 
 def _directory(data_dir: str | Path | None) -> Path | None:

@@ -1,18 +1,21 @@
 """What is done with sub-models in stores: verify, compare, copy, remove, export, rebase."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from submodel.api.information import open_submodel
-from submodel.errors import SubmodelError
+from submodel.errors import SubmodelError, unknown_name
 from submodel.export import export_directory
 from submodel.store import verify as checks
 from submodel.store.base import open_store_base
 from submodel.store.base import rebase as rebase_store
-from submodel.store.compare import Comparison, compare_masks
+from submodel.store.compare import Comparison, compare_masks, compare_vocabularies
 from submodel.store.copy import copy as copy_submodels
 from submodel.store.copy import remove as remove_submodel
+
+VOCABULARIES = ("all", "cut")
+"""What an export does with the base's tokens."""
 
 
 def verify(
@@ -58,7 +61,8 @@ def compare(a: str, b: str) -> Comparison:
     if first.base["sha256"] != second.base["sha256"]:
         bases = f"{a} of {first.base['reference']} and {b} of {second.base['reference']}"
         raise SubmodelError(f"{bases}: compare sub-models of one base")
-    return compare_masks(first.masks(name), second.masks(other))
+    vocabularies = compare_vocabularies(first.vocabulary(name), second.vocabulary(other))
+    return replace(compare_masks(first.masks(name), second.masks(other)), vocabulary=vocabularies)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ def export(
     out: str | Path,
     format: str = "hf",
     *,
+    vocab: str = "all",
     base: str | None = None,
     trust_remote_code: bool = False,
 ) -> Path:
@@ -136,6 +141,8 @@ def export(
         model: `STORE@NAME`.
         out: a directory that does not exist yet.
         format: "hf", a plain Hugging Face directory, or packed: "packed-bf16", "packed-int8" or "packed-int4".
+        vocab: "all", the base's tokenizer as it is; "cut": tokenizer, embedding and head with the tokens alone that the
+            domain needs (of a sub-model that was extracted with --vocab domain).
         base: where the store's base is now, if it has moved.
         trust_remote_code: let code that is shipped with the base run.
 
@@ -146,6 +153,11 @@ def export(
         SubmodelError: no such sub-model or format, `out` exists, a full disk.
     """
     store, name = open_submodel(model)
+    if vocab not in VOCABULARIES:
+        raise unknown_name("vocabulary", vocab, VOCABULARIES)
+    vocabulary = store.vocabulary(name) if vocab == "cut" else None
+    if vocab == "cut" and vocabulary is None:
+        raise SubmodelError(f"{model}: it keeps all tokens: extract it with --vocab domain, or leave --vocab cut out")
     opened = open_store_base(store, base, trust_remote_code)
-    export_directory(opened, store.masks(name), Path(out), format, store.manifest(name))
+    export_directory(opened, store.masks(name), Path(out), format, store.manifest(name), vocabulary)
     return Path(out)

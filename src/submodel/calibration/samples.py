@@ -57,6 +57,13 @@ def parts_of(calibration: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return list(calibration.get("parts") or [calibration])
 
 
+def text_read(manifest: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """All text that a sub-model was made from, as of a mixture: of its calibration, and whose tokens were counted."""
+    manifest = manifest or {}
+    parts = [*parts_of(manifest.get("calibration")), *manifest.get("vocabulary", {}).get("counted", ())]
+    return {"parts": parts} if parts else None
+
+
 def stand_ins(calibration: Mapping[str, Any] | None) -> list[str]:
     """Which named sets of a manifest's `calibration` were not read themselves, and what stood in for them."""
     named = [part.get("set", {}) for part in parts_of(calibration)]

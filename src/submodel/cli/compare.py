@@ -30,9 +30,16 @@ def run(args: argparse.Namespace) -> None:
             "type": {k: v.jaccard_distance for k, v in comparison.types.items()},
             "matrix": {k: v.jaccard_distance for k, v in comparison.matrices.items()},
         }
+        if comparison.vocabulary:
+            groups["vocabulary"] = {k: v.jaccard_distance for k, v in comparison.vocabulary.items()}
         pairs[f"{a} {b}"] = {"whole": whole.jaccard_distance, "differing": whole.differing, **groups}
         lines.append(f"\n{a}  {b}: {whole.jaccard_distance:.4f}, {whole.differing:.4f} differ")
         kinds = [["matrix type", "distance"], *([k, f"{v:.4f}"] for k, v in groups["type"].items())]
         blocks = [["block", "distance"], *([k, f"{v:.4f}"] for k, v in groups["block"].items())]
         lines += [aligned(kinds), aligned(blocks)]
+        for kind, overlap in comparison.vocabulary.items():
+            lines.append(
+                f"vocabulary ({kind}): {overlap.both:,} tokens in both, {overlap.differ:,} in one: distance "
+                f"{overlap.jaccard_distance:.4f}"
+            )
     show(args, {"set": "kept weights", "pairs": pairs}, lines)

@@ -42,6 +42,21 @@ def held_out(about: "Info") -> str:
     )
 
 
+def vocabulary(manifest: dict[str, Any]) -> list[str]:
+    """The tokens that are kept, and what fewer or more of them lose; no line where all are kept."""
+    entry: dict[str, Any] = manifest.get("vocabulary", {})
+    lines: list[str] = []
+    for kind, what in (("head", "its head keeps"), ("cut", "cut to size with its tokenizer it keeps")):
+        if not entry:
+            break
+        kept, rows = entry[kind], entry["rows"]
+        lost = f": {kept['loss']:+.2%} bits a byte (standard error {kept['error']:.2%})" if "loss" in kept else ""
+        lines.append(f"vocabulary: {what} {kept['kept']:,} of {rows:,} rows{lost}")
+        if points := entry.get("curve", {}).get(kind):
+            lines.append("  " + ", ".join(f"{point['tokens']:,} {point['loss']:+.2%}" for point in points))
+    return lines
+
+
 def summary(about: "Info") -> str:
     """All of these in one line."""
     parts = (size(about), memory(about), share_removed(about), held_out(about))

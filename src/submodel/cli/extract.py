@@ -19,7 +19,7 @@ __all__ = ["add_options", "run"]
 _PASSED_ON = (  # options that are arguments of `submodel.extract`, by the same names
     *("sparsity", "pattern", "effort", "tokens", "method", "allocation", "grid", "max_loss", "held_out"),
     *("samples", "seq_len", "tolerance", "shape", "form", "seed", "data_dir", "skip_contamination"),
-    *("dry_run", "device", "batch_tokens", "trust_remote_code"),
+    *("vocab", "vocab_loss", "dry_run", "device", "batch_tokens", "trust_remote_code"),
 )
 
 
@@ -80,6 +80,7 @@ def _summary(args: argparse.Namespace, result: "Extraction") -> None:
         about = info(reference)
         lines.append(f"{reference}: " + ("there already" if name in result.already else describe.size(about)))
         lines += [f"  {line}" for line in (describe.memory(about), describe.share_removed(about)) if line]
+        lines += [f"  {line}" for line in describe.vocabulary(manifest)]
         if "check" in manifest:
             lines.append(f"  {Check(**manifest['check']).line}")
         elif manifest["calibration"] and not args.no_check:

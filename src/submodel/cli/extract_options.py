@@ -110,6 +110,18 @@ def add_options(p: argparse.ArgumentParser) -> None:
         help="text of the domain that calibration does not see: PATH[:COLUMN], or SET/SPLIT such as python/test",
     )
 
+    a.add_argument(
+        "--vocab",
+        default="all",
+        help="the tokens that it can say: all of the base's, or domain: those that the domain needs (default: all)",
+    )
+    a.add_argument(
+        "--vocab-loss",
+        type=float,
+        metavar="PART",
+        help="of --vocab domain: what the domain's held-out text may lose of its bits a byte (default: 0.005)",
+    )
+
     a = p.add_argument_group("advanced: result")
     a.add_argument("--name", action="append", default=[], help="a sub-model's name (default: its domain's)")
     a.add_argument("--no-check", action="store_true", help="do not measure the result on held-out text")

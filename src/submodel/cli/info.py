@@ -4,7 +4,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from submodel.cli.console import show
-from submodel.cli.describe import held_out, memory, overlapping, settled, share_removed, size
+from submodel.cli.describe import held_out, memory, overlapping, settled, share_removed, size, vocabulary
 
 if TYPE_CHECKING:
     from submodel.api.information import Info
@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> None:
     base = Store(about.store).base
     lines = [size(about), f"base: {base['reference']}, weights {base['sha256'][:16]}"]
     lines += [part for part in (memory(about), share_removed(about), held_out(about)) if part]
+    lines += vocabulary(manifest)
     lines += _calibration(about)
     lines += _learned(about)
     removed = [entry["sparsity"] for entry in manifest["matrices"].values()]

@@ -17,6 +17,7 @@ import torch
 from submodel import store
 from submodel.base.models import Base
 from submodel.calibration import Samples
+from submodel.calibration.vocabulary_text import VocabularyText
 from submodel.errors import SubmodelError
 from submodel.extract.check import check
 from submodel.extract.plan import Plan, make_plan
@@ -68,6 +69,8 @@ def extract(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
+    vocab_loss: float | None = None,
+    vocabulary_texts: Mapping[str, VocabularyText] | None = None,
     held_out: Mapping[str, Samples] | None = None,
     routing: bool = True,
     progress: Callable[[int, int], Any] = lambda done, total: None,
@@ -87,6 +90,9 @@ def extract(
         dtype: of the arithmetic; bfloat16 where the processor has it, else float32.
         device: where blocks run.
         batch_tokens: about how many tokens run at once in one worker (a core).
+        vocab_loss: choose the tokens that the domain needs, so that its text loses at most this part of its bits a
+            byte; all are kept if None.
+        vocabulary_texts: domain -> the text that says which these are (`calibration.vocabulary_text`).
         held_out: domain -> text that its calibration has not read, on which it is measured against the base.
         routing: keep what the router needs of each domain's text as well.
         progress: told tokens done and in all; a token counts once per run of a block.
@@ -110,6 +116,8 @@ def extract(
         dtype=dtype,
         device=device,
         batch_tokens=batch_tokens,
+        vocab_loss=vocab_loss,
+        vocabulary_texts=vocabulary_texts,
     )
     return run(plan, Path(out), held_out=held_out, routing=routing, progress=progress)
 
@@ -144,7 +152,7 @@ def run(
                     manifest |= dict(states[name].facts) | _beside(job.texts[name], started)
                     if name in checks:
                         manifest["check"] = checks[name].as_dict()
-                    target.add(name, masks[name], manifest)
+                    target.add(name, masks[name], manifest, states[name].vocabulary)
                 work.remove()
             begun = None  # the sub-models are complete by now
             if routing:

@@ -1,6 +1,6 @@
 """A plan: the steps that an extraction will take, with what each costs, before any work begins."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,12 +8,14 @@ import torch
 from submodel.base.arithmetic import default_dtype
 from submodel.base.models import Base
 from submodel.calibration import Samples, left_out
+from submodel.calibration.vocabulary_text import VocabularyText
 from submodel.errors import SubmodelError
 from submodel.extract.cost import seconds
 from submodel.extract.effort import DEFAULT, method_for
 from submodel.extract.recipe import Method
 from submodel.extract.step import Cost, Job, Step
 from submodel.extract.steps import UNIFORM, Distil, Round, Walk, parse
+from submodel.extract.vocabulary import ChooseVocabulary
 from submodel.prune.sparsity import RowSparsity, Sparsity
 from submodel.store import check_names
 
@@ -99,6 +101,8 @@ def make_plan(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     batch_tokens: int = 512,
+    vocab_loss: float | None = None,
+    vocabulary_texts: Mapping[str, VocabularyText] | None = None,
 ) -> Plan:
     """What `extract` will do, given the same arguments; nothing is read or written.
 
@@ -109,10 +113,11 @@ def make_plan(
     if method is not None and effort is not None:
         raise SubmodelError(f"--effort {effort} chooses a method: give it or --method {method}, not both")
     chosen = Method(method) if method is not None else method_for(effort or DEFAULT, base, sparsity, dtype, device)
-    chosen = replace(chosen, allocation=allocation or chosen.allocation, grid=grid)
+    chosen = replace(chosen, allocation=allocation or chosen.allocation, grid=grid, vocab_loss=vocab_loss)
     check_names([domain.name for domain in domains])
-    steps = parse(chosen.name, chosen.allocation, chosen.grid)
-    job = Job(base, {domain.name: domain for domain in domains}, sparsity, seed, dtype, device, batch_tokens)
+    steps = parse(chosen.name, chosen.allocation, chosen.grid, chosen.vocab_loss)
+    texts = {domain.name: domain for domain in domains}
+    job = Job(base, texts, sparsity, seed, dtype, device, batch_tokens, vocabulary_texts or {})
     for step in steps:
         step.check(job)
     return Plan(job, chosen, tuple(steps), tuple(step.cost(job) for step in steps))
@@ -126,6 +131,8 @@ def describe(step: Step) -> str:
         return f"walk the blocks: masks by {step.score}{fit}{grid}"
     if isinstance(step, Distil):
         return "distil: the masks moved by gradients of the whole model"
+    if isinstance(step, ChooseVocabulary):
+        return f"vocabulary: the fewest tokens that lose {step.loss:.1%} of the domain's bits a byte or less"
     if isinstance(step, Round):
         return f"round the kept weights to the grid of {step.grid}"
     return f"{step.name}: where the sparsity goes, by gradients of the whole model"

@@ -17,6 +17,7 @@ from submodel import store
 from submodel.calibration import Samples
 from submodel.extract.step import Job, Step
 from submodel.extract.steps import UNIFORM
+from submodel.extract.vocabulary import ChooseVocabulary
 from submodel.prune.sparsity import NM
 
 
@@ -27,14 +28,18 @@ class Method:
     name: str
     allocation: str = UNIFORM
     grid: str | None = None
+    vocab_loss: float | None = None
 
 
 def step_keys(job: Job, steps: Sequence[Step], text: Samples) -> list[str]:
     """The key of what each step leaves of one domain, from its text."""
+    counted = job.vocabulary_texts.get(text.name)  # read by a step of its own, which is the last
     key = _digest([_common(job), _versions(), store.FORMAT])
     keys: list[str] = []
     for step in steps:
         read = step.reads.of(text).digest if step.reads else None
+        if isinstance(step, ChooseVocabulary) and counted is not None:
+            read = counted.digest
         key = _digest([key, step.key(), read])
         keys.append(key)
     return keys

@@ -15,9 +15,11 @@ import torch
 
 from submodel.base.models import Base
 from submodel.calibration import Samples
+from submodel.calibration.vocabulary_text import VocabularyText
 from submodel.prune.gradients import DenseModel
 from submodel.prune.mask import Masks
 from submodel.prune.sparsity import Sparsity
+from submodel.prune.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,13 @@ class State:
     Attributes:
         sparsities: matrix -> what is removed of it; None while every matrix loses what was asked of the whole.
         masks: matrix -> its mask, with new values where a step has rewritten the kept weights; None before the first.
+        vocabulary: the tokens that are kept; None where that is all of them.
         facts: what the manifest says of it beside the recipe.
     """
 
     sparsities: Mapping[str, Sparsity] | None = None
     masks: Masks | None = None
+    vocabulary: Vocabulary | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -87,6 +91,7 @@ class Job:
         seed: of whatever chance enters a score.
         dtype, device: of the arithmetic.
         batch_tokens: about how many tokens run at once in one worker (a core).
+        vocabulary_texts: domain -> what says which tokens it needs, where that is to be chosen.
     """
 
     base: Base
@@ -96,6 +101,7 @@ class Job:
     dtype: torch.dtype
     device: str
     batch_tokens: int
+    vocabulary_texts: Mapping[str, VocabularyText] = field(default_factory=dict)
 
     @property
     def blocks(self) -> int:

@@ -19,6 +19,7 @@ from submodel.errors import SubmodelError, unknown_name
 from submodel.extract import per_matrix
 from submodel.extract.cost import gradient_cost, walk_cost
 from submodel.extract.step import Cost, Excerpt, Job, Progress, State, Step, constants
+from submodel.extract.vocabulary import ChooseVocabulary
 from submodel.extract.workdir import BlockFiles
 from submodel.prune import dense_target, gradients, refit, rounding, statistics
 from submodel.prune.allocate import ALLOCATIONS, Allocation, rows
@@ -246,13 +247,16 @@ class Round:
         return {name: replace(state, masks=blocks.masks(name)) for name, state in states.items()}
 
 
-def parse(method: str, allocation: str = UNIFORM, grid: str | None = None) -> list[Step]:
+def parse(
+    method: str, allocation: str = UNIFORM, grid: str | None = None, vocab_loss: float | None = None
+) -> list[Step]:
     """The steps that a method's name stands for.
 
     Args:
         method: a key of SCORES; `+reconstruct` after it fits the kept weights, `+distil` last moves the mask.
         allocation: a key of ALLOCATIONS.
         grid: a packed format to whose grid the kept weights are rounded in the end; None for no rounding.
+        vocab_loss: what a domain's text may lose by a smaller vocabulary; all tokens are kept if None.
 
     Raises:
         SubmodelError: an unknown name, or steps that make no sense one after another.
@@ -283,6 +287,8 @@ def parse(method: str, allocation: str = UNIFORM, grid: str | None = None) -> li
         steps.append(Distil(replace(first, rest=True) if fit else Excerpt(), after_fit=fit))
         if grid is not None:
             steps.append(Round(grid, score, first))
+    if vocab_loss is not None:  # last: no other step hangs on it, so that the result of those before serves both
+        steps.append(ChooseVocabulary(vocab_loss))
     return steps
 
 

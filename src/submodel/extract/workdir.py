@@ -16,6 +16,7 @@ from submodel.base.weights import write_tensors
 from submodel.extract.step import State
 from submodel.prune.mask import Mask, Masks, pack_bits
 from submodel.prune.sparsity import RowSparsity
+from submodel.store.vocabulary import read_vocabulary, write_vocabulary
 from submodel.walk import Pruned
 
 _VALUES = " values"
@@ -58,6 +59,8 @@ class WorkFolder:
             if state.masks is not before[name].masks and not isinstance(state.masks, BlockMasks):
                 assert state.masks is not None
                 write_masks(folder / f"{name}.masks", name, state.masks)
+            if state.vocabulary is not before[name].vocabulary and state.vocabulary is not None:
+                write_vocabulary(folder / f"{name}.vocabulary", state.vocabulary)
         write_json(folder / _DONE, {name: dict(state.facts) for name, state in after.items()})
         for file in [*folder.glob("*/hidden.*"), *folder.glob("*/*/hidden.*"), *folder.glob("*.distil")]:
             file.unlink()
@@ -78,6 +81,8 @@ class WorkFolder:
                 state = replace(state, masks=BlockMasks([masks], name))
             elif blocks := sorted(folder.glob("block-*.safetensors")):
                 state = replace(state, masks=BlockMasks(blocks, name))
+            if (vocabulary := folder / f"{name}.vocabulary").is_file():
+                state = replace(state, vocabulary=read_vocabulary(vocabulary, facts["vocabulary"]["rows"]))
             result[name] = state
         return result
 

@@ -101,7 +101,7 @@ def load(
     opened = {} if opened is None else opened
     parts = split_reference(reference)
     masks: Masks = {}
-    manifest, tokens = None, None
+    manifest = tokens = None
     if parts is None:
         if reference not in opened:
             opened[reference] = open_base(reference, trust_remote_code)
@@ -109,12 +109,19 @@ def load(
     else:
         store = Store(parts[0])
         masks, manifest = store.masks(parts[1]), store.manifest(parts[1])
+        tokens = kept_tokens(store, parts[1])
         source = open_store_base(store, base, trust_remote_code, opened)
     if weight_format is not None:
         model = load_packed(source, masks, weight_format, tokens)
     else:
         model = masked_model(source, masks, dtype, device)
     return Loaded(reference, source, model, manifest, weight_format, limit_of(model, tokens))
+
+
+def kept_tokens(store: Store, name: str) -> torch.Tensor | None:
+    """The rows of the head that a sub-model keeps, int64 ascending; None where it keeps all."""
+    vocabulary = store.vocabulary(name)
+    return None if vocabulary is None else torch.from_numpy(vocabulary.ids())
 
 
 def limit_of(model: PreTrainedModel, tokens: torch.Tensor | None) -> TokenLimit | None:

@@ -4,11 +4,12 @@ The Jaccard distance is taken on the sets of **kept** weights, 1 - |A and B| / |
 the pruned positions; the two agree only where every row keeps exactly half.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from submodel.base.matrices import split_name
 from submodel.errors import SubmodelError
 from submodel.prune.mask import Mask, Masks, popcount
+from submodel.prune.vocabulary import KINDS, Vocabulary
 
 _ANOTHER_BASE = "the sub-models are not of one base: compare sub-models of one store, or of one base"
 
@@ -49,12 +50,16 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two sub-models compared: the whole, per matrix, per block (by index), per matrix type (by name)."""
+    """Two sub-models compared: the whole, per matrix, per block (by index), per matrix type (by name).
+
+    `vocabulary` compares the tokens that they keep, head and cut; empty where one of them keeps all.
+    """
 
     whole: Overlap
     matrices: dict[str, Overlap]
     blocks: dict[int, Overlap]
     types: dict[str, Overlap]
+    vocabulary: dict[str, Overlap] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Jaccard distance {self.whole.jaccard_distance:.4f}, {self.whole.differing:.4f} of positions differ>"
@@ -78,6 +83,13 @@ def compare_masks(a: Masks, b: Masks) -> Comparison:
         blocks[block] = blocks.get(block, nothing) + overlap
         types[kind] = types.get(kind, nothing) + overlap
     return Comparison(sum(matrices.values(), nothing), matrices, dict(sorted(blocks.items())), types)
+
+
+def compare_vocabularies(a: Vocabulary | None, b: Vocabulary | None) -> dict[str, Overlap]:
+    """Compare the tokens that two sub-models of one base keep, head and cut; nothing where one of them keeps all."""
+    if a is None or b is None:
+        return {}
+    return {kind: _overlap(*(Mask(one.packed(kind), one.rows) for one in (a, b))) for kind in KINDS}
 
 
 def _overlap(a: Mask, b: Mask) -> Overlap:

@@ -1,7 +1,8 @@
 """Sub-models from store to store: copies that stand by themselves, and room made in a store.
 
-What is copied is masks (and weights of their own), recipe and what routing keeps; the base stays where it is. In the
-new store masks are coded anew, against its own first sub-model; their digests say that they are the same.
+What is copied is masks (and weights of their own, and vocabularies), recipe and what routing keeps; the base stays
+where it is. In the new store masks are coded anew, against its own first sub-model; their digests say that they are
+the same.
 """
 
 import os
@@ -52,7 +53,7 @@ def copy(models: Sequence[tuple[Store, str]], out: Path, names: Sequence[str] = 
             for (store, old), name, manifest in zip(models, names, manifests, strict=True):
                 if name not in already:
                     recipe = {key: value for key, value in manifest.items() if key not in OWN_KEYS}
-                    target.add(name, store.masks(old), recipe)
+                    target.add(name, store.masks(old), recipe, store.vocabulary(old))
                 _copy_routing(store, old, target, name)
         return already
     except (OSError, SubmodelError) as error:

@@ -20,17 +20,22 @@ from typing import Any
 from submodel.base.files import write_json
 from submodel.errors import SubmodelError, unknown_name
 from submodel.prune.mask import Masks
+from submodel.prune.vocabulary import Vocabulary
 from submodel.store.masks import StoredMasks, digest_of_all, digest_of_values, write_masks
+from submodel.store.vocabulary import FILE as VOCABULARY_FILE
+from submodel.store.vocabulary import described, digest_of_vocabulary, stored_vocabulary, write_vocabulary
 
 FORMAT = 1
 FORMAT_REWRITTEN = 2  # of a manifest: the sub-model has weights of its own, which a reader of format 1 would miss
+FORMAT_VOCABULARY = 3  # likewise: it keeps a part of the base's tokens; weights of its own it may have as well
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 def digest_of_submodel(manifest: Mapping[str, Any]) -> str:
-    """What tells a sub-model from others of its base: the digest of its masks, and of own weights if it has any."""
-    weights = manifest.get("weights")
-    return manifest["masks"]["sha256"] + (f"+{weights['sha256']}" if weights else "")
+    """What tells a sub-model from others of its base: the digest of its masks, and of own weights and of its vocabulary
+    if it has any."""
+    parts = [manifest[part]["sha256"] for part in ("masks", "weights", "vocabulary") if part in manifest]
+    return "+".join(parts)
 
 
 OWN_KEYS = ("format", "name", "masks", "weights", "matrices")
@@ -76,14 +81,16 @@ class Store:
             )
         manifest = _read_json(file, f"{file}: damaged")
         rewritten = "weights" in manifest
-        if manifest.get("format") != (FORMAT_REWRITTEN if rewritten else FORMAT):
+        if manifest.get("format") != _format_of(rewritten, "vocabulary" in manifest):
             raise SubmodelError(
                 f"{file}: its format is {manifest.get('format')}, this version reads {FORMAT} and, of sub-models with "
-                f"weights of their own, {FORMAT_REWRITTEN}: upgrade submodel"
+                f"weights of their own, {FORMAT_REWRITTEN}, with a vocabulary {FORMAT_VOCABULARY}: upgrade submodel"
             )
         try:
             is_unaltered = digest_of_all(manifest["matrices"]) == manifest["masks"]["sha256"]
             is_unaltered &= not rewritten or digest_of_values(manifest["matrices"]) == manifest["weights"]["sha256"]
+            if entry := manifest.get("vocabulary"):
+                is_unaltered &= digest_of_vocabulary(entry["rows"], entry) == entry["sha256"]
         except (KeyError, TypeError, AttributeError):
             is_unaltered = False
         if not is_unaltered:
@@ -97,22 +104,30 @@ class Store:
         folder = self.path / "submodels" / name
         return StoredMasks(folder, manifest, self.masks(reference) if reference is not None else {})
 
+    def vocabulary(self, name: str) -> Vocabulary | None:
+        """The tokens that a sub-model keeps; None where it keeps all. Raises SubmodelError when they are damaged."""
+        return stored_vocabulary(self.path / "submodels" / name, self.manifest(name))
+
     def routing_file(self, name: str | None = None) -> Path:
         """Where the router keeps what it knows of a sub-model's text, or of text that is for the base (None)."""
         return (self.path / "submodels" / name if name else self.path) / "routing.safetensors"
 
     def size_bytes(self, name: str) -> int:
-        """What a sub-model's masks, and its own weights if it has any, take on disk."""
-        files = [self.path / "submodels" / name / f"{part}.safetensors" for part in ("masks", "weights")]
+        """What a sub-model's masks, and its own weights and vocabulary if it has any, take on disk."""
+        parts = ("masks", "weights", "vocabulary")
+        files = [self.path / "submodels" / name / f"{part}.safetensors" for part in parts]
         return sum(file.stat().st_size for file in files if file.is_file())
 
-    def add(self, name: str, model: Masks, recipe: dict[str, Any]) -> dict[str, Any]:
+    def add(
+        self, name: str, model: Masks, recipe: dict[str, Any], vocabulary: Vocabulary | None = None
+    ) -> dict[str, Any]:
         """Write a sub-model.
 
         Args:
             name: its name in the store.
             model: its masks, all of them or none with values.
-            recipe: goes into the manifest beside what this function knows itself.
+            recipe: goes into the manifest beside what this function knows itself; `vocabulary` is what it says of it.
+            vocabulary: the tokens that it keeps; all if None.
 
         Returns:
             The manifest.
@@ -134,8 +149,11 @@ class Store:
             rewritten = any("values" in entry for entry in entries.values())
             if not any(entry["encoding"] == "gaps-from-reference" for entry in entries.values()):
                 reference = None
+            if vocabulary is not None:
+                write_vocabulary(partial / VOCABULARY_FILE, vocabulary)
+                recipe = {**recipe, "vocabulary": described(vocabulary, recipe.get("vocabulary", {}))}
             manifest = {
-                "format": FORMAT_REWRITTEN if rewritten else FORMAT,
+                "format": _format_of(rewritten, vocabulary is not None),
                 "name": name,
                 **recipe,
                 "masks": {"sha256": digest_of_all(entries), "reference": reference},
@@ -244,6 +262,10 @@ def split_reference(reference: str) -> tuple[Path, str] | None:
     if at and _NAME.fullmatch(name) and not Path(reference).exists():
         return Path(path).expanduser(), name
     return None
+
+
+def _format_of(rewritten: bool, vocabulary: bool) -> int:
+    return FORMAT_VOCABULARY if vocabulary else FORMAT_REWRITTEN if rewritten else FORMAT
 
 
 def _read_json(file: Path, refusal: str) -> dict[str, Any]:

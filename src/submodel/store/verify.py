@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from submodel.base.models import Base
+from submodel.base.tokenizer_model import tokenizer_model
 from submodel.calibration import rebuild
 from submodel.errors import SubmodelError
 from submodel.prune.mask import Mask, popcount, row_popcounts
 from submodel.prune.sparsity import NM, RowSparsity, Sparsity, parse_sparsity
+from submodel.prune.vocabulary import KINDS, Vocabulary
+from submodel.prune.vocabulary.needed import head_rows
 from submodel.store.base import open_store_base
 from submodel.store.format import Store, split_reference
 
@@ -46,6 +50,8 @@ def verify(path: Path, base: str | None = None, trust_remote_code: bool = False)
         rewritten = ", own weights whole" if "weights" in manifest else ""
         exact = f"{rows:,} rows of exact sparsity" if rows else "of exact sparsity each"
         lines.append((name, f"{len(masks)} masks whole, {exact}, {manifest['pattern']}{rewritten}"))
+        if (vocabulary := store.vocabulary(name)) is not None:
+            lines.append((f"{name}, vocabulary", _check_vocabulary(f"{path}@{name}", vocabulary, opened)))
     return lines
 
 
@@ -85,6 +91,23 @@ def verify_calibration(
             )
         )
     return lines
+
+
+def _check_vocabulary(model: str, vocabulary: Vocabulary, base: Base) -> str:
+    """Check that a vocabulary is of this base, keeps what every text needs, and can be cut; what there is."""
+    rules = tokenizer_model(base.tokenizer, base.reference)
+    rows = head_rows(base)
+    if vocabulary.rows != rows:
+        raise SubmodelError(f"{model}: its vocabulary is of {vocabulary.rows:,} rows, the base's head has {rows:,}")
+    for kind in KINDS:
+        kept = set(vocabulary.ids(kind).tolist())
+        lacking = {token for token in rules.atoms if token < rows} - kept
+        lacking |= {token for token in rules.with_parts(kept) if token < rows} - kept if kind == "cut" else set()
+        if lacking:
+            raise SubmodelError(
+                f"{model}: its vocabulary ({kind}) lacks token {min(lacking)}, which others are made of"
+            )
+    return ", ".join(f"{kind} of {vocabulary.count(kind):,} of {rows:,} rows, whole" for kind in KINDS)
 
 
 def _check_values(model: str, matrix: str, mask: Mask) -> None:

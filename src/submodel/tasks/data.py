@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from submodel.calibration import parts_of, read_text, rows_seen
+from submodel.calibration import parts_of, read_text, rows_seen, text_read
 from submodel.calibration.sets import NamedSet
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
@@ -17,7 +17,7 @@ def refuse_calibrated(loaded: Loaded, source: NamedSet, data_dir: Path | None) -
     """
     names = [f"{name}{end}" for name in (source.file, source.hub_file) for end in ("", ".gz")]
     files = [data_dir / name for name in names if (data_dir / name).exists()] if data_dir else []
-    for part in parts_of((loaded.manifest or {}).get("calibration")):
+    for part in parts_of(text_read(loaded.manifest)):
         of = part.get("set")
         same = of and (of["hub"], of.get("config"), of["split"]) == (source.hub, source.config, source.split)
         if same or any(_is_of(part, file) for file in files):

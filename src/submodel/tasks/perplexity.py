@@ -18,7 +18,17 @@ import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base.workers import Workers
-from submodel.calibration import Budget, Samples, Text, pack, read_held_out, read_repository, rows_seen, tokens_in
+from submodel.calibration import (
+    Budget,
+    Samples,
+    Text,
+    pack,
+    read_held_out,
+    read_repository,
+    rows_seen,
+    text_read,
+    tokens_in,
+)
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
 from submodel.runtime.cache import KeyValueCache
@@ -181,7 +191,7 @@ def refuse_calibrated_rows(loaded: Loaded, samples: Samples, text: Text) -> None
     """
     provenance = samples.provenance
     assert provenance is not None
-    seen = rows_seen((loaded.manifest or {}).get("calibration"), text)
+    seen = rows_seen(text_read(loaded.manifest), text)
     for source, rows in provenance.rows.items():
         common = seen.get(source, set()) & set(rows)
         if common:

@@ -12,12 +12,12 @@ from torch import nn
 
 from submodel.base.models import Base
 from submodel.errors import SubmodelError, unknown_name
-from submodel.runtime.load import Loaded
+from submodel.runtime.load import Loaded, kept_tokens, limit_of
 from submodel.runtime.packed import huge_pages
 from submodel.runtime.packed.formats import FORMATS, SHARED, SURVIVORS, words_of
 from submodel.runtime.packed.linear import packed_matrices, set_packed
 from submodel.runtime.packed.matrix import PackedMatrix, mask_words, share
-from submodel.runtime.packed.model import load_packed
+from submodel.runtime.packed.model import load_packed, share_head
 from submodel.store import Mask, Masks, Store
 
 
@@ -62,7 +62,10 @@ class SharedBase:
             )
         model = _same_tensors(self.dense.model)
         _mask(model, store.masks(name), reference)
-        return Loaded(reference, self.base, model, manifest, self.weight_format)
+        tokens = kept_tokens(store, name)
+        if tokens is not None:
+            share_head(model, tokens)
+        return Loaded(reference, self.base, model, manifest, self.weight_format, limit_of(model, tokens))
 
 
 def _same_tensors(model: Any) -> Any:
