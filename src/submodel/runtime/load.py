@@ -11,6 +11,7 @@ from submodel.base.arithmetic import quicken
 from submodel.base.models import Base
 from submodel.base.opening import open_base
 from submodel.errors import SubmodelError
+from submodel.prune.vocabulary import Vocabulary
 from submodel.runtime.engine import Engine, engine_of
 from submodel.runtime.packed.checkpoint import is_packed, open_packed
 from submodel.runtime.packed.formats import format_named
@@ -29,6 +30,7 @@ class Loaded:
         model: with the sub-model's zeros in place.
         manifest: the sub-model's recipe, or None for the base itself.
         weight_format: how its matrices are kept, a key of FORMATS; None as torch tensors.
+        vocabulary: the tokens that the sub-model keeps; None where that is all of them.
     """
 
     reference: str
@@ -36,6 +38,7 @@ class Loaded:
     model: PreTrainedModel
     manifest: dict[str, Any] | None
     weight_format: str | None = None
+    vocabulary: Vocabulary | None = None
 
     def __repr__(self) -> str:
         packed = f", packed in {self.weight_format}" if self.weight_format else ""
@@ -97,7 +100,7 @@ def load(
     opened = {} if opened is None else opened
     parts = split_reference(reference)
     masks: Masks = {}
-    manifest = None
+    manifest, vocabulary = None, None
     if parts is None:
         if reference not in opened:
             opened[reference] = open_base(reference, trust_remote_code)
@@ -105,10 +108,12 @@ def load(
     else:
         store = Store(parts[0])
         masks, manifest = store.masks(parts[1]), store.manifest(parts[1])
+        vocabulary = store.vocabulary(parts[1])
         source = open_store_base(store, base, trust_remote_code, opened)
     if weight_format is not None:
-        return Loaded(reference, source, load_packed(source, masks, weight_format), manifest, weight_format)
-    return Loaded(reference, source, masked_model(source, masks, dtype, device), manifest)
+        packed = load_packed(source, masks, weight_format)
+        return Loaded(reference, source, packed, manifest, weight_format, vocabulary)
+    return Loaded(reference, source, masked_model(source, masks, dtype, device), manifest, vocabulary=vocabulary)
 
 
 def masked_model(base: Base, masks: Masks, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:
