@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from submodel.base.opening import open_base
+from submodel.prune.vocabulary import Vocabulary
 from submodel.runtime import Loaded
 from submodel.runtime.batch import generate_batch
 from submodel.runtime.continuation import Request
 from submodel.runtime.forward import extend, one_row, prefill, step
-from submodel.runtime.load import limit_of, masked_model
+from submodel.runtime.load import masked_model
 from submodel.runtime.packed.formats import FORMATS
 from submodel.runtime.packed.head import DomainHead, runs_of
 from submodel.runtime.packed.model import load_packed, share_head
@@ -29,7 +30,9 @@ def packed(model: Path, form: str, tokens: torch.Tensor | None) -> Loaded:
 
 
 def with_limit(base: Any, model: Any, form: str | None, tokens: torch.Tensor | None) -> Loaded:
-    return Loaded(base.reference, base, model, None, form, limit_of(model, tokens))
+    rows = model.get_output_embeddings().out_features
+    vocabulary = None if tokens is None else Vocabulary.of(rows, tokens.numpy(), tokens.numpy())
+    return Loaded(base.reference, base, model, None, form, vocabulary)
 
 
 def shared(model: Path, form: str, tokens: torch.Tensor) -> Loaded:

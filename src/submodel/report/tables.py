@@ -13,7 +13,13 @@ from submodel.tasks.intervals import bootstrap, ratio
 from submodel.tasks.rows import Row
 
 EXTRACTION = "extract"  # the task of the rows that say what an extraction took
-_LOSSES = ("perplexity", "layer error")  # the lower the better, of tokens; others are rates and scores of problems
+_BITS = "bits per byte"
+_ACROSS = "all models on the same bytes"
+_LOSSES = (
+    "perplexity",
+    "layer error",
+    _BITS,
+)  # the lower the better, of tokens; others are rates and scores of problems
 _TOOK = {"seconds": "extraction", "peak_bytes": "peak memory"}
 
 
@@ -40,7 +46,7 @@ def table(
         rows: results of `eval` or of a study; of two of the same thing the last counts.
         names: data set -> how its column calls it, where that is not the end of its path.
         against: a line by its name, such as a sub-model's or "dense": the others then show how they differ from it,
-            piece by piece.
+            piece by piece. In the table of several models on the same bytes a line is called MODEL NAME.
         won_back: of what the line `against` loses against dense, the share that each of the others wins back, instead.
         markdown: tables of Markdown.
 
@@ -50,14 +56,33 @@ def table(
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.weights, []).append(row)
+    if across := _across(groups.values()) if not won_back else []:
+        groups[_ACROSS] = across
     if against is not None and not any(_line_called(against, _lines(group)) for group in groups.values()):
         have = ", ".join(sorted({_called(line, _lines(group)) for group in groups.values() for line in _lines(group)}))
         raise SubmodelError(f"{against!r}: no row of it: there are {have or 'none'}")
     tables = [_table(group, names or {}, against, won_back, markdown) for group in groups.values()]
     if len(tables) > 1:
         gap = "\n\n" if markdown else "\n"
-        tables = [f"{_short(group[-1].model)}{gap}{text}" for group, text in zip(groups.values(), tables, strict=True)]
+        heads = [_ACROSS if key == _ACROSS else _short(group[-1].model) for key, group in groups.items()]
+        tables = [f"{head}{gap}{text}" for head, text in zip(heads, tables, strict=True)]
     return "\n\n".join(tables) or "no rows"
+
+
+def _across(groups: Iterable[list[Row]]) -> list[Row]:
+    """The rows of bits per byte that several models have of the same text, each under its model's name as well.
+
+    Of all that is measured these alone compare models of other tokens: they are of the same bytes.
+    """
+    rows = [row for group in groups for row in group if row.metric == _BITS]
+    models: dict[str, set[str]] = {}
+    for row in rows:
+        models.setdefault(_column(row), set()).add(row.weights)
+    return [
+        replace(row, submodel=f"{_short(row.model)} {row.submodel}", masks=f"{row.weights} {row.masks}")
+        for row in rows
+        if len(models[_column(row)]) > 1
+    ]
 
 
 def _table(rows: list[Row], names: Mapping[str, str], against: str | None, won_back: bool, markdown: bool) -> str:
@@ -198,7 +223,7 @@ def _cell(row: Row) -> str:
     if row.task == EXTRACTION:
         shown = f"{row.value:.1f} s" if row.metric == "seconds" else f"{row.value / (1 << 20):,.0f} MiB"
         return f">{shown}" if row.settings.get("resumed_blocks") and row.metric == "seconds" else shown
-    scale, digits = (1, 2) if row.metric == "perplexity" else (100, 1)
+    scale, digits = {"perplexity": (1, 2), _BITS: (1, 4)}.get(row.metric, (100, 1))
     value, low, high = (f"{scale * x:.{digits}f}" for x in (row.value, row.low, row.high))
     return f"{value}{'%' if scale == 100 else ''} [{low}, {high}]"
 
@@ -228,7 +253,7 @@ def _against(row: Row, base: Row | None) -> str:
     if not parts or row is base:
         return _cell(row)
     values, base_values = parts
-    if row.metric == "layer error":
+    if row.metric in ("layer error", _BITS):
         if not base_values.any():  # the base loses nothing
             return _cell(row)
         return "{:+.1f}% [{:+.1f}, {:+.1f}]".format(*(100 * (x - 1) for x in ratio(values, base_values)))
@@ -240,7 +265,7 @@ def _against(row: Row, base: Row | None) -> str:
 
 
 def _counted(row: Row) -> str:
-    return "tokens" if row.metric in _LOSSES else "problems"
+    return "bytes" if row.metric == _BITS else "tokens" if row.metric in _LOSSES else "problems"
 
 
 def aligned(lines: list[list[str]]) -> str:

@@ -11,6 +11,7 @@ from submodel.base.arithmetic import quicken
 from submodel.base.models import Base
 from submodel.base.opening import open_base
 from submodel.errors import SubmodelError
+from submodel.prune.vocabulary import Vocabulary
 from submodel.runtime.engine import Engine, engine_of
 from submodel.runtime.packed.checkpoint import is_packed, open_packed
 from submodel.runtime.packed.formats import format_named
@@ -31,7 +32,7 @@ class Loaded:
         model: with the sub-model's zeros in place.
         manifest: the sub-model's recipe, or None for the base itself.
         weight_format: how its matrices are kept, a key of FORMATS; None as torch tensors.
-        limit: which tokens it may say; None of a model that may say all.
+        vocabulary: the tokens that the sub-model keeps; None where that is all of them.
     """
 
     reference: str
@@ -39,7 +40,7 @@ class Loaded:
     model: PreTrainedModel
     manifest: dict[str, Any] | None
     weight_format: str | None = None
-    limit: TokenLimit | None = None
+    vocabulary: Vocabulary | None = None
 
     def __repr__(self) -> str:
         packed = f", packed in {self.weight_format}" if self.weight_format else ""
@@ -60,6 +61,15 @@ class Loaded:
         return self.manifest["name"] if self.manifest else "dense"
 
     @cached_property
+    def limit(self) -> TokenLimit | None:
+        """Which tokens it may say; None where that is all of them."""
+        tokens = head_rows(self.vocabulary)
+        if tokens is None:
+            return None
+        head: Any = self.model.get_output_embeddings()
+        return TokenLimit(tokens, head.out_features, head.rows if isinstance(head, DomainHead) else None)
+
+    @cached_property
     def engine(self) -> Engine | None:
         """What decodes a packed model natively, if its family is known."""
         return engine_of(self.model) if self.weight_format else None
@@ -74,6 +84,7 @@ def load(
     trust_remote_code: bool = False,
     opened: dict[str, Base] | None = None,
     weight_format: str | None = None,
+    complete_head: bool = False,
 ) -> Loaded:
     """Open a model for running.
 
@@ -85,6 +96,8 @@ def load(
         trust_remote_code: let code that is shipped with the model run.
         opened: bases that are open already, by reference; one that is opened here is put there too.
         weight_format: pack the matrices (a key of FORMATS); the model then computes in bfloat16, on the CPU.
+        complete_head: keep all rows of the head in memory, though a sub-model says no more than its vocabulary has, so
+            that text can be scored that uses others.
 
     Raises:
         SubmodelError: nothing there, the base is not the one that the store was made from, or a packed model on
@@ -101,7 +114,7 @@ def load(
     opened = {} if opened is None else opened
     parts = split_reference(reference)
     masks: Masks = {}
-    manifest = tokens = None
+    manifest, vocabulary = None, None
     if parts is None:
         if reference not in opened:
             opened[reference] = open_base(reference, trust_remote_code)
@@ -109,27 +122,18 @@ def load(
     else:
         store = Store(parts[0])
         masks, manifest = store.masks(parts[1]), store.manifest(parts[1])
-        tokens = kept_tokens(store, parts[1])
+        vocabulary = store.vocabulary(parts[1])
         source = open_store_base(store, base, trust_remote_code, opened)
     if weight_format is not None:
-        model = load_packed(source, masks, weight_format, tokens)
+        model = load_packed(source, masks, weight_format, None if complete_head else head_rows(vocabulary))
     else:
         model = masked_model(source, masks, dtype, device)
-    return Loaded(reference, source, model, manifest, weight_format, limit_of(model, tokens))
+    return Loaded(reference, source, model, manifest, weight_format, vocabulary)
 
 
-def kept_tokens(store: Store, name: str) -> torch.Tensor | None:
-    """The rows of the head that a sub-model keeps, int64 ascending; None where it keeps all."""
-    vocabulary = store.vocabulary(name)
+def head_rows(vocabulary: Vocabulary | None) -> torch.Tensor | None:
+    """The rows of the head that a vocabulary keeps, int64 ascending; None where that is all of them."""
     return None if vocabulary is None else torch.from_numpy(vocabulary.ids())
-
-
-def limit_of(model: PreTrainedModel, tokens: torch.Tensor | None) -> TokenLimit | None:
-    """Keeps a model to the tokens of a vocabulary, int64 ascending; None where it has all."""
-    if tokens is None:
-        return None
-    head: Any = model.get_output_embeddings()
-    return TokenLimit(tokens, head.out_features, head.rows if isinstance(head, DomainHead) else None)
 
 
 def masked_model(base: Base, masks: Masks, dtype: torch.dtype | None = None, device: str = "cpu") -> PreTrainedModel:

@@ -29,6 +29,7 @@ RATES = {
     "extract wanda+distil": 1980 / (98_304 * 0.494e9),
     "extract wanda+reconstruct+distil": 5.3 * _WANDA,
     "layer-error": 27 / (2_048 * 0.135e9),
+    "bits-per-byte": 150 / (50_000 * 0.494e9),
     "perplexity": 150 / (50_000 * 0.494e9),
     "humaneval": 420 / 0.494e9,
     "humaneval, a problem": 420 / (164 * 0.494e9),

@@ -9,6 +9,7 @@ from submodel.calibration import problem_text
 from submodel.calibration.sets import NamedSet, is_stored, read_set
 from submodel.errors import SubmodelError, unknown_name
 from submodel.runtime import Loaded, load
+from submodel.tasks.bits_per_byte import bits_per_byte_rows
 from submodel.tasks.cell import Cell, Progress, Settings, Task
 from submodel.tasks.code import CODE, code_rows
 from submodel.tasks.harness import GSM8K, HARNESS, SETS
@@ -20,12 +21,13 @@ from submodel.tasks.translation import PAIRS, TRANSLATION
 TASKS: dict[str, Callable[[Cell], Iterable[Row]]] = {
     "perplexity": perplexity_rows,
     "repository": perplexity_rows,
+    "bits-per-byte": bits_per_byte_rows,
     "layer-error": layer_error_rows,
     **dict.fromkeys(CODE, code_rows),
     **HARNESS,
     **TRANSLATION,
 }
-ON_TEXT = ("perplexity", "layer-error")
+ON_TEXT = ("perplexity", "bits-per-byte", "layer-error")
 """Tasks that are given text as `read_held_out` takes it."""
 
 _TAKES = {
@@ -99,6 +101,7 @@ def evaluate(
             trust_remote_code=trust_remote_code,
             opened=opened,
             weight_format=settings.weight_format,
+            complete_head=True,
         )
         report_measured = _measured_reporter(loaded, measured, out, say, already)
         for task in tasks:

@@ -8,7 +8,7 @@ independent.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,13 +189,17 @@ def refuse_calibrated_rows(loaded: Loaded, samples: Samples, text: Text) -> None
 
     Raises SubmodelError when calibration read any of the rows that `samples` take from `text`.
     """
-    provenance = samples.provenance
-    assert provenance is not None
+    assert samples.provenance is not None
+    refuse_rows(loaded, text, samples.provenance.rows)
+
+
+def refuse_rows(loaded: Loaded, text: Text, rows_taken: Mapping[str, Sequence[int]]) -> None:
+    """Raises SubmodelError when calibration read any rows, source -> their numbers, that are taken from `text`."""
     seen = rows_seen(text_read(loaded.manifest), text)
-    for source, rows in provenance.rows.items():
+    for source, rows in rows_taken.items():
         common = seen.get(source, set()) & set(rows)
         if common:
             raise SubmodelError(
-                f"{provenance.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
+                f"{text.path}: {loaded.reference} was calibrated on {len(common)} of the rows asked for "
                 f"(row {min(common)} among them): evaluate on text that it has not seen"
             )

@@ -12,7 +12,7 @@ from torch import nn
 
 from submodel.base.models import Base
 from submodel.errors import SubmodelError, unknown_name
-from submodel.runtime.load import Loaded, kept_tokens, limit_of
+from submodel.runtime.load import Loaded, head_rows
 from submodel.runtime.packed import huge_pages
 from submodel.runtime.packed.formats import FORMATS, SHARED, SURVIVORS, words_of
 from submodel.runtime.packed.linear import packed_matrices, set_packed
@@ -62,10 +62,10 @@ class SharedBase:
             )
         model = _same_tensors(self.dense.model)
         _mask(model, store.masks(name), reference)
-        tokens = kept_tokens(store, name)
-        if tokens is not None:
+        vocabulary = store.vocabulary(name)
+        if (tokens := head_rows(vocabulary)) is not None:
             share_head(model, tokens)
-        return Loaded(reference, self.base, model, manifest, self.weight_format, limit_of(model, tokens))
+        return Loaded(reference, self.base, model, manifest, self.weight_format, vocabulary)
 
 
 def _same_tensors(model: Any) -> Any:
