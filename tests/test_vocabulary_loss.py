@@ -110,7 +110,7 @@ def test_the_next_to_go_costs_least():
     small = np.where(np.isin(np.arange(ROWS), [*kept, *always]), counts, 0)
 
     def pieces(there: set[int]) -> float:
-        return sum(small[t] * len(rules.spelled(t, there.__contains__)) for t in np.flatnonzero(small))
+        return sum(small[t] * len(rules.spelled(t, there.__contains__)) for t in np.flatnonzero(small).tolist())
 
     order = [token for token in head_order(rules, small, always).tolist() if small[token]]
     there = {*order, *always}

@@ -7,6 +7,7 @@ from typing import Any
 
 from submodel.errors import SubmodelError
 from submodel.store import Store, split_reference
+from submodel.store.vocabulary import absent_parameters
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Info:
         from submodel.runtime.packed.formats import FORMATS, SURVIVORS  # seconds, only where there is something to say
 
         matrices = [(tuple(entry["shape"]), entry["sparsity"]) for entry in self._matrices]
-        return {name: FORMATS[name].model_bytes(self.parameters, matrices) for name in SURVIVORS}
+        resident = self.parameters - absent_parameters(self.manifest)
+        return {name: FORMATS[name].model_bytes(resident, matrices) for name in SURVIVORS}
 
     @property
     def held_out(self) -> HeldOut | None:

@@ -27,7 +27,7 @@ from submodel.extract.step import Cost, Excerpt, Job, Progress, State, constants
 from submodel.prune.vocabulary import KINDS, Vocabulary, choose
 from submodel.prune.vocabulary.choose import check_bound, curve, ladder, measure, worth_measuring
 from submodel.prune.vocabulary.expected import expected_uses
-from submodel.prune.vocabulary.needed import configs_of, head_rows, needed
+from submodel.prune.vocabulary.needed import configs_of, head_rows, head_width, needed, vocabulary_parameters
 from submodel.prune.vocabulary.order import cut_order, head_order
 from submodel.runtime.load import masked_model
 
@@ -133,6 +133,8 @@ class ChooseVocabulary:
         facts = {
             "loss": self.loss,
             "rows": rows,
+            "width": head_width(base),
+            "parameters": vocabulary_parameters(base),
             "always": len(always),
             **{kind: {"loss": round(chosen[kind].loss, 6), "error": round(chosen[kind].error, 6)} for kind in KINDS},
             "curve": {kind: one.as_dicts() for kind, one in curves.items()},

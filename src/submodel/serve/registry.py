@@ -14,6 +14,7 @@ from submodel.runtime.packed.formats import SHARED, format_named, words_of
 from submodel.runtime.packed.shared import SharedBase
 from submodel.store import Store
 from submodel.store.base import open_store_base
+from submodel.store.vocabulary import absent_parameters
 
 BASE = "base"
 AUTO = "auto"
@@ -104,7 +105,7 @@ class PackedRegistry:
             family = self.base.config.get_text_config().model_type
             return {**about, "base": Path(self.base.reference).name, "family": family, "parameters": self._parameters}
         manifest = self._manifests[name]
-        calibration = manifest["calibration"] or {}
+        calibration, vocabulary = manifest["calibration"] or {}, manifest.get("vocabulary")
         return {
             **about,
             "mask_bytes": self.store.size_bytes(name),
@@ -113,12 +114,15 @@ class PackedRegistry:
             "method": manifest["method"],
             "domain": calibration.get("name") or name,
             "calibration_tokens": calibration.get("tokens"),
+            "tokens_kept": vocabulary["head"]["kept"] if vocabulary else None,
+            "tokens": vocabulary["rows"] if vocabulary else None,
         }
 
     def size_bytes(self, name: str) -> int:
         """From the shapes: packed matrices by the sparsity of each, all other weights as the format keeps them."""
         matrices = [(tuple(entry["shape"]), entry["sparsity"]) for entry in self._entries(name)]
-        return self._form.model_bytes(self._parameters, matrices, pruned=name != BASE)
+        absent = 0 if name == BASE else absent_parameters(self._manifests[name])
+        return self._form.model_bytes(self._parameters - absent, matrices, pruned=name != BASE)
 
     def _entries(self, name: str) -> list[dict[str, Any]]:
         """The prunable matrices; of the base those of any sub-model."""

@@ -80,5 +80,14 @@ def stored_vocabulary(folder: Path, manifest: Mapping[str, Any]) -> Vocabulary |
     return vocabulary
 
 
+def absent_parameters(manifest: Mapping[str, Any]) -> int:
+    """How many of its base's parameters a sub-model does without in memory: its embedding is read from the file row by
+    row, and of the output head there are the kept rows alone. 0 where it keeps every token."""
+    entry = manifest.get("vocabulary")
+    if entry is None or "width" not in entry:
+        return 0
+    return int(entry["parameters"] - entry["head"]["kept"] * entry["width"])
+
+
 def _digest(mask: Packed) -> str:
     return hashlib.sha256(np.ascontiguousarray(mask).data).hexdigest()

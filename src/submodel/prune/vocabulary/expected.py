@@ -1,8 +1,7 @@
 """What the model itself expects to say in a domain's text: the tokens that its text could have had as well.
 
 Of a vocabulary of a hundred thousand most tokens are in no text of a few hundred thousand, and of those some come next.
-The mean of the model's probabilities over text of the domain ranks them: of a coder's unseen tokens it halves what
-held-out Python has to spell (docs/reference/vocabulary.md).
+The mean of the model's probabilities over text of the domain ranks them (docs/reference/vocabulary.md).
 """
 
 from collections.abc import Callable

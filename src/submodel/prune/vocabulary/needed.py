@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
+
 from submodel.base.models import Base
 from submodel.base.tokenizer_model import TokenizerModel
 from submodel.calibration.middle import marks_of
@@ -41,10 +43,27 @@ def needed(tokenizer: Any, model: TokenizerModel, configs: Sequence[Mapping[str,
 
 def head_rows(base: Base) -> int:
     """How many rows the output head of a base has."""
-    head = base.skeleton(base.dtype).get_output_embeddings()
+    return int(_head(base).shape[0])
+
+
+def head_width(base: Base) -> int:
+    """How many parameters a row of the output head has."""
+    return int(_head(base).shape[1])
+
+
+def vocabulary_parameters(base: Base) -> int:
+    """How many parameters the embedding and the output head have, once if they are the same."""
+    model: Any = base.skeleton(base.dtype)
+    model.tie_weights()
+    weights = [module.weight for module in (model.get_input_embeddings(), model.get_output_embeddings())]
+    return sum(weight.numel() for weight in {id(weight): weight for weight in weights}.values())
+
+
+def _head(base: Base) -> torch.Tensor:
+    head: Any = base.skeleton(base.dtype).get_output_embeddings()
     if head is None:
         raise SubmodelError(f"{base.reference}: it has no output head whose rows are tokens: leave --vocab out")
-    return int(head.weight.shape[0])
+    return head.weight
 
 
 def configs_of(base: Base) -> list[Mapping[str, Any]]:
