@@ -83,7 +83,7 @@ def answer_grammar(tools: Tools | None, text: str | None) -> str | None:
     """
     if tools is None:
         return None if text is None else f"start: {text}"
-    again = f'("\\n{OPEN}" call){{0,{tools.most - 1}}}'
+    again = f'("\\n{OPEN}" call){{0,{tools.most - 1}}}' if tools.most > 1 else ""
     lines = [
         f'call: "\\n" ({" | ".join(f"call_{i}" for i in range(len(tools.callable)))}) "\\n{CLOSE}"',
         *(f"call_{i}: {_call_rule(tool)}" for i, tool in enumerate(tools.callable)),

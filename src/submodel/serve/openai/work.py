@@ -56,7 +56,7 @@ def chat_work(body: ChatRequest, prompts: RequestPrompts, tokenizer: Any) -> Wor
         body.max_completion_tokens or body.max_tokens,
         body.best,
         _processors(body, len(tokenizer)),
-        grammar and (grammar, "tools" if tools else "response_format"),
+        None if grammar is None else (grammar, "tools" if tools else "response_format"),
     )
 
 
@@ -92,7 +92,7 @@ def completion_work(
         or_default(body.max_tokens, _PLAIN_TOKENS),
         body.logprobs if samples == n else or_default(body.logprobs, 0),
         _processors(body, len(tokenizer)),
-        grammar and (grammar, "response_format"),
+        None if grammar is None else (grammar, "response_format"),
         bool(body.echo) and body.logprobs is not None,
     )
 
