@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import httpx2
 import jsonschema_rs
 import openai
 import pytest
+import torch
 from openai import OpenAI
 
 from submodel.base import native
@@ -21,7 +23,7 @@ from submodel.runtime.processors import Processors
 from submodel.serve.openai.calls import CallReader
 from submodel.serve.openai.prompts import RequestPrompts
 from submodel.serve.openai.schema import ChatMessage, ChatRequest
-from submodel.serve.openai.tools import tools_of
+from submodel.serve.openai.tools import Tools, answer_grammar, tags_of, tools_of
 from submodel.serve.refusal import Refusal
 from submodel.serve.server import Server
 from tests import serving, tiny
@@ -230,8 +232,6 @@ def test_a_model_with_more_rows_than_tokens(loaded: Loaded):
     assert len(loaded.tokenizer) == 262 and loaded.model.config.vocab_size == 272
     grammar = Grammars(loaded.tokenizer, end_tokens(loaded)).json({"enum": ["z"]})
     matcher = grammar.matcher()
-    import torch
-
     for letter in '"z"':
         allowed = matcher.mask(torch.zeros(272)).isfinite().nonzero()[:, 0].tolist()
         [token] = loaded.tokenizer(letter)["input_ids"]
@@ -306,41 +306,51 @@ def test_tools_that_may_be_called(client: OpenAI, server: Server):
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == answer.message.content
 
 
-def test_a_call_after_free_text(loaded: Loaded):
+@pytest.mark.parametrize("tags", ["letters", "tokens"])
+def test_a_call_after_free_text(tags: str):
     """Text, then the tag: from there on the grammar holds; without the tag, nothing is held."""
-    from submodel.serve.openai.tools import answer_grammar
+    tokenizer = tiny.byte_tokenizer()
+    if tags == "tokens":  # as Qwen has them: tokens of their own, but text
+        tokenizer.add_tokens(["<tool_call>", "</tool_call>"])
+    assert tags_of(tokenizer).is_token == (tags == "tokens")
+    body = {"messages": HELLO, "tools": TOOLS}
+    assert (tools_of(ChatRequest.model_validate(body)) or pytest.fail()).most == 1
+    tools = tools_of(ChatRequest.model_validate({**body, "parallel_tool_calls": True}))
+    assert tools
+    grammars = Grammars(tokenizer, frozenset({258}))
 
-    tools = tools_of(ChatRequest.model_validate({"messages": HELLO, "tools": TOOLS}))
-    grammars = Grammars(loaded.tokenizer, end_tokens(loaded))
-    text = answer_grammar(tools, None)
-    assert text is not None
-    grammar = grammars.lark(text)
-    good = [
-        "free text, even with {braces} and <tags>",
-        'I will ask. <tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": 3}}\n</tool_call>',
-        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": "now", "arguments": {}}'
-        "\n</tool_call>",
-        "",
-    ]
-    bad = [
-        '<tool_call>\n{"name": "nobody"',
-        'x<tool_call>\n{"name": "weather", "arguments": {"city": "Paris',
-        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call> and more',
-    ]
-    import torch
-
-    def follows(written: str) -> Any:
-        matcher = grammar.matcher()
-        for token in loaded.tokenizer(written)["input_ids"]:
+    def follows(written: str, tools: Tools) -> Any:
+        text = answer_grammar(tools, None, tags_of(tokenizer))
+        assert text is not None
+        matcher = grammars.lark(text).matcher()
+        for token in tokenizer(written)["input_ids"]:
             assert matcher.mask(torch.zeros(272))[token].isfinite(), written
             matcher.take(token)
         return matcher.mask(torch.zeros(272)).isfinite()
 
-    for written in good:
-        assert follows(written)[258], written
-    for written in bad:
+    now = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    weather = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": 3}}\n</tool_call>'
+    for written in ("free text, even with {braces} and <tags>", f"I will ask. {weather}", f"{now}\n{now}", ""):
+        assert follows(written, tools)[258], written
+    for written in (f"{now}\n{weather}", now):
+        assert follows(written, replace(tools, required=True))[258]
+    for written in (
+        '<tool_call>\n{"name": "nobody"',
+        'x<tool_call>\n{"name": "weather", "arguments": {"city": "Paris',
+        f"{now} and more",
+    ):
         with pytest.raises(AssertionError):
-            follows(written)
+            follows(written, tools)
+    for written in ("text", f"text{now}", f"{now}\n{now}"):
+        with pytest.raises(AssertionError):
+            follows(written, replace(tools, required=True, most=1))
+
+
+def test_tags_that_are_no_text_are_refused():
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.add_tokens(["<tool_call>"], special_tokens=True)
+    with pytest.raises(Refusal, match="special token"):
+        tags_of(tokenizer)
 
 
 def _read_calls(text: str, size: int) -> tuple[str, list[dict[str, Any]]]:

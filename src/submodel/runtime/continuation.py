@@ -54,7 +54,7 @@ class Continuation:
         key, sample: of which request, the index of its seed.
         text: without special tokens, cut before the first stop string or the token that ended it.
         tokens: all that were generated, the stop string's or the last one included.
-        finish: "stop", "eos", "length", or "grammar" where its grammar is too large.
+        finish: "stop", "eos", "length", or "grammar" where it could not keep to that.
     """
 
     key: str

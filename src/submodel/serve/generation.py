@@ -88,7 +88,7 @@ class Generation:
         """What has come since, one piece a choice at most, until all choices have ended.
 
         Raises:
-            Refusal: the model failed (500), the grammar is too large (400), or it took too long (503).
+            Refusal: the model failed (500), the grammar could not be kept to (400), or it took too long (503).
         """
         try:
             while self._unread:
@@ -105,7 +105,12 @@ class Generation:
                     raise Refusal(500, "the model failed on this request", "model_failed")
                 if any(piece.finish == "grammar" for piece in pieces):
                     param = self._grammar_param
-                    raise Refusal(400, f"{param}: too large to be kept to: give less", "unsupported_grammar", param)
+                    raise Refusal(
+                        400,
+                        f"{param}: the model cannot keep to that: give something simpler",
+                        "unsupported_grammar",
+                        param,
+                    )
                 if any(piece.finish == "cancelled" for piece in pieces):
                     raise Refusal(503, "the server is stopping", "stopping", retry_after_s=5)
                 self._unread -= sum(piece.finish is not None for piece in pieces)
