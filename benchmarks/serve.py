@@ -1,13 +1,14 @@
 """A server under load, on this machine only: right answers, flat memory, no failures, and the time that tokens take.
 
-    python -m benchmarks.serve STORE [--clients 64] [--seconds 300] [--format bf16] [--memory 4G]
+    python -m benchmarks.serve STORE [--clients 64] [--seconds 300] [--streams 10000] [--format bf16] [--memory 4G]
 
 Starts `submodel serve` on a free loopback port, asks each greedy question once by itself, then lets clients ask them
 at random, with cancelled streams, malformed and oversized bodies and readers that take their time between them. Every
 finished answer must equal the one that was given alone, no status may be 500, and the server's resident memory after
-half of the time must be what it is at the end. Last, one client measures first-token and per-token latency of each
-model in turn, sub-models and the dense base interleaved; the first token of a long prompt also where only its last line
-is new.
+half of the time must be what it is at the end. Then come tiny streams (see `tiny_streams`): no choice of theirs may be
+missing, and memory must stay what it was after the first tenth. Last, one client measures first-token and per-token
+latency of each model in turn, sub-models and the dense base interleaved; the first token of a long prompt also where
+only its last line is new.
 """
 
 import argparse
@@ -28,6 +29,8 @@ from typing import Any
 
 import httpx2
 import psutil
+
+from benchmarks import tiny_streams
 
 QUESTIONS = (
     "def fibonacci(n):",
@@ -178,6 +181,26 @@ def latency(http: httpx2.Client, model: str, prompt: str, tokens: int) -> tuple[
     return times[1] - times[0], (times[-1] - times[1]) / max(1, len(times) - 2)
 
 
+def count_streams(url: str, models: list[str], streams: int, clients: int, process: psutil.Process) -> list[str]:
+    """Tiny streams in ten parts, and what was wrong with them."""
+    if not streams:
+        return []
+    known = tiny_streams.cases(url, models)
+    kinds: Counter[str] = Counter()
+    faults: list[str] = []
+    memory: list[int] = []
+    began = time.monotonic()
+    for part in range(10):
+        counted, wrong = tiny_streams.run(url, known, (streams + part) // 10, clients)
+        kinds += counted
+        faults += wrong
+        memory.append(process.memory_info().rss)
+    rate = kinds.total() / (time.monotonic() - began)
+    print(f"{kinds.total()} tiny streams, {rate:.0f} a second: {dict(kinds)}; lost or wrong: {len(faults)}")
+    print(f"resident MB {[round(m / 1e6) for m in memory]}")
+    return faults[:5] + (["memory grows over tiny streams"] if max(memory[1:]) > 1.05 * memory[0] else [])
+
+
 def start(args: argparse.Namespace) -> tuple[subprocess.Popen[str], str, list[str]]:
     command = [
         sys.executable,
@@ -206,6 +229,7 @@ def main() -> int:
     parser.add_argument("store")
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=int, default=300)
+    parser.add_argument("--streams", type=int, default=10_000, help="tiny ones")
     parser.add_argument("--format", default="bf16")
     parser.add_argument("--memory")
     parser.add_argument("--rounds", type=int, default=5, help="of the latency measurement")
@@ -252,6 +276,7 @@ def main() -> int:
             print(f"{clients} clients, {seconds} s: {dict(tally.kinds)}; statuses {dict(tally.statuses)}")
             resident = [round(m / 1e6) for m in memory[:: len(memory) // 8 or 1]]
             print(f"wrong answers: {len(tally.wrong)}; resident MB {resident}")
+            failures += count_streams(url, models, args.streams, clients, process)
             found: dict[str, list[tuple[float, ...]]] = {model: [] for model in models}
             for turn in range(args.rounds + 1):
                 for model in models:

@@ -43,10 +43,10 @@ def choose(question: Signals) -> Decision:
     return Decision(None, 0.3, "default")
 
 
-def make_store(folder: Path, names: tuple[str, ...] = SUBMODELS) -> Path:
+def make_store(folder: Path, names: tuple[str, ...] = SUBMODELS, context: int = CONTEXT) -> Path:
     """A bfloat16 base, and random sub-models of it."""
     model_type = "qwen2"
-    settings = {**tiny.FAMILIES[model_type], "max_position_embeddings": CONTEXT}
+    settings = {**tiny.FAMILIES[model_type], "max_position_embeddings": context}
     config = AutoConfig.for_model(model_type, vocab_size=272, bos_token_id=257, eos_token_id=258, **settings)
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config).eval()

@@ -377,6 +377,7 @@ def test_scores_of_a_prompt_are_the_models(client: OpenAI, server: Server, base:
             assert abs(logprobs.token_logprobs[at] - float(expected[at - 1, ids[at]])) < 0.02  # type: ignore[operator]
             assert len(logprobs.top_logprobs[at]) <= 3
     # generating after it goes on as without it
+    settings: Any
     for settings in ({"echo": True, "logprobs": 1}, {"echo": True}, {}):
         answer = client.completions.create(model="base", prompt=text, max_tokens=20, **GREEDY, **settings)
         end = answer.choices[0].text.removeprefix(text)

@@ -6,17 +6,15 @@ import random
 import socket
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 from openai import OpenAI
 
+from benchmarks import tiny_streams
 from submodel.base import native
 from submodel.runtime import Loaded, Request, load
 from submodel.runtime.continuation import Piece
@@ -31,27 +29,6 @@ from tests.test_serve import quiet
 STREAMS = 2000
 CLIENTS = 12
 WAIT_S = 60
-PROMPTS = ("hi", "def f(x):", "class A {", "12 + 30 =", "a longer prompt, " * 20)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A request whose choices are all different: several prompts, a seed for each sample."""
-
-    body: dict[str, Any]
-    prompts: int
-
-    @property
-    def choices(self) -> int:
-        return self.prompts * self.body["n"]
-
-
-def _case(index: int) -> Case:
-    rng = random.Random(index)
-    prompts = rng.sample(PROMPTS, rng.choice([1, 1, 1, 2]))
-    body = {"model": rng.choice(["base", *serving.SUBMODELS]), "prompt": prompts, "n": rng.choice([1, 1, 2, 4, 8])}
-    body |= {"max_tokens": rng.randint(1, 8), "seed": index, "temperature": rng.choice([0, 1])}
-    return Case(body, len(prompts))
 
 
 @pytest.fixture(scope="module")
@@ -61,78 +38,12 @@ def server(store: Path) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def expected(server: Server) -> list[tuple[Case, list[tuple[str, str]]]]:
-    """Cases with text and finish reason of every choice, asked for one at a time and not streamed."""
-    cases = [_case(index) for index in range(60)]
-    with httpx2.Client(base_url=f"{server.url}/v1", timeout=WAIT_S) as http:
-        answers = [http.post("/completions", json=case.body).json()["choices"] for case in cases]
-    for case, choices in zip(cases, answers, strict=True):
-        assert [choice["index"] for choice in choices] == list(range(case.choices))
-    return [
-        (case, [(choice["text"], choice["finish_reason"]) for choice in choices])
-        for case, choices in zip(cases, answers, strict=True)
-    ]
-
-
-class Reader:
-    """Reads one stream, and says what is wrong with it."""
-
-    def __init__(self) -> None:
-        self.texts: dict[int, str] = defaultdict(str)
-        self.finishes: dict[int, list[str]] = defaultdict(list)
-        self.done = 0
-        self.faults: list[str] = []
-
-    def take(self, line: str) -> None:
-        if not line:
-            return
-        if line == "data: [DONE]":
-            self.done += 1
-            return
-        document = json.loads(line.removeprefix("data: "))
-        if "error" in document:
-            return self.faults.append(document["error"]["message"])
-        for choice in document["choices"]:
-            if self.finishes[choice["index"]]:
-                self.faults.append(f"choice {choice['index']} goes on after its end")
-            self.texts[choice["index"]] += choice["text"]
-            if choice["finish_reason"]:
-                self.finishes[choice["index"]].append(choice["finish_reason"])
-
-    def check(self, answers: list[tuple[str, str]], complete: bool) -> list[str]:
-        for index, text in self.texts.items():
-            if index >= len(answers) or not answers[index][0].startswith(text):
-                self.faults.append(f"choice {index} has the text {text!r}")
-        if complete:
-            got = [(self.texts[index], *self.finishes[index]) for index in range(len(answers))]
-            if got != answers or self.done != 1:
-                self.faults.append(f"{got} and {self.done} ends instead of {answers}")
-        return self.faults
-
-
-def _read(http: httpx2.Client, case: Case, answers: list[tuple[str, str]], most: int, pause_s: float) -> list[str]:
-    reader, lines = Reader(), 0
-    with http.stream("POST", "/completions", json={**case.body, "stream": True}) as response:
-        if response.status_code != 200:
-            return [f"status {response.status_code}"]
-        for line in response.iter_lines():
-            lines += 1
-            if lines > most:
-                break
-            reader.take(line)
-            time.sleep(pause_s)
-    return reader.check(answers, complete=lines <= most)
-
-
-def _refused(http: httpx2.Client, rng: random.Random) -> list[str]:
-    """A body that is too long for the model, or for the server: refused in words, whatever is under way."""
-    words, status = rng.choice([(150_000, 400), (400_000, 413)])
-    response = http.post("/completions", json={"model": "base", "prompt": "word " * words})
-    return [] if response.status_code == status and response.json()["error"] else [f"refused: {response.status_code}"]
+def known(server: Server) -> list[tiny_streams.Case]:
+    return tiny_streams.cases(server.url, ["base", *serving.SUBMODELS])
 
 
 def test_every_choice_of_thousands_of_streams_comes_once(
-    server: Server, expected: list[Any], monkeypatch: pytest.MonkeyPatch
+    server: Server, known: list[tiny_streams.Case], monkeypatch: pytest.MonkeyPatch
 ):
     """With clients that leave, read slowly and send too much, while the event loop is busy with something else."""
     loops: list[asyncio.AbstractEventLoop] = []
@@ -143,9 +54,7 @@ def test_every_choice_of_thousands_of_streams_comes_once(
         return await completion(*arguments)
 
     monkeypatch.setattr(server.service, "completion", noted)
-    ended, left = threading.Event(), iter(range(STREAMS))
-    lock, kinds = threading.Lock(), Counter[str]()
-    faults: list[str] = []
+    ended = threading.Event()
 
     def keep_busy() -> None:
         rng = random.Random(0)
@@ -153,34 +62,10 @@ def test_every_choice_of_thousands_of_streams_comes_once(
             for loop in loops:
                 loop.call_soon_threadsafe(time.sleep, rng.choice([0.005, 0.02, 0.1]))
 
-    def client(seed: int) -> None:
-        rng = random.Random(seed)
-        with httpx2.Client(base_url=f"{server.url}/v1", timeout=WAIT_S) as http:
-            while True:
-                with lock:
-                    if next(left, None) is None:
-                        return
-                case, answers = rng.choice(expected)
-                kind = rng.choices(["read", "cancel", "slow", "refused"], [90, 10, 4, 1])[0]
-                most = rng.randrange(4) if kind == "cancel" else 1 << 30
-                try:
-                    wrong = (
-                        _refused(http, rng)
-                        if kind == "refused"
-                        else _read(http, case, answers, most, 0.02 if kind == "slow" else 0)
-                    )
-                except httpx2.HTTPError as error:
-                    wrong = [f"{kind}: {type(error).__name__} {error}"]
-                with lock:
-                    kinds[kind] += 1
-                    faults.extend(wrong)
-
     busy = threading.Thread(target=keep_busy)
     busy.start()
     try:
-        with ThreadPoolExecutor(CLIENTS) as pool:
-            for one in [pool.submit(client, seed) for seed in range(CLIENTS)]:
-                one.result()
+        kinds, faults = tiny_streams.run(server.url, known, STREAMS, CLIENTS)
     finally:
         ended.set()
         busy.join()
@@ -201,9 +86,9 @@ def test_a_stream_of_one_token_is_not_empty(server: Server):
             assert chunks[-1].usage and chunks[-1].usage.completion_tokens == n
 
 
-def test_a_reader_that_takes_nothing_for_a_while_gets_it_all(server: Server, expected: list[Any]):
+def test_a_reader_that_takes_nothing_for_a_while_gets_it_all(server: Server, known: list[tiny_streams.Case]):
     """Everything is generated before the first byte is read."""
-    case, answers = max(expected, key=lambda pair: pair[0].choices)
+    case = max(known, key=lambda case: len(case.answers))
     body = json.dumps({**case.body, "stream": True}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
     with socket.create_connection(server._socket.getsockname()) as sleeper:
@@ -213,11 +98,11 @@ def test_a_reader_that_takes_nothing_for_a_while_gets_it_all(server: Server, exp
         data = b""
         while received := sleeper.recv(1 << 16):
             data += received
-    reader = Reader()
+    reader = tiny_streams.StreamReader()
     for line in data.decode().split("\r\n\r\n", 1)[1].splitlines():
         if line.startswith("data: "):
             reader.take(line)
-    assert reader.check(answers, complete=True) == []
+    assert reader.check(case.answers, complete=True) == []
 
 
 # one request on its way, without HTTP

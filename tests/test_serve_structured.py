@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import httpx2
 import jsonschema_rs
 import openai
 import pytest
+import torch
 from openai import OpenAI
 
+from submodel.base import native
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, Request, generate_batch, load
 from submodel.runtime.forward import end_tokens
@@ -20,7 +23,7 @@ from submodel.runtime.processors import Processors
 from submodel.serve.openai.calls import CallReader
 from submodel.serve.openai.prompts import RequestPrompts
 from submodel.serve.openai.schema import ChatMessage, ChatRequest
-from submodel.serve.openai.tools import tools_of
+from submodel.serve.openai.tools import Tools, answer_grammar, tags_of, tools_of
 from submodel.serve.refusal import Refusal
 from submodel.serve.server import Server
 from tests import serving, tiny
@@ -53,6 +56,14 @@ TOOLS[1]["function"]["parameters"] = {"type": "object", "properties": {}, "addit
 
 
 @pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With room for tools in a prompt of bytes."""
+    if not native.LIBRARY.is_file():
+        pytest.skip("no native kernels: run python csrc/build.py")
+    return serving.make_store(tmp_path_factory.mktemp("structured"), context=4096)
+
+
+@pytest.fixture(scope="module")
 def server(store: Path) -> Iterator[Server]:
     with serving.running(store) as running:
         yield running
@@ -75,7 +86,12 @@ def _format(schema: Any) -> Any:
     "schema",
     [
         SCHEMA,
-        {"type": "object", "properties": {"x": {"type": "number"}}, "required": ["x"], "additionalProperties": False},
+        {
+            "type": "object",
+            "properties": {"x": {"type": "number", "minimum": -2.5, "maximum": 9}},
+            "required": ["x"],
+            "additionalProperties": False,
+        },
         {"anyOf": [{"const": 5}, {"enum": ["x", None]}]},
         {"$ref": "#/$defs/node", "$defs": {"node": {"enum": [1, 2]}}},
         {"type": "string", "pattern": "^[0-9]{3}-[a-z]{2}$"},
@@ -107,7 +123,7 @@ def test_a_json_object(client: OpenAI):
         if choice.finish_reason == "stop":
             assert isinstance(json.loads(choice.message.content), dict)
     answer = client.completions.create(
-        model="maths", prompt="x", max_tokens=60, extra_body={"response_format": _format(SCHEMA)}
+        model="maths", prompt="x", max_tokens=200, extra_body={"response_format": _format(SCHEMA)}
     )
     json.loads(answer.choices[0].text)
 
@@ -181,6 +197,7 @@ def test_a_schema_cannot_be_used_against_the_server(server: Server, client: Open
         body = {"model": "base", "messages": HELLO, "max_tokens": 4, "response_format": _format(schema)}
         response = httpx2.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
         assert response.status_code in (200, 400), response.text
+        assert response.status_code == 200 or response.json()["error"]["param"] == "response_format"
     assert client.completions.create(model="base", prompt="x", max_tokens=2).choices[0].text
 
 
@@ -215,8 +232,6 @@ def test_a_model_with_more_rows_than_tokens(loaded: Loaded):
     assert len(loaded.tokenizer) == 262 and loaded.model.config.vocab_size == 272
     grammar = Grammars(loaded.tokenizer, end_tokens(loaded)).json({"enum": ["z"]})
     matcher = grammar.matcher()
-    import torch
-
     for letter in '"z"':
         allowed = matcher.mask(torch.zeros(272)).isfinite().nonzero()[:, 0].tolist()
         [token] = loaded.tokenizer(letter)["input_ids"]
@@ -291,41 +306,51 @@ def test_tools_that_may_be_called(client: OpenAI, server: Server):
     assert "".join(c.choices[0].delta.content or "" for c in chunks) == answer.message.content
 
 
-def test_a_call_after_free_text(loaded: Loaded):
+@pytest.mark.parametrize("tags", ["letters", "tokens"])
+def test_a_call_after_free_text(tags: str):
     """Text, then the tag: from there on the grammar holds; without the tag, nothing is held."""
-    from submodel.serve.openai.tools import answer_grammar
+    tokenizer = tiny.byte_tokenizer()
+    if tags == "tokens":  # as Qwen has them: tokens of their own, but text
+        tokenizer.add_tokens(["<tool_call>", "</tool_call>"])
+    assert tags_of(tokenizer).is_token == (tags == "tokens")
+    body = {"messages": HELLO, "tools": TOOLS}
+    assert (tools_of(ChatRequest.model_validate(body)) or pytest.fail()).most == 1
+    tools = tools_of(ChatRequest.model_validate({**body, "parallel_tool_calls": True}))
+    assert tools
+    grammars = Grammars(tokenizer, frozenset({258}))
 
-    tools = tools_of(ChatRequest.model_validate({"messages": HELLO, "tools": TOOLS}))
-    grammars = Grammars(loaded.tokenizer, end_tokens(loaded))
-    text = answer_grammar(tools, None)
-    assert text is not None
-    grammar = grammars.lark(text)
-    good = [
-        "free text, even with {braces} and <tags>",
-        'I will ask. <tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": 3}}\n</tool_call>',
-        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>\n<tool_call>\n{"name": "now", "arguments": {}}'
-        "\n</tool_call>",
-        "",
-    ]
-    bad = [
-        '<tool_call>\n{"name": "nobody"',
-        'x<tool_call>\n{"name": "weather", "arguments": {"city": "Paris',
-        '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call> and more',
-    ]
-    import torch
-
-    def follows(written: str) -> Any:
-        matcher = grammar.matcher()
-        for token in loaded.tokenizer(written)["input_ids"]:
+    def follows(written: str, tools: Tools) -> Any:
+        text = answer_grammar(tools, None, tags_of(tokenizer))
+        assert text is not None
+        matcher = grammars.lark(text).matcher()
+        for token in tokenizer(written)["input_ids"]:
             assert matcher.mask(torch.zeros(272))[token].isfinite(), written
             matcher.take(token)
         return matcher.mask(torch.zeros(272)).isfinite()
 
-    for written in good:
-        assert follows(written)[258], written
-    for written in bad:
+    now = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    weather = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo", "days": 3}}\n</tool_call>'
+    for written in ("free text, even with {braces} and <tags>", f"I will ask. {weather}", f"{now}\n{now}", ""):
+        assert follows(written, tools)[258], written
+    for written in (f"{now}\n{weather}", now):
+        assert follows(written, replace(tools, required=True))[258]
+    for written in (
+        '<tool_call>\n{"name": "nobody"',
+        'x<tool_call>\n{"name": "weather", "arguments": {"city": "Paris',
+        f"{now} and more",
+    ):
         with pytest.raises(AssertionError):
-            follows(written)
+            follows(written, tools)
+    for written in ("text", f"text{now}", f"{now}\n{now}"):
+        with pytest.raises(AssertionError):
+            follows(written, replace(tools, required=True, most=1))
+
+
+def test_tags_that_are_no_text_are_refused():
+    tokenizer = tiny.byte_tokenizer()
+    tokenizer.add_tokens(["<tool_call>"], special_tokens=True)
+    with pytest.raises(Refusal, match="special token"):
+        tags_of(tokenizer)
 
 
 def _read_calls(text: str, size: int) -> tuple[str, list[dict[str, Any]]]:
@@ -433,6 +458,10 @@ DROPS = (
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 
 
+def _text(tokenizer: Any, tokens: tuple[int, ...]) -> str:
+    return tokenizer.decode(tokens)
+
+
 @pytest.mark.parametrize(
     ("template", "call", "result"),
     [
@@ -448,12 +477,13 @@ def test_calls_and_results_in_a_history_reach_the_prompt(template: str, call: st
     tokenizer.chat_template = template
     prompts = RequestPrompts(tokenizer)
     messages = [ChatMessage.model_validate(message) for message in HISTORY]
-    text = tokenizer.decode(prompts.chat(messages).tokens)
+    text = _text(tokenizer, prompts.chat(messages).tokens)
+    call, result = call.rstrip("\n"), result.rstrip("\n")  # as templates are rendered, lines that end a block go
     assert call in text and result in text and '{"city": "Oslo"}' in text and "None" not in text
     assert text.index(call) < text.index(result) < text.index("and now?")
     # with tools on offer: in one form with the history, that of the answer
     tools = tools_of(ChatRequest.model_validate({"messages": HISTORY, "tools": TOOLS}))
-    text = tokenizer.decode(prompts.chat(messages, tools).tokens)
+    text = _text(tokenizer, prompts.chat(messages, tools).tokens)
     assert '"name": "weather"' in text and '"of a city"' in text
     assert CALL in text and "minus 3" in text
 
@@ -464,7 +494,7 @@ def test_arguments_of_any_kind_in_a_history(arguments: str):
     tokenizer.chat_template = HERMES
     call = {"id": "x", "type": "function", "function": {"name": "weather", "arguments": arguments}}
     messages = [ChatMessage.model_validate({"role": "assistant", "tool_calls": [call]})]
-    text = tokenizer.decode(RequestPrompts(tokenizer).chat(messages).tokens)
+    text = _text(tokenizer, RequestPrompts(tokenizer).chat(messages).tokens)
     expected = arguments if arguments.startswith("{") else json.dumps(arguments) if arguments else "{}"
     assert f'"arguments": {expected}}}' in text
 

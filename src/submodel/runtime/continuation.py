@@ -54,7 +54,7 @@ class Continuation:
         key, sample: of which request, the index of its seed.
         text: without special tokens, cut before the first stop string or the token that ended it.
         tokens: all that were generated, the stop string's or the last one included.
-        finish: "stop", "eos", "length", or "error" if its grammar cannot go on.
+        finish: "stop", "eos", "length", or "grammar" where it could not keep to that.
     """
 
     key: str
@@ -73,7 +73,7 @@ class Piece:
         text: new text, never part of a stop string or of a character.
         tokens: the ids that were generated.
         scores: of the tokens whose text has been given out by now, if the request is scored.
-        finish: why it ends: "stop", "eos", "length", "cancelled" or "error"; None while it goes on.
+        finish: why it ends: "stop", "eos", "length", "grammar", "cancelled" or "error"; None while it goes on.
         likelihood: the mean log-probability of all its tokens so far, if the request is scored.
     """
 
@@ -97,7 +97,7 @@ class Sequence:
     Attributes:
         tokens: generated so far.
         text: written so far.
-        finish: "stop", "eos", "length", or "error" if its grammar cannot go on; None while it goes on.
+        finish: "stop", "eos", "length", or "grammar" where it could not keep to that; None while it goes on.
         more: what it may say beside the model's own tokens (see `TokenLimit`).
         picks: whether it chooses its tokens itself; else they are the most likely ones.
     """
@@ -161,7 +161,7 @@ class Sequence:
     def take(self, token: int, logits: torch.Tensor) -> None:
         """Append the next token, which was chosen from logits (vocabulary,)."""
         if self._failed:
-            self.finish = "error"
+            self.finish = "grammar"
             if self._write:
                 self._write(Piece(self.sample, "", (), (), self.finish))
             return

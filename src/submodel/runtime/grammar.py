@@ -41,13 +41,13 @@ class Matcher:
         if allowed[self._eos]:
             allowed[[end for end in self._ends if end < len(logits)]] = True
         if not allowed.any():
-            raise SubmodelError(f"the grammar allows no token: {self._matcher.get_error() or 'none fits'}")
+            raise SubmodelError(f"the grammar allows no token: {_first_line(self._matcher.get_error())}")
         return logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), float("-inf"))
 
     def take(self, token: int) -> None:
         """The token that was picked."""
         if token not in self._ends and not self._matcher.consume_token(token):
-            raise SubmodelError(f"the grammar does not go on: {self._matcher.get_error()}")
+            raise SubmodelError(f"the grammar does not go on: {_first_line(self._matcher.get_error())}")
 
 
 class Grammars:
@@ -83,9 +83,16 @@ class Grammars:
     def lark(self, text: str) -> Grammar:
         """A grammar in llguidance's language. Raises SubmodelError for one that does not compile."""
         matcher = self._kind(self._tokenizer, self._kind.grammar_from_lark(text), log_level=0)
-        if matcher.is_error():
-            raise SubmodelError(matcher.get_error().strip().partition("\n")[0])
+        tried = matcher.deep_copy()
+        tried.compute_logit_bias()  # one that is too large shows when it is first used
+        if tried.is_error():
+            raise SubmodelError(_first_line(tried.get_error()))
         return Grammar(matcher, self._eos, self._ends)
+
+
+def _first_line(error: str) -> str:
+    """The rest of an error shows what the parser was at."""
+    return error.strip().partition("\n")[0]
 
 
 def json_rule(schema: dict[str, Any]) -> str:

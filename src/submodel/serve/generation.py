@@ -24,13 +24,14 @@ class Generation:
         model: that generates.
         done: called once in the event loop when nothing more will be generated.
         answer_s: for everything.
+        grammar_param: of the request, that asked for a grammar.
     """
 
-    def __init__(self, model: ModelThread, done: Callable[[], None], answer_s: float):
+    def __init__(self, model: ModelThread, done: Callable[[], None], answer_s: float, grammar_param: str | None = None):
         self._model, self._done = model, done
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.time() + answer_s
-        self._answer_s = answer_s
+        self._answer_s, self._grammar_param = answer_s, grammar_param
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
         self._tickets: list[Ticket] = []
         self._unread = 0  # choices whose end nobody has read
@@ -87,7 +88,7 @@ class Generation:
         """What has come since, one piece a choice at most, until all choices have ended.
 
         Raises:
-            Refusal: the model failed (500), or it took too long (503).
+            Refusal: the model failed (500), the grammar could not be kept to (400), or it took too long (503).
         """
         try:
             while self._unread:
@@ -102,6 +103,14 @@ class Generation:
                     pieces.append(self._pieces.get_nowait())
                 if any(piece.finish == "error" for piece in pieces):
                     raise Refusal(500, "the model failed on this request", "model_failed")
+                if any(piece.finish == "grammar" for piece in pieces):
+                    param = self._grammar_param
+                    raise Refusal(
+                        400,
+                        f"{param}: the model cannot keep to that: give something simpler",
+                        "unsupported_grammar",
+                        param,
+                    )
                 if any(piece.finish == "cancelled" for piece in pieces):
                     raise Refusal(503, "the server is stopping", "stopping", retry_after_s=5)
                 self._unread -= sum(piece.finish is not None for piece in pieces)

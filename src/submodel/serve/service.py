@@ -144,7 +144,8 @@ class Service:
             permit.release()
             self._count(chosen.name, generation)
 
-        generation = Generation(lease.model, done, self.limits.answer_s)
+        param = work.grammar[1] if work.grammar else None
+        generation = Generation(lease.model, done, self.limits.answer_s, param)
         generation.start(work.prompts, template, work.top_logprobs, work.score_prompts)
         return generation
 

@@ -92,7 +92,7 @@ class Conversations:
 
 def _template_message(message: ChatMessage, writes_calls: bool) -> dict[str, Any]:
     role = "system" if message.role == "developer" else message.role
-    about = {"role": role, "content": message.text}
+    about: dict[str, Any] = {"role": role, "content": message.text}
     calls = message.tool_calls or []
     if calls and writes_calls:
         about["tool_calls"] = [_template_call(call) for call in calls]

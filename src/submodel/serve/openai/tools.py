@@ -53,7 +53,7 @@ def tools_of(body: ChatRequest) -> Tools | None:
         kind = (tool.function.parameters or {}).get("type", "object")
         if kind != "object":
             raise Refusal(400, f"tool {tool.function.name}: its parameters are of type object", param="tools")
-    most = 1 if body.parallel_tool_calls is False else _MOST_CALLS
+    most = _MOST_CALLS if body.parallel_tool_calls else 1  # small models that may call again do so without need
     if not isinstance(choice, NamedTool):
         return Tools(tools, tools, choice == "required", most)
     name = choice.function.name
@@ -74,28 +74,50 @@ def format_rule(given: ResponseFormat | None) -> str | None:
     return json_rule({} if schema is True else schema)
 
 
-def answer_grammar(tools: Tools | None, text: str | None) -> str | None:
+@dataclass(frozen=True)
+class Tags:
+    """How a tokenizer writes the tags around a call, as parts of a grammar: as letters, or each as a token."""
+
+    opening: str = json.dumps(OPEN)
+    closing: str = json.dumps(CLOSE)
+
+    @property
+    def is_token(self) -> bool:
+        return self.opening != json.dumps(OPEN)
+
+
+def tags_of(tokenizer: Any) -> Tags:
+    """Raises Refusal where the tags are special tokens, which are no text."""
+    added = {str(token): (number, token.special) for number, token in tokenizer.added_tokens_decoder.items()}
+    if any(added.get(tag, (0, False))[1] for tag in (OPEN, CLOSE)):
+        raise Refusal(400, f"{OPEN} is a special token of this base: tools are not offered", param="tools")
+    return Tags(*(f"<[{added[tag][0]}]>" if tag in added else json.dumps(tag) for tag in (OPEN, CLOSE)))
+
+
+def answer_grammar(tools: Tools | None, text: str | None, tags: Tags = Tags()) -> str | None:
     """What an answer keeps to, in llguidance's language; None where it is free.
 
     Args:
         tools: that may be called.
         text: the rule of an answer without calls; any text if None.
+        tags: as the tokenizer writes them.
     """
     if tools is None:
         return None if text is None else f"start: {text}"
-    again = f'("\\n{OPEN}" call){{0,{tools.most - 1}}}'
+    again = f'("\\n" {tags.opening} call){{0,{tools.most - 1}}}' if tools.most > 1 else ""
     lines = [
-        f'call: "\\n" ({" | ".join(f"call_{i}" for i in range(len(tools.callable)))}) "\\n{CLOSE}"',
+        f'call: "\\n" ({" | ".join(f"call_{i}" for i in range(len(tools.callable)))}) "\\n" {tags.closing}',
         *(f"call_{i}: {_call_rule(tool)}" for i, tool in enumerate(tools.callable)),
     ]
     if tools.required:
-        lines.insert(0, f'start: "{OPEN}" call {again}')
+        lines.insert(0, f"start: {tags.opening} call {again}")
     elif text is not None:
-        lines.insert(0, f'start: text | "{OPEN}" call {again}')
+        lines.insert(0, f"start: text | {tags.opening} call {again}")
         lines.append(f"text: {text}")
     else:
         lines.insert(0, f"start: TEXT | opening call {again}")
-        lines += ["TEXT: /(.|\\n)*/", f'opening[lazy]: TEXT "{OPEN}"']
+        lines.append("TEXT: /(.|\\n)*/")  # of letters, the first tag ends it
+        lines.append(f"opening: TEXT {tags.opening}" if tags.is_token else f"opening[lazy]: TEXT {tags.opening}")
     return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from submodel.runtime.text import Prompt
 from submodel.serve.openai.answers import Chat, Form, Plain, echo_of
 from submodel.serve.openai.prompts import RequestPrompts
 from submodel.serve.openai.schema import ChatRequest, CompletionRequest, Sampling, or_default
-from submodel.serve.openai.tools import answer_grammar, format_rule, tools_of
+from submodel.serve.openai.tools import Tags, answer_grammar, format_rule, tags_of, tools_of
 from submodel.serve.refusal import Refusal
 
 _PLAIN_TOKENS = 16  # of a plain completion that gives no limit, as OpenAI has it
@@ -46,7 +46,8 @@ def chat_work(body: ChatRequest, prompts: RequestPrompts, tokenizer: Any) -> Wor
     if body.max_tokens == 0:
         raise Refusal(400, "max_tokens 0: give 1 or more", param="max_tokens")
     tools = tools_of(body)
-    grammar = answer_grammar(tools, format_rule(body.response_format))
+    tags = tags_of(tokenizer) if tools else Tags()
+    grammar = answer_grammar(tools, format_rule(body.response_format), tags)
     n = or_default(body.n, 1)
     return Work(
         [prompts.chat(body.messages, tools)],
@@ -56,7 +57,7 @@ def chat_work(body: ChatRequest, prompts: RequestPrompts, tokenizer: Any) -> Wor
         body.max_completion_tokens or body.max_tokens,
         body.best,
         _processors(body, len(tokenizer)),
-        grammar and (grammar, "tools" if tools else "response_format"),
+        None if grammar is None else (grammar, "tools" if tools else "response_format"),
     )
 
 
@@ -92,7 +93,7 @@ def completion_work(
         or_default(body.max_tokens, _PLAIN_TOKENS),
         body.logprobs if samples == n else or_default(body.logprobs, 0),
         _processors(body, len(tokenizer)),
-        grammar and (grammar, "response_format"),
+        None if grammar is None else (grammar, "response_format"),
         bool(body.echo) and body.logprobs is not None,
     )
 
