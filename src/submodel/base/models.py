@@ -6,6 +6,7 @@ it. transformers' own tables rename and fuse checkpoint tensors, so a family of 
 
 import copy
 import mmap
+import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -128,11 +129,49 @@ class Base:
                 )
         except ValueError as error:
             raise SubmodelError(f"{self.reference}: not a decoder-only model ({first_line(error)})") from error
+        if self._holds_both(model):
+            for config in (self.config, self.config.get_text_config()):
+                config.tie_word_embeddings = False
+            return self._build(dtype)
+        _keep_in_float32(model, dtype)
         _prefer_observable_experts(model)
         return model.eval()
 
+    def _holds_both(self, model: PreTrainedModel) -> bool:
+        """Whether the config ties embedding and output head, and the checkpoint holds a different matrix for each.
+
+        The checkpoint is right then, as it is for `transformers`.
+        """
+        pair = self._tied_pair(model)
+        if pair is None or isinstance(self.source, Gguf):
+            return False
+        stored = {target: name for name, target in self._renamed(model).items()}
+        head, embedding = (stored.get(name) for name in pair)
+        if head is None or embedding is None or head == embedding:
+            return False
+        return not torch.equal(self.source.get(head), self.source.get(embedding))
+
+    def _tied_pair(self, model: PreTrainedModel) -> tuple[str, str] | None:
+        """The output head's and the embedding's parameters, where the config makes them one."""
+        names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+        head, embedding = (
+            names.get(id(module)) for module in (model.get_output_embeddings(), model.get_input_embeddings())
+        )
+        tied = getattr(model, "all_tied_weights_keys", {})
+        return (head, embedding) if head and embedding and tied.get(head) == embedding else None
+
     def targets(self, model: PreTrainedModel) -> dict[str, str]:
-        """Checkpoint tensor name -> the model's parameter it becomes (the first one, if it becomes several)."""
+        """Checkpoint tensor name -> the model's parameter it becomes (the first one, if it becomes several).
+
+        A tied matrix that is stored as the output head alone becomes the embedding.
+        """
+        targets = self._renamed(model)
+        pair = self._tied_pair(model)
+        if pair is not None and pair[1] not in targets.values():
+            targets = {name: pair[1] if target == pair[0] else target for name, target in targets.items()}
+        return targets
+
+    def _renamed(self, model: PreTrainedModel) -> dict[str, str]:
         if isinstance(self.source, Gguf):
             return {name: name for name in self.source.names}
         mapping = get_model_conversion_mapping(model)
@@ -154,13 +193,17 @@ class Base:
         """
         names = [name for name, target in targets.items() if select(target)]
         self.source.prefetch(names)
+        pair = self._tied_pair(model)
+        moved = None  # the output head that becomes the embedding
+        if pair is not None and self._renamed(model).get(pair[0]) == pair[0] and targets.get(pair[0]) == pair[1]:
+            moved = pair[0]
         mapping: Any = None if isinstance(self.source, Gguf) else get_model_conversion_mapping(model)
         shown = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:
             info, _ = convert_and_load_state_dict_in_model(
                 model,
-                {name: _Lazy(self.source, name) for name in names},
+                {targets[name] if name == moved else name: _Lazy(self.source, name) for name in names},
                 LoadStateDictConfig(weight_mapping=mapping),
             )
         finally:
@@ -208,6 +251,17 @@ def _untouched(size_bytes: int) -> mmap.mmap:
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, at most 200 characters of it."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _keep_in_float32(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """What a family keeps in float32 when the rest is in 16 bits, such as the bias that balances its experts."""
+    patterns = [name.replace("*", ".*") for name in model._get_dtype_plan(dtype)]
+    if not patterns:
+        return
+    kept = re.compile("|".join(patterns))
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if kept.search(name) and tensor.is_floating_point():
+            tensor.data = tensor.data.float()
 
 
 def _prefer_observable_experts(model: PreTrainedModel) -> None:

@@ -8,13 +8,18 @@ import torch
 
 from submodel.runtime.cache import KeyValueCache, cache_for
 from submodel.runtime.load import Loaded
+from submodel.runtime.states import StateCache
+
+SequenceCache = KeyValueCache | StateCache
 
 
-def step(loaded: Loaded, cache: KeyValueCache, last: list[int], *, alone: bool = False) -> torch.Tensor:
+def step(loaded: Loaded, cache: SequenceCache, last: list[int], *, alone: bool = False) -> torch.Tensor:
     """Logits (rows, vocabulary) that follow the last token of every row.
 
     With `alone`, and a native engine, they are bit for bit those that the row gets by itself.
     """
+    if isinstance(cache, StateCache):
+        return torch.cat([cache.run(loaded.model, row, [token]) for row, token in enumerate(last)])
     cache.prepare(1)
     device = loaded.model.device
     ids = torch.tensor(last, device=device)[:, None]
@@ -27,21 +32,23 @@ def step(loaded: Loaded, cache: KeyValueCache, last: list[int], *, alone: bool =
     return logits
 
 
-def prefill(loaded: Loaded, prompt: list[int], columns: int) -> tuple[KeyValueCache, torch.Tensor]:
+def prefill(loaded: Loaded, prompt: list[int], columns: int) -> tuple[SequenceCache, torch.Tensor]:
     """One prompt in a cache of its own with room for `columns` tokens, and its logits (1, vocabulary)."""
     cache = one_row(loaded, columns)
     return cache, extend(loaded, cache, prompt)
 
 
-def one_row(loaded: Loaded, columns: int) -> KeyValueCache:
+def one_row(loaded: Loaded, columns: int) -> SequenceCache:
     """An empty cache for one sequence of up to `columns` tokens; `extend` fills it."""
     cache = cache_for(loaded.model, 1, columns + 1)
-    cache.starts = [0]
+    cache.open_row()
     return cache
 
 
-def extend(loaded: Loaded, cache: KeyValueCache, tokens: list[int]) -> torch.Tensor:
+def extend(loaded: Loaded, cache: SequenceCache, tokens: list[int]) -> torch.Tensor:
     """Logits (1, vocabulary) after more tokens of a cache's only row."""
+    if isinstance(cache, StateCache):
+        return cache.run(loaded.model, 0, tokens)
     device = loaded.model.device
     ids = torch.tensor([tokens], device=device)
     positions = torch.arange(cache.end, cache.end + len(tokens), device=device)[None]

@@ -5,7 +5,8 @@ that a long prompt never holds others up for longer than a piece. Every prompt r
 its length alone, and the native engine computes every row by itself: what a request is answered does not depend, bit
 for bit, on who else is there, nor on earlier requests: of a prompt that begins as others did, complete pieces are taken
 from a `PrefixCache` instead of being computed again. Families without the engine share a step through `transformers`,
-where the number of rows moves the rounding.
+where the number of rows moves the rounding; those that keep
+other states than keys and values run a prompt at once, and keep no beginnings.
 """
 
 import logging
@@ -19,7 +20,7 @@ import torch
 from submodel.errors import SubmodelError
 from submodel.runtime.cache import KeyValueCache, cache_for, token_bytes
 from submodel.runtime.continuation import Piece, Request, Sequence
-from submodel.runtime.forward import extend, one_row
+from submodel.runtime.forward import SequenceCache, extend, one_row
 from submodel.runtime.load import Loaded
 from submodel.runtime.prefix_cache import PrefixCache, PrefixPath
 from submodel.runtime.scheduler import Scheduler
@@ -69,7 +70,7 @@ class _Prompt:
     """A prompt on its way into a cache of its own; then `logits` are there, and seeds wait for a row."""
 
     ticket: Ticket
-    cache: KeyValueCache
+    cache: SequenceCache
     seeds: deque[int]
     path: PrefixPath = field(default_factory=PrefixPath)
     logits: torch.Tensor | None = None
@@ -217,9 +218,9 @@ class ModelThread:
         try:
             self._reuse(prompt)
             start = cache.end
-            piece = tokens[start : start + PIECE]
+            piece = tokens[start : start + PIECE] if isinstance(cache, KeyValueCache) else tokens
             logits = extend(self.loaded, cache, list(piece))
-            if len(piece) == PIECE and len(prompt.path) * PIECE == start:
+            if isinstance(cache, KeyValueCache) and len(piece) == PIECE and len(prompt.path) * PIECE == start:
                 self._prefixes.keep(prompt.path, piece, cache.cut(start, cache.end))
         except Exception:  # this prompt's own trouble
             _log.exception("%s: a prompt failed", self.loaded.reference)
@@ -233,6 +234,8 @@ class ModelThread:
     def _reuse(self, prompt: _Prompt) -> None:
         """Take the next pieces that are kept, but never the last one: its logits are needed."""
         cache, tokens = prompt.cache, prompt.ticket.request.prompt
+        if not isinstance(cache, KeyValueCache):
+            return
         while cache.end + PIECE < len(tokens) and len(prompt.path) * PIECE == cache.end:
             states = self._prefixes.find(prompt.path, tokens[cache.end : cache.end + PIECE])
             if states is None:

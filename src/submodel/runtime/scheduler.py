@@ -6,9 +6,8 @@ that come and go. They differ in who joins when; a step, the next token and when
 
 import torch
 
-from submodel.runtime.cache import KeyValueCache
 from submodel.runtime.continuation import Sequence, next_tokens
-from submodel.runtime.forward import step
+from submodel.runtime.forward import SequenceCache, step
 from submodel.runtime.load import Loaded
 
 
@@ -25,13 +24,13 @@ class Scheduler:
         running: the continuation of each row.
     """
 
-    def __init__(self, loaded: Loaded, cache: KeyValueCache, *, alone: bool = False):
+    def __init__(self, loaded: Loaded, cache: SequenceCache, *, alone: bool = False):
         self.cache = cache
         self.running: list[Sequence] = []
         self._loaded, self._alone = loaded, alone
 
     def start(
-        self, sequence: Sequence, logits: torch.Tensor, source: KeyValueCache | None = None, row: int = 0
+        self, sequence: Sequence, logits: torch.Tensor, source: SequenceCache | None = None, row: int = 0
     ) -> None:
         """Take a continuation's first token; unless it ends there, it joins.
 
@@ -66,7 +65,7 @@ class Scheduler:
         self.running[row] = self.running[-1]
         self.running.pop()
 
-    def move(self, cache: KeyValueCache) -> None:
+    def move(self, cache: SequenceCache) -> None:
         """Go on in another, empty cache."""
         for row in range(len(self.running)):
             cache.add(self.cache, row)
