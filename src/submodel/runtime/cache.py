@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-from submodel.runtime.states import StateCache, has_cache
+from submodel.runtime.states import StateCache, has_cache, numbers_positions
 
 
 class _Layer(CacheLayerMixin):
@@ -178,7 +178,9 @@ def cache_for(model: Any, rows: int, columns: int) -> KeyValueCache | StateCache
 def _key_value_layers(model: Any) -> int:
     """How many layers keep keys and values, if that is all that the family keeps of a text; else 0."""
     config = model.config.get_text_config(decoder=True)
-    if model._is_stateful or not has_cache(model) or not model._supports_default_dynamic_cache():
+    if model._is_stateful or not has_cache(model) or numbers_positions(model):
+        return 0
+    if not model._supports_default_dynamic_cache():
         return 0
     layers = DynamicCache(config=config).layers
     plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
@@ -188,7 +190,12 @@ def _key_value_layers(model: Any) -> int:
 def token_bytes(model: Any) -> int:
     """Keys and values of one token, in bytes; of a family that keeps other states, as if it kept them."""
     config = model.config.get_text_config(decoder=True)
+    return sum(_layer_numbers(layer) for layer in config.per_layer_config) * model.dtype.itemsize
+
+
+def _layer_numbers(config: Any) -> int:
+    """Numbers that a layer keeps of a token, by the configuration of the layer."""
     queries = getattr(config, "num_attention_heads", None) or 1
     heads = getattr(config, "num_key_value_heads", None) or queries
     size = getattr(config, "head_dim", None) or config.hidden_size // queries
-    return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    return 2 * heads * size

@@ -76,7 +76,7 @@ def _first_inputs(model: Any, ids: torch.Tensor) -> dict[str, Any]:
     """What generation with `transformers` begins with."""
     parameters = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {"attention_mask": torch.ones_like(ids), "use_cache": True}
-    if "position_ids" in parameters:
+    if "position_ids" in parameters and not numbers_positions(model):
         inputs["position_ids"] = torch.arange(ids.shape[1], device=ids.device)[None]
     if "logits_to_keep" in parameters:
         inputs["logits_to_keep"] = 1
@@ -86,7 +86,14 @@ def _first_inputs(model: Any, ids: torch.Tensor) -> dict[str, Any]:
     return inputs
 
 
+def numbers_positions(model: Any) -> bool:
+    """Whether a family has a numbering of its own, from the padding token on, which position ids would override."""
+    return any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
+
+
 def has_cache(model: Any) -> bool:
-    """Whether a family has any cache."""
+    """Whether a family has a cache that sequences can have each their own of."""
+    if any(hasattr(module, "_setup_cache") for module in model.modules()):
+        return False  # RecurrentGemma's layers themselves hold the state of what they ran last
     parameters = inspect.signature(model.forward).parameters
     return any(name in parameters for name in ("past_key_values", "cache_params", "state"))
