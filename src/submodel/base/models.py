@@ -5,6 +5,7 @@ it. transformers' own tables rename and fuse checkpoint tensors, so a family of 
 """
 
 import copy
+import json
 import mmap
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    Transpose,
     WeightConverter,
     WeightRenaming,
     convert_and_load_state_dict_in_model,
@@ -24,12 +26,15 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
+from submodel.base.known_tokens import within
 from submodel.base.weights import FLOATS, Gguf, Safetensors, Source
 from submodel.errors import SubmodelError
 
 _ROWS = 1024  # of an embedding, read at once
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
 
 class _Lazy:
@@ -58,6 +63,7 @@ class Base:
         self.config = config
         self.source = source
         self.trust_remote_code = trust_remote_code
+        self._transposed: set[str] = set()  # weights of a block that the checkpoint has with rows and columns changed
         self._built: dict[torch.dtype, PreTrainedModel] = {}
         if isinstance(source, Gguf):
             skeleton = self._empty(torch.bfloat16)
@@ -84,7 +90,30 @@ class Base:
     @property
     def context(self) -> int | None:
         """Positions that the model was made for; None if its configuration does not say."""
-        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        config = self.config.get_text_config()
+        limits = (getattr(config, name, None) for name in _CONTEXT)
+        return next((limit for limit in limits if isinstance(limit, int)), None)
+
+    @cached_property
+    def generation_settings(self) -> dict[str, Any]:
+        """What generation_config.json says. Raises SubmodelError when it cannot be read."""
+        file = self.path / "generation_config.json"
+        if not file.is_file():
+            return {}
+        try:
+            settings = json.loads(file.read_text())
+            GenerationConfig.from_dict(dict(settings))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise SubmodelError(
+                f"{self.reference}: its generation_config.json cannot be read ({first_line(error)}): fetch it again, "
+                "or remove it"
+            ) from error
+        return settings
+
+    def add_generation_config(self, model: PreTrainedModel) -> None:
+        """Give a model the generation settings of the checkpoint, such as the tokens that end a text."""
+        if self.generation_settings:
+            model.generation_config = GenerationConfig.from_dict(dict(self.generation_settings))
 
     @cached_property
     def sha256(self) -> str:
@@ -97,10 +126,12 @@ class Base:
         try:
             if isinstance(self.source, Gguf):
                 with self.source.shared_reader():
-                    return AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
-            return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError, ImportError) as error:
+                    tokenizer = AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
+        except Exception as error:  # the tokenizers library raises bare ones for files that it does not understand
             raise SubmodelError(f"{self.reference}: no tokenizer can be loaded ({first_line(error)})") from error
+        return within(tokenizer, self.config.get_text_config().vocab_size, self.reference)
 
     def skeleton(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model with every parameter on the meta device and real non-persistent buffers (rotary tables)."""
@@ -134,8 +165,24 @@ class Base:
                 config.tie_word_embeddings = False
             return self._build(dtype)
         _keep_in_float32(model, dtype)
+        if not isinstance(self.source, Gguf):
+            self._linear_from_conv1d(model)
+        if getattr(model.config, "rescale_every", 0):
+            model.config.rescale_every = 0  # RWKV halves weights in place against float16's range; output is the same
         _prefer_observable_experts(model)
         return model.eval()
+
+    def conversions(self, model: PreTrainedModel) -> list[Any]:
+        """How the checkpoint's tensors become parameters, by transformers' tables and for what is a linear here."""
+        return [*get_model_conversion_mapping(model), *(_transposed(path) for path in self._transposed)]
+
+    def _linear_from_conv1d(self, model: PreTrainedModel) -> None:
+        """GPT-2's layers, whose weights are (inputs, outputs), become linears, so that all else sees one kind."""
+        for path, module in [(path, module) for path, module in model.named_modules() if isinstance(module, Conv1D)]:
+            inputs, outputs = module.weight.shape
+            linear = nn.Linear(inputs, outputs, device="meta", dtype=module.weight.dtype)
+            model.set_submodule(path, linear)
+            self._transposed.add(re.split(r"\.\d+\.", path)[-1])
 
     def _holds_both(self, model: PreTrainedModel) -> bool:
         """Whether the config ties embedding and output head, and the checkpoint holds a different matrix for each.
@@ -174,7 +221,7 @@ class Base:
     def _renamed(self, model: PreTrainedModel) -> dict[str, str]:
         if isinstance(self.source, Gguf):
             return {name: name for name in self.source.names}
-        mapping = get_model_conversion_mapping(model)
+        mapping = self.conversions(model)
         renamings = [m for m in mapping if isinstance(m, WeightRenaming)]
         converters = [m for m in mapping if isinstance(m, WeightConverter)]
         known = model.state_dict()
@@ -197,7 +244,7 @@ class Base:
         moved = None  # the output head that becomes the embedding
         if pair is not None and self._renamed(model).get(pair[0]) == pair[0] and targets.get(pair[0]) == pair[1]:
             moved = pair[0]
-        mapping: Any = None if isinstance(self.source, Gguf) else get_model_conversion_mapping(model)
+        mapping: Any = None if isinstance(self.source, Gguf) else self.conversions(model)
         shown = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:
@@ -235,9 +282,14 @@ class Base:
         model = self.skeleton(dtype or self.dtype)
         self.fill(model, lambda _: True, self.targets(model))
         model.tie_weights()
-        if (self.path / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(self.path)
+        self.add_generation_config(model)
         return cast(PreTrainedModel, model.to(device))  # type: ignore[arg-type]
+
+
+def _transposed(path: str) -> WeightConverter:
+    """For a weight of every block, by its module's path in the block."""
+    name = f"{path}.weight"
+    return WeightConverter(source_patterns=name, target_patterns=name, operations=[Transpose()])
 
 
 def _untouched(size_bytes: int) -> mmap.mmap:
@@ -273,9 +325,35 @@ def _prefer_observable_experts(model: PreTrainedModel) -> None:
 
 
 def to_checkpoint(base: Base, model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors under the model's parameter names -> under the checkpoint's names and layouts (experts apart)."""
-    targets = base.targets(model)
-    if all(targets.get(name) == name for name in tensors):
-        return tensors
-    model._weight_conversions = get_model_conversion_mapping(model)  # type: ignore[assignment]
-    return revert_weight_conversion(model, tensors)
+    """Tensors under the model's parameter names -> under the checkpoint's names and layouts (experts apart).
+
+    Raises SubmodelError for a tensor that the checkpoint has no place for.
+    """
+    sources: dict[str, list[str]] = {}
+    for name, target in base.targets(model).items():
+        sources.setdefault(target, []).append(name)
+    conversions: list[Any] = [] if isinstance(base.source, Gguf) else base.conversions(model)
+    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
+    result: dict[str, torch.Tensor] = {}
+    converted: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        # one tensor that is only called otherwise, or several, or one in another layout
+        [first, *others] = sources.get(name, [""])
+        if first and not others and not any(entry.rename_source_key(first)[1] for entry in converters):
+            result[first] = tensor
+        else:
+            converted[name] = tensor
+    if converted:
+        model._weight_conversions = conversions  # type: ignore[assignment]
+        ends = {_end(name): name for target in converted for name in sources.get(target, [])}
+        for name, tensor in revert_weight_conversion(model, converted).items():
+            if (source := ends.get(_end(name))) is None:
+                raise SubmodelError(f"{base.reference}: its checkpoint has no tensor for {name}")
+            result[source] = tensor
+    return result
+
+
+def _end(name: str) -> str:
+    """A tensor's name from the number of its block on; what is before differs between a model and its checkpoints."""
+    match = re.search(r"\.(\d+\..+)$", name)
+    return match[1] if match else name

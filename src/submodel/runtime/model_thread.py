@@ -23,7 +23,7 @@ from submodel.runtime.continuation import Piece, Request, Sequence
 from submodel.runtime.forward import SequenceCache, extend, one_row
 from submodel.runtime.load import Loaded
 from submodel.runtime.prefix_cache import PrefixCache, PrefixPath
-from submodel.runtime.scheduler import Scheduler
+from submodel.runtime.scheduler import Scheduler, shaping_of
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ class ModelThread:
         self.loaded = loaded
         self._rows, self._cache_bytes = rows, cache_bytes
         self._token_bytes = token_bytes(loaded.model)
+        shaping_of(loaded)  # refuses, before there is a request, what is not done here
         self._inbox: deque[Ticket] = deque()
         self._changed = threading.Condition()
         self._closing = False
