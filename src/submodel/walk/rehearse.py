@@ -67,7 +67,7 @@ def rehearse(base: Base, dtype: torch.dtype, device: str = "cpu") -> None:
                 with Observer(matrices, lambda cols, where: _Nothing()) as observer:
                     seen, out = observer.run_to_end(block.to(device), text.calls[0][index], hidden)
             except RuntimeError as error:
-                reason = f"{name} does not run in {str(dtype)[6:]} ({first_line(error)})"
+                reason = f"{name} does not run in {str(dtype)[6:]} ({first_line(error)}): try another --dtype"
                 raise SubmodelError(_refusal(base, reason)) from error
             if out.shape != hidden.shape:
                 raise SubmodelError(_refusal(base, f"{name} gives no hidden states of the shape that it takes"))

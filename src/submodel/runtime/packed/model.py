@@ -17,6 +17,8 @@ from submodel.runtime.packed.linear import PackedEmbedding, keep_dtype, set_pack
 from submodel.runtime.packed.matrix import PackedMatrix, pack
 from submodel.store import Mask, Masks
 
+_NOT_IN_BFLOAT16 = ("xlstm",)
+
 
 def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
     """The model in bfloat16 with every matrix of its blocks, and the output head, packed.
@@ -30,6 +32,10 @@ def load_packed(base: Base, masks: Masks, name: str) -> PreTrainedModel:
     Raises SubmodelError for an unknown format or masks of another base.
     """
     rest = format_named(name).rest
+    if base.config.get_text_config().model_type in _NOT_IN_BFLOAT16:
+        raise SubmodelError(
+            f"{base.reference}: the family's own code does not compute in bfloat16, as packed models do: give no format"
+        )
     model = base.skeleton(torch.bfloat16)
     targets = base.targets(model)
     prefix, blocks = blocks_of(model)
