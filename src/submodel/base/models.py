@@ -5,7 +5,9 @@ it. transformers' own tables rename and fuse checkpoint tensors, so a family of 
 """
 
 import copy
+import json
 import mmap
+import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
+    Transpose,
     WeightConverter,
     WeightRenaming,
     convert_and_load_state_dict_in_model,
@@ -23,14 +26,17 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from submodel.base.gguf.source import Gguf
 from submodel.base.gguf.tokenizer.build import build_tokenizer
+from submodel.base.known_tokens import within
 from submodel.base.weights import FLOATS, Safetensors, Source
 from submodel.errors import SubmodelError
 
 _ROWS = 1024  # of an embedding, read at once
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
 
 class _Lazy:
@@ -59,6 +65,7 @@ class Base:
         self.config = config
         self.source = source
         self.trust_remote_code = trust_remote_code
+        self._transposed: set[str] = set()  # weights of a block that the checkpoint has with rows and columns changed
         self._built: dict[torch.dtype, PreTrainedModel] = {}
 
     def __repr__(self) -> str:
@@ -84,7 +91,30 @@ class Base:
     @property
     def context(self) -> int | None:
         """Positions that the model was made for; None if its configuration does not say."""
-        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        config = self.config.get_text_config()
+        limits = (getattr(config, name, None) for name in _CONTEXT)
+        return next((limit for limit in limits if isinstance(limit, int)), None)
+
+    @cached_property
+    def generation_settings(self) -> dict[str, Any]:
+        """What generation_config.json says. Raises SubmodelError when it cannot be read."""
+        file = self.path / "generation_config.json"
+        if not file.is_file():
+            return {}
+        try:
+            settings = json.loads(file.read_text())
+            GenerationConfig.from_dict(dict(settings))
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise SubmodelError(
+                f"{self.reference}: its generation_config.json cannot be read ({first_line(error)}): fetch it again, "
+                "or remove it"
+            ) from error
+        return settings
+
+    def add_generation_config(self, model: PreTrainedModel) -> None:
+        """Give a model the generation settings of the checkpoint, such as the tokens that end a text."""
+        if self.generation_settings:
+            model.generation_config = GenerationConfig.from_dict(dict(self.generation_settings))
 
     @cached_property
     def sha256(self) -> str:
@@ -99,12 +129,16 @@ class Base:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer that lies beside the weights. Raises SubmodelError when there is none."""
-        if isinstance(self.source, Gguf):
-            return build_tokenizer(self.source.file, self.source.fields, self.context)
         try:
-            return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
-        except (OSError, ValueError, ImportError) as error:
+            if isinstance(self.source, Gguf):
+                tokenizer = build_tokenizer(self.source.file, self.source.fields, self.context)
+            else:
+                tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
+        except SubmodelError:
+            raise
+        except Exception as error:  # the tokenizers library raises bare ones for files that it does not understand
             raise SubmodelError(f"{self.reference}: no tokenizer can be loaded ({first_line(error)})") from error
+        return within(tokenizer, self.config.get_text_config().vocab_size, self.reference)
 
     def skeleton(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model with every parameter on the meta device and real non-persistent buffers (rotary tables)."""
@@ -133,14 +167,68 @@ class Base:
                 )
         except ValueError as error:
             raise SubmodelError(f"{self.reference}: not a decoder-only model ({first_line(error)})") from error
+        if self._holds_both(model):
+            for config in (self.config, self.config.get_text_config()):
+                config.tie_word_embeddings = False
+            return self._build(dtype)
+        _keep_in_float32(model, dtype)
+        if not isinstance(self.source, Gguf):
+            self._linear_from_conv1d(model)
+        if getattr(model.config, "rescale_every", 0):
+            model.config.rescale_every = 0  # RWKV halves weights in place against float16's range; output is the same
         _prefer_observable_experts(model)
         return model.eval()
 
+    def conversions(self, model: PreTrainedModel) -> list[Any]:
+        """How the checkpoint's tensors become parameters, by transformers' tables and for what is a linear here."""
+        return [*get_model_conversion_mapping(model), *(_transposed(path) for path in self._transposed)]
+
+    def _linear_from_conv1d(self, model: PreTrainedModel) -> None:
+        """GPT-2's layers, whose weights are (inputs, outputs), become linears, so that all else sees one kind."""
+        for path, module in [(path, module) for path, module in model.named_modules() if isinstance(module, Conv1D)]:
+            inputs, outputs = module.weight.shape
+            linear = nn.Linear(inputs, outputs, device="meta", dtype=module.weight.dtype)
+            model.set_submodule(path, linear)
+            self._transposed.add(re.split(r"\.\d+\.", path)[-1])
+
+    def _holds_both(self, model: PreTrainedModel) -> bool:
+        """Whether the config ties embedding and output head, and the checkpoint holds a different matrix for each.
+
+        The checkpoint is right then, as it is for `transformers`.
+        """
+        pair = self._tied_pair(model)
+        if pair is None or isinstance(self.source, Gguf):
+            return False
+        stored = {target: name for name, target in self._renamed(model).items()}
+        head, embedding = (stored.get(name) for name in pair)
+        if head is None or embedding is None or head == embedding:
+            return False
+        return not torch.equal(self.source.get(head), self.source.get(embedding))
+
+    def _tied_pair(self, model: PreTrainedModel) -> tuple[str, str] | None:
+        """The output head's and the embedding's parameters, where the config makes them one."""
+        names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+        head, embedding = (
+            names.get(id(module)) for module in (model.get_output_embeddings(), model.get_input_embeddings())
+        )
+        tied = getattr(model, "all_tied_weights_keys", {})
+        return (head, embedding) if head and embedding and tied.get(head) == embedding else None
+
     def targets(self, model: PreTrainedModel) -> dict[str, str]:
-        """Checkpoint tensor name -> the model's parameter it becomes (the first one, if it becomes several)."""
+        """Checkpoint tensor name -> the model's parameter it becomes (the first one, if it becomes several).
+
+        A tied matrix that is stored as the output head alone becomes the embedding.
+        """
+        targets = self._renamed(model)
+        pair = self._tied_pair(model)
+        if pair is not None and pair[1] not in targets.values():
+            targets = {name: pair[1] if target == pair[0] else target for name, target in targets.items()}
+        return targets
+
+    def _renamed(self, model: PreTrainedModel) -> dict[str, str]:
         if isinstance(self.source, Gguf):
             return {name: name for name in self.source.names}
-        mapping = get_model_conversion_mapping(model)
+        mapping = self.conversions(model)
         renamings = [m for m in mapping if isinstance(m, WeightRenaming)]
         converters = [m for m in mapping if isinstance(m, WeightConverter)]
         known = model.state_dict()
@@ -159,13 +247,17 @@ class Base:
         """
         names = [name for name, target in targets.items() if select(target)]
         self.source.prefetch(names)
-        mapping: Any = None if isinstance(self.source, Gguf) else get_model_conversion_mapping(model)
+        pair = self._tied_pair(model)
+        moved = None  # the output head that becomes the embedding
+        if pair is not None and self._renamed(model).get(pair[0]) == pair[0] and targets.get(pair[0]) == pair[1]:
+            moved = pair[0]
+        mapping: Any = None if isinstance(self.source, Gguf) else self.conversions(model)
         shown = transformers_logging.is_progress_bar_enabled()
         transformers_logging.disable_progress_bar()
         try:
             info, _ = convert_and_load_state_dict_in_model(
                 model,
-                {name: _Lazy(self.source, name) for name in names},
+                {targets[name] if name == moved else name: _Lazy(self.source, name) for name in names},
                 LoadStateDictConfig(weight_mapping=mapping),
             )
         finally:
@@ -197,9 +289,14 @@ class Base:
         model = self.skeleton(dtype or self.dtype)
         self.fill(model, lambda _: True, self.targets(model))
         model.tie_weights()
-        if (self.path / "generation_config.json").is_file():
-            model.generation_config = GenerationConfig.from_pretrained(self.path)
+        self.add_generation_config(model)
         return cast(PreTrainedModel, model.to(device))  # type: ignore[arg-type]
+
+
+def _transposed(path: str) -> WeightConverter:
+    """For a weight of every block, by its module's path in the block."""
+    name = f"{path}.weight"
+    return WeightConverter(source_patterns=name, target_patterns=name, operations=[Transpose()])
 
 
 def _untouched(size_bytes: int) -> mmap.mmap:
@@ -215,6 +312,17 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def _keep_in_float32(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """What a family keeps in float32 when the rest is in 16 bits, such as the bias that balances its experts."""
+    patterns = [name.replace("*", ".*") for name in model._get_dtype_plan(dtype)]
+    if not patterns:
+        return
+    kept = re.compile("|".join(patterns))
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if kept.search(name) and tensor.is_floating_point():
+            tensor.data = tensor.data.float()
+
+
 def _prefer_observable_experts(model: PreTrainedModel) -> None:
     """Mixtures compute one expert after another, each with a plain matrix product whose input can be seen."""
     for module in model.modules():
@@ -224,9 +332,35 @@ def _prefer_observable_experts(model: PreTrainedModel) -> None:
 
 
 def to_checkpoint(base: Base, model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Tensors under the model's parameter names -> under the checkpoint's names and layouts (experts apart)."""
-    targets = base.targets(model)
-    if all(targets.get(name) == name for name in tensors):
-        return tensors
-    model._weight_conversions = get_model_conversion_mapping(model)  # type: ignore[assignment]
-    return revert_weight_conversion(model, tensors)
+    """Tensors under the model's parameter names -> under the checkpoint's names and layouts (experts apart).
+
+    Raises SubmodelError for a tensor that the checkpoint has no place for.
+    """
+    sources: dict[str, list[str]] = {}
+    for name, target in base.targets(model).items():
+        sources.setdefault(target, []).append(name)
+    conversions: list[Any] = [] if isinstance(base.source, Gguf) else base.conversions(model)
+    converters = [entry for entry in conversions if isinstance(entry, WeightConverter)]
+    result: dict[str, torch.Tensor] = {}
+    converted: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        # one tensor that is only called otherwise, or several, or one in another layout
+        [first, *others] = sources.get(name, [""])
+        if first and not others and not any(entry.rename_source_key(first)[1] for entry in converters):
+            result[first] = tensor
+        else:
+            converted[name] = tensor
+    if converted:
+        model._weight_conversions = conversions  # type: ignore[assignment]
+        ends = {_end(name): name for target in converted for name in sources.get(target, [])}
+        for name, tensor in revert_weight_conversion(model, converted).items():
+            if (source := ends.get(_end(name))) is None:
+                raise SubmodelError(f"{base.reference}: its checkpoint has no tensor for {name}")
+            result[source] = tensor
+    return result
+
+
+def _end(name: str) -> str:
+    """A tensor's name from the number of its block on; what is before differs between a model and its checkpoints."""
+    match = re.search(r"\.(\d+\..+)$", name)
+    return match[1] if match else name

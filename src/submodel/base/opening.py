@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from submodel.base.gguf import model as gguf_model
 from submodel.base.gguf.parts import file_in
@@ -92,7 +93,21 @@ def base_at(reference: str, path: Path, source: Safetensors | Gguf, trust_remote
     config = _config(reference, path, trust_remote_code)
     if getattr(config, "quantization_config", None):
         raise SubmodelError(f"{reference}: its weights are quantised: give the unquantised checkpoint or a GGUF file")
-    return Base(reference, path, config, source, trust_remote_code)
+    if reason := _not_decoder_only(config):
+        raise SubmodelError(f"{reference}: {config.model_type} {reason}: give a decoder-only model")
+    base = Base(reference, path, config, source, trust_remote_code)
+    _ = base.generation_settings  # a file that cannot be read is found before any work
+    return base
+
+
+def _not_decoder_only(config: Any) -> str | None:
+    """Why a configuration is of another kind of model, though `transformers` gives it a causal head as well."""
+    if getattr(config, "is_encoder_decoder", False):
+        return "is an encoder with a decoder"
+    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES or config.model_type == "bert-generation"
+    if config.model_type == "xlnet" or (both_ways and not getattr(config, "is_decoder", config.model_type != "xlm")):
+        return "is an encoder by its config.json, which looks at both sides of a token"
+    return None
 
 
 def _of_gguf(reference: str, source: Gguf) -> Base:

@@ -23,10 +23,12 @@ from submodel.extract.check import check
 from submodel.extract.plan import Plan, make_plan
 from submodel.extract.recipe import recipe, step_keys
 from submodel.extract.step import State
+from submodel.extract.steps import Walk
 from submodel.extract.workdir import WorkFolder
 from submodel.prune.sparsity import Sparsity
 from submodel.router.pooled import Pooler
 from submodel.router.profile import fit_samples, is_fitted
+from submodel.walk import rehearse
 
 _FACTS = ("unseen_experts", "matrix_sparsity", "distil")  # of a manifest, that steps after it carry on
 
@@ -142,6 +144,8 @@ def run(
             if missing:
                 work = WorkFolder(out, (keys[name][-1] for name in missing))
                 begun, earlier_blocks = begun or work.path, work.blocks_done
+                if not earlier_blocks and any(isinstance(step, Walk) and step.reads for step in plan.steps):
+                    rehearse(job.base, job.dtype, job.device)
                 states = run_steps(plan, {name: keys[name] for name in missing}, target, work, progress)
                 # a block that an earlier run had not finished, or whose files were damaged, was written again
                 resumed = len(earlier_blocks.items() & work.blocks_done.items())

@@ -88,7 +88,7 @@ class Pooler:
     def _tokens(self, text: str) -> list[int]:
         if len(text) > 2 * _ENDS:
             text = f"{text[:_ENDS]}\n{text[-_ENDS:]}"
-        return self.tokenizer(text, verbose=False)["input_ids"]
+        return self.tokenizer(text, verbose=False)["input_ids"][: self._base.context]
 
     def _states(self, batch: list[list[int]]) -> list[np.ndarray]:
         """Of each sequence float32 (tokens, size). What pads a shorter one comes after it, where it cannot be seen."""
@@ -121,8 +121,15 @@ class Pooler:
             self._captured.append(args[0] if args else kwargs["hidden_states"])
             raise _Stop
 
+        def after(_: torch.nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            self._captured.append(output[0] if isinstance(output, tuple | list) else output)
+            raise _Stop
+
         # what enters a block is what leaves the one before it, whatever its family returns
-        layers[self._blocks].register_forward_pre_hook(before, with_kwargs=True)
+        if self._blocks < len(layers):
+            layers[self._blocks].register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            layers[-1].register_forward_hook(after)
 
 
 def weights_of(ids: Sequence[int]) -> np.ndarray:

@@ -19,7 +19,7 @@ import torch
 
 from submodel.runtime.cache import KeyValueCache, cache_for, token_bytes
 from submodel.runtime.continuation import Continuation, Request, Sequence
-from submodel.runtime.forward import extend, forward, one_row, prefill
+from submodel.runtime.forward import SequenceCache, extend, forward, one_row, prefill
 from submodel.runtime.load import Loaded
 from submodel.runtime.scheduler import Scheduler
 from submodel.runtime.vocabulary import MoreTokens
@@ -38,7 +38,7 @@ class _Prefilled:
     """A prompt whose keys and values are in a row of a cache, and the seeds that still wait for a slot."""
 
     request: Request
-    cache: KeyValueCache
+    cache: SequenceCache
     row: int
     logits: torch.Tensor
     seeds: deque[int]
@@ -156,7 +156,7 @@ class _Crew:
 def _joined(loaded: Loaded, parts: list[Scheduler]) -> Scheduler:
     """All sequences in one cache, the longest first."""
     rows = [(part.cache, row, sequence) for part in parts for row, sequence in enumerate(part.running)]
-    rows.sort(key=lambda item: item[0].end - item[0].starts[item[1]], reverse=True)
+    rows.sort(key=lambda item: item[0].length(item[1]), reverse=True)
     joined = Scheduler(loaded, cache_for(loaded.model, len(rows), max(part.cache.columns for part in parts)))
     for cache, row, sequence in rows:
         joined.cache.add(cache, row)
@@ -211,7 +211,7 @@ def _beginning(loaded: Loaded, waiting: deque[Request]) -> list[torch.Tensor] | 
         return None
     with torch.inference_mode():
         cache, _ = prefill(loaded, list(common), len(common))
-        return cache.cut(0, len(common))
+        return cache.cut(0, len(common)) if isinstance(cache, KeyValueCache) else None
 
 
 def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
@@ -235,6 +235,8 @@ def _prefill(loaded: Loaded, crew: _Crew, free: int) -> list[_Prefilled]:
         return []
     width = len(max(taken, key=lambda r: len(r.prompt)).prompt)
     cache = cache_for(model, len(taken), width)
+    if not isinstance(cache, KeyValueCache):
+        return [_alone(loaded, request) for request in taken]
     pads = [width - len(r.prompt) for r in taken]
     ids = torch.tensor([[r.prompt[0]] * pad + list(r.prompt) for r, pad in zip(taken, pads, strict=True)])
     mask = (torch.arange(width)[None] >= torch.tensor(pads)[:, None]).long()
@@ -255,9 +257,16 @@ def _next_length(waiting: deque[Request]) -> int:
         return 0
 
 
+def _alone(loaded: Loaded, request: Request) -> _Prefilled:
+    """Run a prompt by itself."""
+    cache, logits = prefill(loaded, list(request.prompt), len(request.prompt))
+    return _Prefilled(request, cache, 0, logits[0], deque(range(len(request.seeds))))
+
+
 def _finish_prompt(loaded: Loaded, beginning: list[torch.Tensor], request: Request) -> _Prefilled:
     """Run what a prompt has beyond the beginning; by itself, since padding in the midst of a row moves its windows."""
     cache = one_row(loaded, len(request.prompt))
+    assert isinstance(cache, KeyValueCache)
     cache.paste(beginning)
     logits = extend(loaded, cache, list(request.prompt[cache.end :]), _more(loaded, request))
     return _Prefilled(request, cache, 0, logits[0], deque(range(len(request.seeds))))

@@ -9,7 +9,9 @@ import weakref
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from submodel.runtime.states import StateCache, has_cache, numbers_positions
 
 
 class _Layer(CacheLayerMixin):
@@ -65,6 +67,17 @@ class KeyValueCache:
         self.past_key_values = Cache(layers=[_Layer(weakref.proxy(self)) for _ in range(layers)])
         self._free: list[torch.Tensor] = []
 
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def length(self, row: int) -> int:
+        """Tokens of a row so far."""
+        return self.end - self.starts[row]
+
+    def open_row(self) -> None:
+        """Begin an empty row, the only one."""
+        self.starts = [0]
+
     @property
     def first(self) -> int:
         """The first column that any row uses."""
@@ -90,8 +103,8 @@ class KeyValueCache:
         """A forward pass has written `count` columns."""
         self.end += count
 
-    def add(self, source: "KeyValueCache", row: int) -> None:
-        """Copy one row of another cache (such as a prefill) in as the last row."""
+    def add(self, source: Any, row: int) -> None:
+        """Copy one row of another cache of this kind (such as a prefill) in as the last row."""
         length = source.end - source.starts[row]
         if not self.starts:
             self.end = length
@@ -156,14 +169,33 @@ class KeyValueCache:
         return self.past_key_values.layers  # type: ignore[return-value]
 
 
-def cache_for(model: Any, rows: int, columns: int) -> KeyValueCache:
+def cache_for(model: Any, rows: int, columns: int) -> KeyValueCache | StateCache:
     """An empty cache for a model."""
-    return KeyValueCache(model.config.get_text_config().num_hidden_layers, rows, columns)
+    layers = _key_value_layers(model)
+    return KeyValueCache(layers, rows, columns) if layers else StateCache(rows, columns)
+
+
+def _key_value_layers(model: Any) -> int:
+    """How many layers keep keys and values, if that is all that the family keeps of a text; else 0."""
+    config = model.config.get_text_config(decoder=True)
+    if model._is_stateful or not has_cache(model) or numbers_positions(model):
+        return 0
+    if not model._supports_default_dynamic_cache():
+        return 0
+    layers = DynamicCache(config=config).layers
+    plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+    return max(len(layers), config.num_hidden_layers) if plain else 0
 
 
 def token_bytes(model: Any) -> int:
-    """Keys and values of one token, in bytes."""
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+    """Keys and values of one token, in bytes; of a family that keeps other states, as if it kept them."""
+    config = model.config.get_text_config(decoder=True)
+    return sum(_layer_numbers(layer) for layer in config.per_layer_config) * model.dtype.itemsize
+
+
+def _layer_numbers(config: Any) -> int:
+    """Numbers that a layer keeps of a token, by the configuration of the layer."""
+    queries = getattr(config, "num_attention_heads", None) or 1
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    size = getattr(config, "head_dim", None) or config.hidden_size // queries
+    return 2 * heads * size

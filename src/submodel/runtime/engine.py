@@ -117,9 +117,10 @@ def engine_of(model: PreTrainedModel) -> Engine | None:
         and head.bias is None
         and head.packed.has_kernels
     )
+    if not known or not native.library():
+        return None
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
-    both_ways = getattr(config, "use_bidirectional_attention", None)
-    if not known or activation not in _ACTIVATIONS or both_ways or not native.library():
+    if activation not in _ACTIVATIONS or getattr(config, "use_bidirectional_attention", None):
         return None
     held: list[Any] = []
 

@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -10,17 +12,23 @@ import torch
 from submodel.runtime.cache import KeyValueCache, cache_for
 from submodel.runtime.load import Loaded
 from submodel.runtime.packed.head import DomainHead
+from submodel.runtime.states import StateCache
 from submodel.runtime.vocabulary import More, MoreTokens
+
+SequenceCache = KeyValueCache | StateCache
 
 
 def step(
-    loaded: Loaded, cache: KeyValueCache, last: list[int], *, alone: bool = False, more: More = ()
+    loaded: Loaded, cache: SequenceCache, last: list[int], *, alone: bool = False, more: More = ()
 ) -> torch.Tensor:
     """Logits (rows, vocabulary) that follow the last token of every row.
 
     With `alone`, and a native engine, they are bit for bit those that the row gets by itself. `more` are what each row
     may say beside the tokens of a vocabulary (see `TokenLimit`).
     """
+    if isinstance(cache, StateCache):
+        rows = [_of_state(loaded, cache, row, [token], m) for row, (token, m) in enumerate(zip_longest(last, more))]
+        return torch.cat(rows)
     cache.prepare(1)
     device = loaded.model.device
     ids = torch.tensor(last, device=device)[:, None]
@@ -35,21 +43,23 @@ def step(
 
 def prefill(
     loaded: Loaded, prompt: list[int], columns: int, more: MoreTokens | None = None
-) -> tuple[KeyValueCache, torch.Tensor]:
+) -> tuple[SequenceCache, torch.Tensor]:
     """One prompt in a cache of its own with room for `columns` tokens, and its logits (1, vocabulary)."""
     cache = one_row(loaded, columns)
     return cache, extend(loaded, cache, prompt, more)
 
 
-def one_row(loaded: Loaded, columns: int) -> KeyValueCache:
+def one_row(loaded: Loaded, columns: int) -> SequenceCache:
     """An empty cache for one sequence of up to `columns` tokens; `extend` fills it."""
     cache = cache_for(loaded.model, 1, columns + 1)
-    cache.starts = [0]
+    cache.open_row()
     return cache
 
 
-def extend(loaded: Loaded, cache: KeyValueCache, tokens: list[int], more: MoreTokens | None = None) -> torch.Tensor:
+def extend(loaded: Loaded, cache: SequenceCache, tokens: list[int], more: MoreTokens | None = None) -> torch.Tensor:
     """Logits (1, vocabulary) after further tokens of a cache's only row, which may say `more` as well."""
+    if isinstance(cache, StateCache):
+        return _of_state(loaded, cache, 0, tokens, more)
     device = loaded.model.device
     ids = torch.tensor([tokens], device=device)
     positions = torch.arange(cache.end, cache.end + len(tokens), device=device)[None]
@@ -59,9 +69,11 @@ def extend(loaded: Loaded, cache: KeyValueCache, tokens: list[int], more: MoreTo
 
 
 def extend_scored(
-    loaded: Loaded, cache: KeyValueCache, tokens: list[int], more: MoreTokens | None = None
+    loaded: Loaded, cache: SequenceCache, tokens: list[int], more: MoreTokens | None = None
 ) -> torch.Tensor:
     """As `extend`, with the logits after each of the tokens: (tokens, vocabulary)."""
+    if isinstance(cache, StateCache):
+        return torch.cat([_of_state(loaded, cache, 0, [token], more) for token in tokens])
     device = loaded.model.device
     ids = torch.tensor([tokens], device=device)
     positions = torch.arange(cache.end, cache.end + len(tokens), device=device)[None]
@@ -91,10 +103,21 @@ def _logits(
     if _accepts(model, "position_ids"):
         options["position_ids"] = positions
     options["past_key_values"] = cache.past_key_values
-    head = model.get_output_embeddings() if loaded.limit else None
+    return _limited(loaded, more, lambda: model(input_ids=ids, attention_mask=mask, use_cache=True, **options).logits)
+
+
+def _of_state(loaded: Loaded, cache: StateCache, row: int, tokens: list[int], more: MoreTokens | None) -> torch.Tensor:
+    """Logits (1, vocabulary) after more tokens of one row."""
+    return _limited(loaded, [more], lambda: cache.run(loaded.model, row, tokens))
+
+
+def _limited(loaded: Loaded, more: More, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Logits of a model whose rows may say `more` beside its vocabulary."""
+    if loaded.limit is None:
+        return compute()
+    head = loaded.model.get_output_embeddings()
     with head.beside(more) if isinstance(head, DomainHead) else nullcontext():
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=True, **options).logits
-    return loaded.limit.apply(logits, more) if loaded.limit else logits
+        return loaded.limit.apply(compute(), more)
 
 
 def end_tokens(loaded: Loaded) -> frozenset[int]:

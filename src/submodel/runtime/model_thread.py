@@ -5,7 +5,8 @@ that a long prompt never holds others up for longer than a piece. Every prompt r
 its length alone, and the native engine computes every row by itself: what a request is answered does not depend, bit
 for bit, on who else is there, nor on earlier requests: of a prompt that begins as others did, complete pieces are taken
 from a `PrefixCache` instead of being computed again. Families without the engine share a step through `transformers`,
-where the number of rows moves the rounding.
+where the number of rows moves the rounding; those that keep
+other states than keys and values run a prompt at once, and keep no beginnings.
 """
 
 import logging
@@ -19,10 +20,10 @@ import torch
 from submodel.errors import SubmodelError
 from submodel.runtime.cache import KeyValueCache, cache_for, token_bytes
 from submodel.runtime.continuation import Piece, Request, Sequence
-from submodel.runtime.forward import extend, extend_scored, one_row
+from submodel.runtime.forward import SequenceCache, extend, extend_scored, one_row
 from submodel.runtime.load import Loaded
 from submodel.runtime.prefix_cache import PrefixCache, PrefixPath
-from submodel.runtime.scheduler import Scheduler
+from submodel.runtime.scheduler import Scheduler, shaping_of
 from submodel.runtime.scoring import Score, score
 
 _log = logging.getLogger(__name__)
@@ -78,7 +79,7 @@ class _Prompt:
     """A prompt on its way into a cache of its own; then `logits` are there, and seeds wait for a row."""
 
     ticket: Ticket
-    cache: KeyValueCache
+    cache: SequenceCache
     seeds: deque[int]
     path: PrefixPath = field(default_factory=PrefixPath)
     logits: torch.Tensor | None = None
@@ -106,6 +107,7 @@ class ModelThread:
         self.loaded = loaded
         self._rows, self._cache_bytes = rows, cache_bytes
         self._token_bytes = token_bytes(loaded.model)
+        shaping_of(loaded)  # refuses, before there is a request, what is not done here
         self._inbox: list[Ticket] = []  # what other threads have submitted; theirs and ours under `_changed`
         self._changed = threading.Condition()
         self._closing = False
@@ -232,7 +234,7 @@ class ModelThread:
         try:
             self._reuse(prompt)
             start = cache.end
-            piece = tokens[start : start + PIECE]
+            piece = tokens[start : start + PIECE] if isinstance(cache, KeyValueCache) else tokens
             limit = self.loaded.limit
             more = limit.used_by(tokens) if limit else None
             if prompt.ticket.score_prompt:
@@ -245,7 +247,7 @@ class ModelThread:
                 logits = rows[-1:]
             else:
                 logits = extend(self.loaded, cache, list(piece), more)
-            if len(piece) == PIECE and len(prompt.path) * PIECE == start:
+            if isinstance(cache, KeyValueCache) and len(piece) == PIECE and len(prompt.path) * PIECE == start:
                 self._prefixes.keep(prompt.path, piece, cache.cut(start, cache.end))
         except Exception:  # this prompt's own trouble
             _log.exception("%s: a prompt failed", self.loaded.reference)
@@ -259,7 +261,7 @@ class ModelThread:
     def _reuse(self, prompt: _Prompt) -> None:
         """Take the next pieces that are kept, but never the last one: its logits are needed."""
         cache, tokens = prompt.cache, prompt.ticket.request.prompt
-        if prompt.ticket.score_prompt:
+        if prompt.ticket.score_prompt or not isinstance(cache, KeyValueCache):
             return
         while cache.end + PIECE < len(tokens) and len(prompt.path) * PIECE == cache.end:
             states = self._prefixes.find(prompt.path, tokens[cache.end : cache.end + PIECE])

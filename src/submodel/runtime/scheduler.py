@@ -6,10 +6,10 @@ that come and go. They differ in who joins when; a step, the next token and when
 
 import torch
 
-from submodel.runtime.cache import KeyValueCache
 from submodel.runtime.continuation import Sequence, next_tokens
-from submodel.runtime.forward import step
+from submodel.runtime.forward import SequenceCache, end_tokens, step
 from submodel.runtime.load import Loaded
+from submodel.runtime.shaping import Shaping
 
 
 class Scheduler:
@@ -25,13 +25,14 @@ class Scheduler:
         running: the continuation of each row.
     """
 
-    def __init__(self, loaded: Loaded, cache: KeyValueCache, *, alone: bool = False):
+    def __init__(self, loaded: Loaded, cache: SequenceCache, *, alone: bool = False):
         self.cache = cache
         self.running: list[Sequence] = []
         self._loaded, self._alone = loaded, alone
+        self._shaping = shaping_of(loaded)
 
     def start(
-        self, sequence: Sequence, logits: torch.Tensor, source: KeyValueCache | None = None, row: int = 0
+        self, sequence: Sequence, logits: torch.Tensor, source: SequenceCache | None = None, row: int = 0
     ) -> None:
         """Take a continuation's first token; unless it ends there, it joins.
 
@@ -40,7 +41,7 @@ class Scheduler:
             logits: (vocabulary,), after its prompt.
             source, row: where its prompt's keys and values are, to be copied; None if they are this cache's next row.
         """
-        [token] = next_tokens(logits[None], [sequence])
+        [token] = next_tokens(self._shaping.rows(logits[None], [sequence]), [sequence])
         sequence.take(token, logits)
         if sequence.finish is None:
             if source is not None:
@@ -51,7 +52,7 @@ class Scheduler:
         """One more token for everyone; returns those that have ended with it, which have left."""
         more = [s.more for s in self.running]
         logits = step(self._loaded, self.cache, [s.tokens[-1] for s in self.running], alone=self._alone, more=more)
-        tokens = next_tokens(logits, self.running)
+        tokens = next_tokens(self._shaping.rows(logits, self.running), self.running)
         ended: list[Sequence] = []
         for row in reversed(range(len(tokens))):  # the last row takes the place of one that leaves
             sequence = self.running[row]
@@ -67,8 +68,13 @@ class Scheduler:
         self.running[row] = self.running[-1]
         self.running.pop()
 
-    def move(self, cache: KeyValueCache) -> None:
+    def move(self, cache: SequenceCache) -> None:
         """Go on in another, empty cache."""
         for row in range(len(self.running)):
             cache.add(self.cache, row)
         self.cache = cache
+
+
+def shaping_of(loaded: Loaded) -> Shaping:
+    """How a model's generation_config.json has tokens chosen. Raises SubmodelError for what is not done here."""
+    return Shaping(loaded.base.generation_settings, loaded.reference, end_tokens(loaded))

@@ -31,7 +31,7 @@ from submodel.calibration import (
 )
 from submodel.errors import SubmodelError
 from submodel.runtime import Loaded
-from submodel.runtime.cache import KeyValueCache
+from submodel.runtime.cache import cache_for
 from submodel.runtime.forward import prefill, step
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import bootstrap
@@ -89,7 +89,7 @@ def decoded_losses(loaded: Loaded, samples: Samples, progress: Callable[[int], A
 
 def _decoded_losses(loaded: Loaded, ids: torch.Tensor, progress: Callable[[int], Any]) -> np.ndarray:
     begun = [prefill(loaded, [token], 1) for token in ids[:, 0].tolist()]
-    cache = KeyValueCache(len(begun[0][0].past_key_values.layers), len(ids), ids.shape[1])
+    cache = cache_for(loaded.model, len(ids), ids.shape[1])
     for one, _ in begun:
         cache.add(one, 0)
     logits = torch.cat([logits for _, logits in begun])

@@ -2,6 +2,7 @@
 
 from submodel.walk.block import Pruned
 from submodel.walk.observe import Make, Statistic
+from submodel.walk.rehearse import rehearse
 from submodel.walk.walk import Afterwards, Decide, walk
 
-__all__ = ["Afterwards", "Decide", "Make", "Pruned", "Statistic", "walk"]
+__all__ = ["Afterwards", "Decide", "Make", "Pruned", "Statistic", "rehearse", "walk"]

@@ -36,7 +36,7 @@ class Call:
     def run(self, block: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
         """The block's new hidden states."""
         output = self.outputs(block, hidden)
-        return output[0] if isinstance(output, tuple) else output
+        return output[0] if isinstance(output, tuple | list) else output
 
     def outputs(self, block: nn.Module, hidden: torch.Tensor) -> Any:
         """All that the block returns."""
@@ -72,6 +72,14 @@ class Recorder:
                 hidden, call = self._split(args, kwargs, tuple(ids.shape))
                 calls.append(call)
                 if index == 0:
+                    if (
+                        hidden.shape[:-1] != ids.shape
+                        or hidden.shape[-1] != self._model.config.get_text_config().hidden_size
+                    ):
+                        raise SubmodelError(
+                            f"{type(self._model).__name__} passes its blocks states of shape {tuple(hidden.shape)}, "
+                            "not one a token: such models cannot be walked, so no sub-model can be extracted"
+                        )
                     first.append(hidden)
                     if self._template == "unknown":
                         raise _Stop
@@ -103,7 +111,7 @@ class Recorder:
     def _learn_template(self, call: Call, hidden: torch.Tensor) -> None:
         self._fill_first()
         output = call.outputs(self._blocks[0], hidden)
-        self._template = output[1:] if isinstance(output, tuple) else None
+        self._template = tuple(output[1:]) if isinstance(output, tuple | list) else None
 
     def _split(self, args: tuple[Any, ...], kwargs: dict[str, Any], shape: tuple[int, ...]) -> tuple[Any, Call]:
         if args:

@@ -19,9 +19,9 @@ from submodel.base.opening import open_base
 from submodel.base.weights import Safetensors, write_tensors
 from submodel.errors import SubmodelError
 from submodel.runtime.packed.formats import FORMATS
-from submodel.runtime.packed.linear import packed_matrices, set_packed
+from submodel.runtime.packed.linear import keep_dtype, packed_matrices, set_packed
 from submodel.runtime.packed.matrix import PackedMatrix
-from submodel.runtime.packed.model import pack_head, read_generation_config
+from submodel.runtime.packed.model import pack_head
 
 FORMAT = 1
 _KIND = "submodel packed model"
@@ -114,7 +114,8 @@ def _build(base: Base, source: Safetensors, document: dict[str, Any]) -> PreTrai
     if isinstance(model.get_output_embeddings(), nn.Linear):
         model.tie_weights()
         pack_head(model, FORMATS[document["weights"]].rest)
-    read_generation_config(model, base)
+    keep_dtype(model)
+    base.add_generation_config(model)
     return model
 
 
@@ -133,6 +134,6 @@ def _names(name: str, shape: list[int]) -> list[str]:
 
 def _unpacked_tensors(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Everything that is not packed: parameters, tied ones once, and the buffers that a checkpoint has."""
-    yield from model.named_parameters()
+    yield from ((name, parameter) for name, parameter in model.named_parameters() if parameter.numel())
     saved = model.state_dict(keep_vars=True)
     yield from ((name, buffer) for name, buffer in model.named_buffers() if name in saved)

@@ -19,6 +19,11 @@ class PackedLinear(nn.Module):
         self.in_features, self.out_features = packed.cols, packed.rows
         self.bias = None if bias is None else nn.Parameter(bias.detach().to(torch.bfloat16), requires_grad=False)
 
+    @property
+    def weight(self) -> torch.Tensor:
+        """Shape and dtype, for models that ask; no values are there, so that any other use of it fails."""
+        return torch.empty(self.out_features, self.in_features, dtype=torch.bfloat16, device="meta")
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return multiply(self.packed, x, self.bias).to(x.dtype)
 
@@ -62,6 +67,12 @@ class PackedEmbedding(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return look_up(self.packed, ids.reshape(-1)).reshape(*ids.shape, self.packed.cols)
+
+
+def keep_dtype(model: nn.Module) -> None:
+    """Give a model whose every parameter is packed an empty one, since `transformers` reads dtype and device off it."""
+    if not any(parameter.is_floating_point() for parameter in model.parameters()):
+        model.register_parameter("empty", nn.Parameter(torch.empty(0, dtype=torch.bfloat16), requires_grad=False))
 
 
 def packed_matrices(model: nn.Module) -> Iterator[tuple[str, list[PackedMatrix]]]:

@@ -6,7 +6,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
-from transformers import GenerationConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from submodel.base.matrices import blocks_of, matrices_of
@@ -15,10 +14,11 @@ from submodel.errors import SubmodelError
 from submodel.runtime.packed import huge_pages
 from submodel.runtime.packed.formats import FORMATS, format_named
 from submodel.runtime.packed.head import DomainHead, MappedEmbedding
-from submodel.runtime.packed.linear import PackedEmbedding, set_packed
+from submodel.runtime.packed.linear import PackedEmbedding, keep_dtype, set_packed
 from submodel.runtime.packed.matrix import PackedMatrix, pack
 from submodel.store import Mask, Masks
 
+_NOT_IN_BFLOAT16 = ("xlstm",)
 _ROWS = 4096  # of the head, read and rounded at once
 
 
@@ -36,6 +36,10 @@ def load_packed(base: Base, masks: Masks, name: str, tokens: torch.Tensor | None
     Raises SubmodelError for an unknown format or masks of another base.
     """
     rest = format_named(name).rest
+    if base.config.get_text_config().model_type in _NOT_IN_BFLOAT16:
+        raise SubmodelError(
+            f"{base.reference}: the family's own code does not compute in bfloat16, as packed models do: give no format"
+        )
     model = base.skeleton(torch.bfloat16)
     targets = base.targets(model)
     prefix, blocks = blocks_of(model)
@@ -49,13 +53,18 @@ def load_packed(base: Base, masks: Masks, name: str, tokens: torch.Tensor | None
         for matrix in matrices_of(block, at):
             set_packed(model, matrix.name, _pack(matrix.weight, masks.get(matrix.name), matrix.name, name))
             unused.pop(matrix.name, None)
+        parameters = dict(block.named_parameters(prefix=at))
+        for matrix in [matrix for matrix in unused if matrix in parameters]:
+            masks[matrix].apply_to(parameters[matrix].data)  # routers, which earlier versions pruned
+            unused.pop(matrix)
     if unused:
         raise SubmodelError(f"the masks have {next(iter(unused))}, which the model does not pack: another base")
     if tokens is None:
         pack_head(model, rest)
     else:
         limit_head(model, base, targets, rest, tokens)
-    read_generation_config(model, base)
+    keep_dtype(model)
+    base.add_generation_config(model)
     return model
 
 
@@ -149,9 +158,3 @@ def share_head(model: PreTrainedModel, tokens: torch.Tensor) -> None:
 def _name_of(model: nn.Module, module: nn.Module) -> str:
     """A module's name in the model."""
     return next(name for name, other in model.named_modules() if other is module)
-
-
-def read_generation_config(model: PreTrainedModel, base: Base) -> None:
-    """Give a model the generation settings that its base has, such as the tokens that end a text."""
-    if (base.path / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(base.path)
