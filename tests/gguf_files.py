@@ -29,7 +29,7 @@ _PERMUTED = ("llama", "granite", "granitemoe", "olmo", "smollm3", "arcee")
 _ABOUT_ONE = ("gemma", "gemma2", "gemma3", "nemotron")
 
 
-def architecture(model: Any) -> str:
+def architecture(model: Any) -> Any:
     return ARCHITECTURES.get(model.config.model_type, model.config.model_type)
 
 
@@ -78,7 +78,7 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
 def keys_of(model: Any) -> dict[str, Any]:
     """The keys of the architecture."""
     config, name = model.config.to_dict(), architecture(model)
-    first = lambda *names: next((config[n] for n in names if config.get(n) is not None), None)  # noqa: E731
+    first: Any = lambda *names: next((config[n] for n in names if config.get(n) is not None), None)  # noqa: E731
     heads, hidden = first("num_attention_heads", "n_head"), first("hidden_size", "n_embd")
     head_dim = config.get("head_dim") or hidden // heads
     keys: dict[str, Any] = {

@@ -100,7 +100,7 @@ class Base:
     def tokenizer(self) -> Any:
         """The tokenizer that lies beside the weights. Raises SubmodelError when there is none."""
         if isinstance(self.source, Gguf):
-            return build_tokenizer(self.source.file, self.source.fields, self.context)
+            return build_tokenizer(self.source.file, self.source.fields)
         try:
             return AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError, ImportError) as error:
