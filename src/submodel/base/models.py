@@ -131,7 +131,7 @@ class Base:
         """The tokenizer that lies beside the weights. Raises SubmodelError when there is none."""
         try:
             if isinstance(self.source, Gguf):
-                tokenizer = build_tokenizer(self.source.file, self.source.fields, self.context)
+                tokenizer = build_tokenizer(self.source.file, self.source.fields)
             else:
                 tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except SubmodelError:

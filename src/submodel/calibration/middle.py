@@ -75,9 +75,12 @@ class Marks:
 
 
 def marks_of(tokenizer: Any) -> Marks | None:
-    """The spelling that a tokenizer has all tokens of, or None."""
+    """The spelling that a tokenizer has all tokens of, or that of the tokens that it names itself; None if neither."""
     known = tokenizer.get_vocab()
     spelling = next((one for one in SPELLINGS if set(one.tokens) <= set(known)), None)
+    prefix, suffix, middle = (getattr(tokenizer, f"fim_{part}_token", None) for part in ("prefix", "suffix", "middle"))
+    if spelling is None and prefix and suffix and middle:
+        spelling = Spelling(prefix, suffix, middle)
     if spelling is None:
         return None
     middle = None if spelling.middle is None else known[spelling.middle]

@@ -10,6 +10,7 @@ from submodel.base.gguf.families.family import (
     Family,
     Place,
     joined_attention,
+    partly_rotary,
     rotary,
     sliding_layers,
 )
@@ -43,7 +44,7 @@ def _cohere2(keys: Keys) -> tuple[str, dict[str, Any]]:
 
 
 def _stablelm(keys: Keys) -> tuple[str, dict[str, Any]]:
-    common = rotary(keys, "layer_norm_eps")
+    common = partly_rotary(keys, "layer_norm_eps")
     parallel = not keys.has("ffn_norm.weight")
     if bool(keys.get("use_parallel_residual", parallel)) != parallel:
         raise keys.refusal("use_parallel_residual", "the file's norms say otherwise")
@@ -57,7 +58,7 @@ def _stablelm(keys: Keys) -> tuple[str, dict[str, Any]]:
 
 
 def _nemotron(keys: Keys) -> tuple[str, dict[str, Any]]:
-    return "nemotron", {**rotary(keys, "norm_eps"), **biases(keys)}
+    return "nemotron", {**partly_rotary(keys, "norm_eps"), **biases(keys)}
 
 
 _JOINED = {"attn_qkv": joined_attention(ATTENTION)}

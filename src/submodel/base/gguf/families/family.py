@@ -172,6 +172,13 @@ def rotary(keys: Keys, norm: str = "rms_norm_eps") -> dict[str, Any]:
     return {**common, "rope_parameters": rope_parameters(keys, common["head_dim"])}
 
 
+def partly_rotary(keys: Keys, norm: str) -> dict[str, Any]:
+    """`rotary` of a family whose config turns a part of each head where it says nothing."""
+    common = rotary(keys, norm)
+    common["rope_parameters"].setdefault("partial_rotary_factor", 1.0)
+    return common
+
+
 def sliding_layers(keys: Keys, blocks: int, period: int) -> list[str]:
     """The kinds of attention of all blocks.
 

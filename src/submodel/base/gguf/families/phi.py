@@ -2,12 +2,20 @@
 
 from typing import Any
 
-from submodel.base.gguf.families.family import ATTENTION, POST_NORM, Family, Place, joined_attention, rotary
+from submodel.base.gguf.families.family import (
+    ATTENTION,
+    POST_NORM,
+    Family,
+    Place,
+    joined_attention,
+    partly_rotary,
+    rotary,
+)
 from submodel.base.gguf.keys import Keys
 
 
 def _phi2(keys: Keys) -> tuple[str, dict[str, Any]]:
-    common = rotary(keys, "layer_norm_eps")
+    common = partly_rotary(keys, "layer_norm_eps")
     return "phi", {**common, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
 
 

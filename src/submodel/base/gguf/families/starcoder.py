@@ -10,6 +10,7 @@ from submodel.base.gguf.families.family import (
     Family,
     Place,
     joined_attention,
+    partly_rotary,
     rotary,
     settings,
 )
@@ -51,7 +52,7 @@ def _gpt2(keys: Keys) -> tuple[str, dict[str, Any]]:
 
 
 def _neox(keys: Keys) -> tuple[str, dict[str, Any]]:
-    common = rotary(keys, "layer_norm_eps")
+    common = partly_rotary(keys, "layer_norm_eps")
     parallel = bool(keys.get("use_parallel_residual", True))
     return "gpt_neox", {
         **common,

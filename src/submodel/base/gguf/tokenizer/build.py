@@ -60,13 +60,12 @@ def read_roles(file: Path, fields: Mapping[str, Any]) -> Vocabulary:
     return read_vocabulary(file, fields, _DEFAULT_ROLES[kind])
 
 
-def build_tokenizer(file: Path, fields: Mapping[str, Any], context: int | None) -> PreTrainedTokenizerFast:
+def build_tokenizer(file: Path, fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """The tokenizer that a file's keys describe.
 
     Args:
         file: what errors name.
         fields: the file's keys.
-        context: the tokens that the model takes.
 
     Raises:
         SubmodelError: a kind of tokenizer or a key that is not understood.
@@ -86,8 +85,6 @@ def build_tokenizer(file: Path, fields: Mapping[str, Any], context: int | None) 
     fill_in = {f"{role}_token": text for role in _FILL_IN if (text := vocabulary.text(role)) is not None}
     if fill_in:
         named["extra_special_tokens"] = fill_in
-    if context is not None:
-        named["model_max_length"] = context
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         name_or_path=str(file),
@@ -189,7 +186,7 @@ def _halves(token: str, ids: Mapping[str, int]) -> Iterable[tuple[str, str]]:
 
 def _add_tokens(tokenizer: Tokenizer, vocabulary: Vocabulary, strips: bool) -> None:
     """Tokens that are found in a text before anything else is done with it."""
-    plain = {vocabulary.text("unk"), vocabulary.text("bos"), "<|endoftext|>"}
+    plain = {"<unk>", "<s>", "<|endoftext|>"}
     tokens: list[AddedToken] = []
     roles = set(vocabulary.roles.values())
     for i, (text, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True)):
