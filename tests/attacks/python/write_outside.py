@@ -4,6 +4,8 @@
 import os
 def f(x):
     for folder in ("@OUTSIDE@", "/", "/usr", "/usr/bin", "/etc", "/dev", "/dev/shm", "/var/tmp", "/home", "/root"):
+        if os.path.realpath(folder) == "/tmp":  # the private directory by another name
+            continue
         try:
             open(os.path.join(folder, "written"), "w").write("x")
             return folder

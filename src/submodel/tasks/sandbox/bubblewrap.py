@@ -5,7 +5,14 @@ from pathlib import Path
 
 from submodel.tasks.sandbox.identity import private_user
 from submodel.tasks.sandbox.limits import Job, resource_limits
-from submodel.tasks.sandbox.visible import ENVIRONMENT, outside_system, python_paths, system_paths
+from submodel.tasks.sandbox.visible import (
+    DEVICE_LINKS,
+    DEVICES,
+    ENVIRONMENT,
+    outside_system,
+    python_paths,
+    system_paths,
+)
 
 # Says that it is inside, and goes on once told so: see `_Run` in run.py.
 _READY = "echo; read -r _ || exit 125"
@@ -52,7 +59,13 @@ def _file_system(job: Job) -> list[str]:
     for path in system_paths():
         is_link = path.is_symlink() and path.parent == path.parents[-1]
         words += ["--symlink", str(path.readlink()), str(path)] if is_link else ["--ro-bind", str(path), str(path)]
-    words += "--proc /proc --dev /dev --remount-ro /dev".split()
+    # not bubblewrap's own /dev: it has terminals, and a /dev/shm whose files no limit counts
+    words += "--proc /proc --perms 0755 --tmpfs /dev".split()
+    for name in DEVICES:
+        words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+    for name, target in DEVICE_LINKS.items():
+        words += ["--symlink", target, f"/dev/{name}"]
+    words += ["--remount-ro", "/dev"]
     # before the mounts below: some of them may lie under /tmp
     words += ["--perms", "1777", "--size", str(job.limits.file_bytes), "--tmpfs", "/tmp"]
     for path in [*python_paths(), *outside_system(list(job.mounts))]:

@@ -18,7 +18,6 @@ _READ_ONLY, _NO_SUID, _NO_DEV, _REMOUNT, _BIND, _RECURSIVE = 1, 2, 4, 32, 4096, 
 _MOUNT_SETATTR, _AT_RECURSIVE = 442, 0x8000
 _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
-_DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
 def main() -> None:
@@ -49,11 +48,11 @@ def _build(setup: dict[str, Any]) -> None:
     os.mkdir(f"{root}/tmp")
     _mount("tmpfs", f"{root}/tmp", "tmpfs", _NO_SUID | _NO_DEV, f"size={setup['tmp_bytes']},nr_inodes=20000,mode=1777")
     os.mkdir(f"{root}/dev")
-    for name in _DEVICES:
+    for name in setup["devices"]:
         Path(f"{root}/dev/{name}").touch()
         _mount(f"/dev/{name}", f"{root}/dev/{name}", "", _BIND, "")
-    for name, target in {"fd": "", "stdin": "/0", "stdout": "/1", "stderr": "/2"}.items():
-        os.symlink(f"/proc/self/fd{target}", f"{root}/dev/{name}")
+    for name, target in setup["device_links"].items():
+        os.symlink(target, f"{root}/dev/{name}")
     os.mkdir(f"{root}/proc")
     _mount("proc", f"{root}/proc", "proc", _NO_SUID | _NO_DEV, "")
     for path, target in setup["links"].items():

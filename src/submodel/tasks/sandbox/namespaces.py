@@ -9,7 +9,15 @@ from pathlib import Path
 
 from submodel.tasks.sandbox.identity import private_user
 from submodel.tasks.sandbox.limits import Job, resource_limits
-from submodel.tasks.sandbox.visible import ENVIRONMENT, outside_system, python_executable, python_paths, system_paths
+from submodel.tasks.sandbox.visible import (
+    DEVICE_LINKS,
+    DEVICES,
+    ENVIRONMENT,
+    outside_system,
+    python_executable,
+    python_paths,
+    system_paths,
+)
 
 TOOLS = ("unshare", "setpriv")
 _ENTER = Path(__file__).with_name("enter.py")
@@ -23,6 +31,8 @@ def command(job: Job, filter_fd: int) -> list[str]:
     setup = {
         "argv": job.argv,
         "environment": ENVIRONMENT,
+        "devices": DEVICES,
+        "device_links": DEVICE_LINKS,
         "filter_fd": filter_fd,
         "fds": job.fds,
         "limits": resource_limits(job.limits),

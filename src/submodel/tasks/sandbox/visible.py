@@ -8,6 +8,11 @@ import sysconfig
 from pathlib import Path
 
 ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8"}
+DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICE_LINKS = {
+    **{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2"},
+    "shm": "/tmp",  # semaphores, which multiprocessing needs, lie in the private directory, whose files are bounded
+}
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 _ETC = ("/etc/alternatives", "/etc/ld.so.cache", "/etc/java-*")
 

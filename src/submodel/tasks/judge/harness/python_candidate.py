@@ -6,14 +6,23 @@ Nothing here is trusted by the other side: the program shares this process and m
 """
 
 import builtins
+import copy
 import json
+import operator
 import os
 import sys
 import types
 from typing import Any
 
 from python_channel import Channel, Gone  # pyright: ignore[reportMissingImports]
-from python_codec import Decoder, Encoder  # pyright: ignore[reportMissingImports]
+from python_codec import (  # pyright: ignore[reportMissingImports]
+    Decoder,
+    Encoder,
+    as_index,
+    library_name,
+    plain,
+    plain_kind,
+)
 
 
 class Candidate:
@@ -25,6 +34,7 @@ class Candidate:
         self._channel = Channel(fd, self.serve)
         self._objects: list[Any] = []
         self._numbers: dict[int, int] = {}
+        self._classes: dict[int, list[Any]] = {}
         self._remote_objects: dict[int, Their] = {}
         self._operations = {
             "load": self._load,
@@ -34,7 +44,11 @@ class Candidate:
             "getattr": getattr,
             "setattr": setattr,
             "getitem": lambda value, key: value[key],
-            "setitem": self._set_item,
+            "setitem": operator.setitem,
+            "delitem": operator.delitem,
+            "operator": lambda name, *operands: getattr(operator, name)(*operands),
+            "special": lambda value, name, *arguments: getattr(type(value), name)(value, *arguments),
+            "contents": lambda values: [plain(value) for value in values],
             "iter": iter,
             "next": next,
             "len": len,
@@ -44,6 +58,8 @@ class Candidate:
             "equal": lambda left, right: bool(left == right),
             "isinstance": lambda value, kind: isinstance(value, kind),
             "hash": hash,
+            "copy": copy.copy,
+            "deepcopy": copy.deepcopy,
         }
 
     def run(self) -> None:
@@ -62,9 +78,20 @@ class Candidate:
             changed = {at: new for at, new in enumerate(after) if json.dumps(new) != json.dumps(before[at])}
             # one encoder for all, so that what they share stays shared
             return {"value": Encoder(self._handle, known).encode(value), "changed": changed}
-        except (SystemExit, KeyboardInterrupt, Gone):
+        except (KeyboardInterrupt, Gone):
             raise
+        except SystemExit as error:
+            if request["do"] == "load":
+                raise
+            return self._failed(error)
         except BaseException as error:
+            return self._failed(error)
+
+    def _failed(self, error: BaseException) -> dict[str, Any]:
+        """An exception as an answer: itself, or no more than its classes' names where it cannot be told."""
+        try:
+            return {"error": Encoder(self._handle).encode(error)}
+        except Exception:
             return {"error": describe(error)}
 
     def ask(self, do: str, *arguments: Any) -> Any:
@@ -86,38 +113,97 @@ class Candidate:
             if not name.startswith("__")
         }
 
-    @staticmethod
-    def _set_item(value: Any, key: Any, item: Any) -> None:
-        value[key] = item
-
     def _contents(self, containers: list[Any], known: dict[int, list[Any]]) -> list[Any]:
         return [Encoder(self._handle, known).content(value) for value in containers]
 
-    def _handle(self, value: Any) -> list[Any]:
+    def _handle(self, value: Any, encoder: Encoder) -> list[Any]:
         if isinstance(value, Their):
-            return ["yours", value._number, ""]
+            return ["yours", value._number]
+        if isinstance(value, type):
+            return self._class(value)
+        kind = type(value)
+        if isinstance(value, BaseException):
+            return ["object", self._number(value), self._class(kind), encoder.encode((value.args, text(value)))]
+        if plain_kind(kind) is None and _is_library(kind):  # a function, a generator, a match of an expression, ...
+            return ["named", self._number(value), kind.__name__, _specials(kind)]
+        data = encoder.encode(plain(value)) if plain_kind(kind) else None
+        return ["object", self._number(value), self._class(kind), data]
+
+    def _class(self, kind: type) -> list[Any]:
+        """A class of the program: its name, its bases that the other side can make, and what it defines."""
+        if name := library_name(kind):
+            return ["library", *name]
+        number = self._number(kind)
+        if number not in self._classes:
+            bases = [self._class(base) for base in _bases(kind)]
+            fields = list(getattr(kind, "__dataclass_fields__", ()))
+            self._classes[number] = ["class", number, kind.__name__, bases, _specials(kind), fields]
+        return self._classes[number]
+
+    def _number(self, value: Any) -> int:
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._objects)
             self._objects.append(value)  # keeps it, and so its id
-        return ["mine", self._numbers[id(value)], type(value).__name__]
+        return self._numbers[id(value)]
 
-    def _standing(self, tag: str, number: int, name: str) -> Any:
+    def _standing(self, tag: str, parts: list[Any], decoder: Decoder) -> Any:
+        number = as_index(parts[0])
         if tag == "yours":
             return self._objects[number]
         if number not in self._remote_objects:
-            self._remote_objects[number] = Their(self, number)
+            self._remote_objects[number] = _THEIRS.get(parts[1], Their)(self, number)
         return self._remote_objects[number]
 
 
+def _is_library(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] in sys.stdlib_module_names
+
+
+def _specials(kind: type) -> list[str]:
+    """The names that a class defines beyond those of every object, or of the plain kind that it derives from."""
+    base = plain_kind(kind) or object
+    missing = object()
+    names = [name for name in dir(kind) if getattr(kind, name, missing) is not getattr(base, name, missing)]
+    return sorted([*names, "unhashable"] if kind.__hash__ is None else names)
+
+
+def _bases(kind: type) -> list[type]:
+    """The nearest bases of a class that are the program's own, of plain data, or exceptions."""
+    result: list[type] = []
+    for base in kind.__bases__:
+        is_data = type(base) is type and library_name(base) and (plain_kind(base) or issubclass(base, BaseException))
+        if is_data or not _is_library(base):
+            result.append(base)
+        elif base is not object:
+            result += _bases(base)
+    return result
+
+
 class Their:
-    """A function or an iterator of the other side."""
+    """An object of the tests."""
 
     def __init__(self, candidate: Candidate, number: int):
-        self._candidate = candidate
-        self._number = number
+        object.__setattr__(self, "_candidate", candidate)
+        object.__setattr__(self, "_number", number)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self._candidate.ask("getattr", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._candidate.ask("setattr", self, name, value)
+
+
+class TheirFunction(Their):
+    """A function or a class of the tests."""
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         return self._candidate.ask("call", self, args, named)
+
+
+class TheirIterator(Their):
+    """An iterator of the tests."""
 
     def __iter__(self) -> Any:
         return self
@@ -126,13 +212,20 @@ class Their:
         return self._candidate.ask("next", self)
 
 
+_THEIRS = {"function": TheirFunction, "iterator": TheirIterator}
+
+
+def text(error: BaseException) -> str:
+    """What an exception says, as text that can be sent."""
+    try:
+        return str(error).encode(errors="replace").decode()[:2000]
+    except Exception:
+        return ""
+
+
 def describe(error: BaseException) -> list[Any]:
     """The names of an exception's classes, nearest first, and its text."""
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
-    return [[kind.__name__ for kind in type(error).__mro__], text.encode(errors="replace").decode()[:2000]]
+    return ["names", [kind.__name__ for kind in type(error).__mro__], text(error)]
 
 
 def main() -> None:

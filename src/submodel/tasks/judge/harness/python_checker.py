@@ -93,6 +93,8 @@ def _raised(error: BaseException, checks: str) -> tuple[str, str]:
     where = lines[line - 1].strip() if 0 < line <= len(lines) else ""
     if isinstance(error, AssertionError):
         return "wrong", where
+    if isinstance(error, SystemExit):
+        return "early exit", "it ended before its tests did"
     if isinstance(error, MemoryError):
         return "memory", f"MemoryError at: {where}"
     return "error", f"{_line(error)} at: {where}"
@@ -119,6 +121,8 @@ def main() -> None:
     null = os.open(os.devnull, os.O_WRONLY)  # tests may print
     os.dup2(null, 1)
     os.dup2(null, 2)
-    status, detail = check(Program(int(sys.argv[1])), task["context"], task["checks"], task["entry"])
+    status, detail = check(
+        Program(int(sys.argv[1]), "StopIteration" in task["checks"]), task["context"], task["checks"], task["entry"]
+    )
     os.write(report, json.dumps({"status": status, "detail": detail[:300]}).encode())
     os._exit(0)

@@ -1,21 +1,22 @@
-"""Plain Python values as JSON, so that what a judged program answers can be read without running any of it.
+"""Python values as JSON, so that what a judged program answers can be read without running any of it.
 
-A scalar that JSON has is itself; everything else is a list that starts with a tag. Lists, dicts, sets and byte arrays
-are numbered as they are met, so that a second occurrence is a reference and a value may contain itself. Subclasses
-travel as the plain kind. Any other object travels as a handle: a number that its owner knows.
+A scalar that JSON has is itself; everything else is a list that starts with a tag. Containers are numbered as they are
+met, so that a second occurrence is a reference and a value may contain itself. Classes of the standard library travel
+by their name; any other object by a handle: a number that its owner knows, and what its owner says of it.
 """
 
 import importlib
 import math
 import sys
-from collections import deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
-BUILTIN_TYPES = {
-    kind.__name__: kind
-    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, set, frozenset, dict, range, slice)
-} | {"object": object, "type": type, "NoneType": type(None)}
+LIBRARY = frozenset(
+    "builtins collections collections.abc fractions decimal datetime enum functools itertools numbers abc re json "
+    "json.decoder array uuid queue dataclasses types".split()
+)
+"""Modules of the standard library whose classes either side may name to the other."""
 _SMALL = 1 << 53
 _ARRAY_KINDS = "biufcU"
 
@@ -25,9 +26,13 @@ class Junk(Exception):
 
 
 class Encoder:
-    """Values of one message. `handle(value)` names an object that is not plain data."""
+    """Values of one message.
 
-    def __init__(self, handle: Callable[[Any], list[Any]], known: dict[int, list[Any]] | None = None):
+    `handle(value, encoder)` names an object that is not plain data; None where it is to travel as the plain kind that
+    its class derives from.
+    """
+
+    def __init__(self, handle: Callable[[Any, "Encoder"], Any], known: dict[int, list[Any]] | None = None):
         self._handle = handle
         self._seen = dict(known or {})  # id of a container: how to refer to it
         self._keep: list[Any] = []  # ids stay valid while their objects live
@@ -35,57 +40,79 @@ class Encoder:
 
     def encode(self, value: Any) -> Any:
         """One value as something that `json` can write."""
-        if value is None or value is True or value is False:
+        kind = type(value)
+        if value is None or kind is bool:
             return value
-        for kind, encode in _SCALARS:
-            if isinstance(value, kind):
-                return encode(value)
+        if kind in _SCALARS:
+            return _SCALARS[kind](value)
         if id(value) in self._seen:
             return self._seen[id(value)]
-        if isinstance(value, list | dict | set | bytearray):
+        if kind in _CONTAINERS:
             self._seen[id(value)] = ["ref", len(self.containers)]
             self.containers.append(value)
             return self.content(value)
-        if isinstance(value, tuple):
-            return ["tuple", [self.encode(item) for item in tuple.__iter__(value)]]
-        if isinstance(value, frozenset):
-            return ["frozenset", [self.encode(item) for item in frozenset.__iter__(value)]]
-        if type(value) is deque:
-            return ["deque", [self.encode(item) for item in value], value.maxlen]
-        if type(value) in (range, slice):
-            return [type(value).__name__, *[self.encode(part) for part in (value.start, value.stop, value.step)]]
-        if isinstance(value, type) and BUILTIN_TYPES.get(value.__name__) is value:
-            return ["type", value.__name__]
+        if kind in _ITEMS:
+            return [_ITEMS[kind], [self.encode(item) for item in value]]
+        if kind in (range, slice):
+            return [kind.__name__, *[self.encode(part) for part in (value.start, value.stop, value.step)]]
+        if isinstance(value, type) and (name := library_name(value)):
+            return ["library", *name]
         if value is Ellipsis or value is NotImplemented:
             return [repr(value)]
         for tag, (module, name, state, _) in _RARE.items():
-            kind = getattr(sys.modules.get(module), name, None)
-            if kind is not None and type(value) is kind:
+            if kind is getattr(sys.modules.get(module), name, None):
                 return [tag, self.encode(state(value))]
         numpy = sys.modules.get("numpy")
-        if numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in "biufc":
+        if numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in _ARRAY_KINDS:
             return self.encode(value.item())
-        if numpy is not None and isinstance(value, numpy.ndarray) and value.dtype.kind in _ARRAY_KINDS:
+        if numpy is not None and kind is numpy.ndarray and value.dtype.kind in _ARRAY_KINDS:
             flat = [self.encode(item) for item in value.ravel().tolist()]
             return ["array", value.dtype.str, list(value.shape), flat]
         self._keep.append(value)
-        return self._handle(value)
+        node = self._handle(value, self)
+        return self.encode(plain(value)) if node is None else node
 
     def content(self, value: Any) -> Any:
         """A container's own tag and items, without the reference it may already have."""
-        if isinstance(value, list):
-            return ["list", [self.encode(item) for item in list.__iter__(value)]]
-        if isinstance(value, dict):
-            return ["dict", [[self.encode(key), self.encode(item)] for key, item in dict.items(value)]]
-        if isinstance(value, set):
-            return ["set", [self.encode(item) for item in set.__iter__(value)]]
-        return ["bytearray", bytes(value).hex()]
+        kind = type(value)
+        if kind is bytearray:
+            return ["bytearray", bytes(value).hex()]
+        if not isinstance(value, dict):
+            return [kind.__name__, [self.encode(item) for item in value], *([value.maxlen] if kind is deque else [])]
+        pairs = [[self.encode(key), self.encode(item)] for key, item in _dict_of(value).items(value)]
+        return [kind.__name__, pairs, *([self.encode(value.default_factory)] if kind is defaultdict else [])]
+
+
+def _dict_of(value: Any) -> Any:
+    """The class whose methods see a dict as it is: an ordered one keeps its order apart."""
+    return OrderedDict if isinstance(value, OrderedDict) else dict
+
+
+def library_name(kind: type) -> tuple[str, str] | None:
+    """(module, name) of a class of LIBRARY; None of any other."""
+    module, name = getattr(kind, "__module__", ""), getattr(kind, "__qualname__", "")
+    if kind is type(None):
+        return "types", "NoneType"
+    is_named = module in LIBRARY and getattr(sys.modules.get(module), name, None) is kind
+    return (module, name) if is_named else None
+
+
+def plain_kind(kind: type) -> type | None:
+    """The kind of plain data that a class derives from; None for a class of other objects."""
+    return next((one for one in kind.__mro__ if one in PLAIN), None)
+
+
+def plain(value: Any) -> Any:
+    """The plain data in an object whose class derives from a plain kind, whatever its own methods would say."""
+    kind = plain_kind(type(value))
+    assert kind is not None
+    return PLAIN[kind](value)
 
 
 class Decoder:
-    """The other direction. `handle(tag, number, name)` makes what stands for an object of either side."""
+    """The other direction. `handle(tag, parts, decoder)` makes what stands for an object of either side."""
 
-    def __init__(self, handle: Callable[[str, int, str], Any], known: list[Any] | None = None):
+    def __init__(self, handle: Callable[[str, list[Any], "Decoder"], Any], known: list[Any] | None = None):
         self._handle = handle
         self._known = known or []
         self.containers: list[Any] = []
@@ -101,33 +128,38 @@ class Decoder:
 
     def fill(self, container: Any, node: Any) -> None:
         """Give an existing container the content that `node` tells."""
-        tag, part = node
-        if tag == "list" and isinstance(container, list):
-            container[:] = [self.decode(item) for item in part]
-        elif tag == "dict" and isinstance(container, dict):
-            items = [(self.decode(key), self.decode(item)) for key, item in part]
-            container.clear()
-            for key, item in items:
-                container[key] = item
-        elif tag == "set" and isinstance(container, set):
-            items = [self.decode(item) for item in part]
-            container.clear()
-            container.update(items)
-        elif tag == "bytearray" and isinstance(container, bytearray):
+        tag, part, *_ = node
+        if type(container).__name__ != tag or tag not in _EMPTY:
+            raise Junk(f"{tag!r} for a {type(container).__name__}")
+        if tag == "bytearray":
             container[:] = bytes.fromhex(part)
         else:
-            raise Junk(f"{tag!r} for a {type(container).__name__}")
+            self.replace(container, part)
+
+    def replace(self, container: Any, part: Any) -> None:
+        """Give a list, deque, set or dict, of whatever subclass, other items."""
+        if isinstance(container, dict):
+            pairs = [(self.decode(key), self.decode(item)) for key, item in part]
+            kind = _dict_of(container)
+            kind.clear(container)
+            for key, item in pairs:
+                kind.__setitem__(container, key, item)
+            return
+        items = [self.decode(item) for item in part]
+        kind = next(kind for kind in (list, deque, set) if isinstance(container, kind))
+        kind.clear(container)
+        (kind.update if kind is set else kind.extend)(container, items)
 
     def _tagged(self, tag: str, parts: list[Any]) -> Any:
         if tag in _EMPTY:
-            container = _EMPTY[tag]()
+            container = _EMPTY[tag](*[self.decode(part) for part in parts[1:]])
             self.containers.append(container)  # before its items: they may refer to it
             self.fill(container, [tag, parts[0]])
             return container
         if tag == "ref":
-            return self.containers[_index(parts[0])]
+            return self.containers[as_index(parts[0])]
         if tag == "known":
-            return self._known[_index(parts[0])]
+            return self._known[as_index(parts[0])]
         if tag in _MAKE:
             return _MAKE[tag](*[self.decode(part) for part in parts])
         if tag in _OF_ITEMS:
@@ -137,29 +169,40 @@ class Decoder:
             return build(getattr(importlib.import_module(module), name), self.decode(parts[0]))
         if tag == "array":
             return _array(parts[0], parts[1], [self.decode(item) for item in parts[2]])
-        if tag in ("mine", "yours"):
-            return self._handle(tag, _index(parts[0]), str(parts[1]))
+        if tag == "library":
+            return library_class(*parts)
+        if tag in HANDLES:
+            return self._handle(tag, parts, self)
         raise Junk(f"tag {tag!r}")
 
 
-def _index(value: Any) -> int:
+HANDLES = ("mine", "yours", "class", "object", "named")
+
+
+def library_class(module: Any, name: Any) -> type:
+    """The class that `library_name` has named. Raises Junk for anything else."""
+    kind = getattr(importlib.import_module(module), name, None) if module in LIBRARY else None
+    if not isinstance(kind, type):
+        raise Junk(f"{module}.{name} as a class")
+    return kind
+
+
+def as_index(value: Any) -> int:
+    """A number of something. Raises Junk for anything else."""
     if type(value) is not int or value < 0:
         raise Junk(f"index {value!r}")
     return value
 
 
 def _encode_int(value: int) -> Any:
-    value = int(value)
     return value if -_SMALL < value < _SMALL else ["int", hex(value)]
 
 
 def _encode_float(value: float) -> Any:
-    value = float(value)
     return value if math.isfinite(value) else ["float", repr(value)]
 
 
 def _encode_str(value: str) -> Any:
-    value = str.__str__(value)
     try:
         value.encode()
     except UnicodeEncodeError:  # two lone surrogates side by side would come back as one character
@@ -183,23 +226,57 @@ def _array(dtype: str, shape: list[int], flat: list[Any]) -> Any:
     return numpy.array(flat, dtype=dtype).reshape(shape)
 
 
-_SCALARS: list[tuple[type, Callable[[Any], Any]]] = [
-    (int, _encode_int),
-    (float, _encode_float),
-    (str, _encode_str),
-    (complex, lambda value: ["complex", _encode_float(value.real), _encode_float(value.imag)]),
-    (bytes, lambda value: ["bytes", value.hex()]),
-]
+_SCALARS: dict[type, Callable[[Any], Any]] = {
+    int: _encode_int,
+    float: _encode_float,
+    str: _encode_str,
+    complex: lambda value: ["complex", _encode_float(value.real), _encode_float(value.imag)],
+    bytes: lambda value: ["bytes", value.hex()],
+}
+_CONTAINERS = frozenset((list, dict, set, bytearray, deque, OrderedDict, defaultdict, Counter))
+_VIEWS = {type({}.keys()): "dict_keys", type({}.values()): "dict_values", type({}.items()): "dict_items"}
+_ITEMS: dict[type, str] = {tuple: "tuple", frozenset: "frozenset", **_VIEWS}
+# kinds of plain data -> the plain copy of one of its subclass, by the kind's own methods
+PLAIN: dict[type, Callable[[Any], Any]] = {
+    bool: bool,
+    int: lambda value: int.__pos__(value),
+    float: lambda value: float.__pos__(value),
+    complex: lambda value: complex(value.real, value.imag),
+    str: lambda value: "".join(str.__iter__(value)),
+    bytes: lambda value: bytes(bytes.__iter__(value)),
+    bytearray: lambda value: bytearray(bytearray.__iter__(value)),
+    tuple: lambda value: tuple(tuple.__iter__(value)),
+    frozenset: lambda value: frozenset(frozenset.__iter__(value)),
+    list: lambda value: list(list.__iter__(value)),
+    set: lambda value: set(set.__iter__(value)),
+    deque: lambda value: deque(deque.__iter__(value), value.maxlen),
+    dict: lambda value: dict(_dict_of(value).items(value)),
+}
 # values of modules that most programs never load: (module, class, its state as plain data, and back)
 _RARE: dict[str, tuple[str, str, Callable[[Any], Any], Callable[[Any, Any], Any]]] = {
     "fraction": ("fractions", "Fraction", lambda value: [value.numerator, value.denominator], _call_with),
     "decimal": ("decimal", "Decimal", lambda value: [str(value)], _call_with),
     "datetime": ("datetime", "datetime", lambda value: value.isoformat(), lambda kind, text: kind.fromisoformat(text)),
     "date": ("datetime", "date", lambda value: value.isoformat(), lambda kind, text: kind.fromisoformat(text)),
+    "time": ("datetime", "time", lambda value: value.isoformat(), lambda kind, text: kind.fromisoformat(text)),
     "timedelta": ("datetime", "timedelta", lambda value: [value.days, value.seconds, value.microseconds], _call_with),
+    "uuid": ("uuid", "UUID", lambda value: [str(value)], _call_with),
+    "typed array": ("array", "array", lambda value: [value.typecode, value.tolist()], _call_with),
+    "namespace": ("types", "SimpleNamespace", lambda value: vars(value), lambda kind, state: kind(**state)),
+    "proxy": ("types", "MappingProxyType", lambda value: [dict(value)], _call_with),
 }
-_EMPTY: dict[str, Callable[..., Any]] = {"list": list, "dict": dict, "set": set, "bytearray": bytearray}
-_OF_ITEMS: dict[str, Callable[..., Any]] = {"tuple": tuple, "frozenset": frozenset, "deque": deque}
+_EMPTY: dict[str, Callable[..., Any]] = {
+    **{kind.__name__: kind for kind in (list, dict, set, bytearray, OrderedDict, Counter)},
+    "deque": lambda maxlen: deque(maxlen=maxlen),
+    "defaultdict": defaultdict,
+}
+_OF_ITEMS: dict[str, Callable[..., Any]] = {
+    "tuple": tuple,
+    "frozenset": frozenset,
+    "dict_keys": lambda items: dict.fromkeys(items).keys(),
+    "dict_values": lambda items: dict(enumerate(items)).values(),
+    "dict_items": lambda items: dict(items).items(),
+}
 _MAKE: dict[str, Callable[..., Any]] = {
     "int": lambda digits: int(digits, 16),
     "float": float,
@@ -208,7 +285,6 @@ _MAKE: dict[str, Callable[..., Any]] = {
     "bytes": bytes.fromhex,
     "range": lambda start, stop, step: range(start, stop, step),
     "slice": slice,
-    "type": BUILTIN_TYPES.__getitem__,
     "Ellipsis": lambda: Ellipsis,
     "NotImplemented": lambda: NotImplemented,
 }

@@ -1,8 +1,8 @@
-"""The checker's view of the program under test: proxies whose every use is a question over the channel.
+"""The checker's view of the program under test: every use of one of its objects is a question over the channel.
 
-An answer is believed only as far as the test itself looks at it: a proxy never equals plain data and has no
-arithmetic and no order, so an object cannot talk its way past an assertion. What the program may ask in turn is to
-call a function, or to advance an iterator, that the test gave to it.
+An answer is believed only as far as the test itself looks at it: an object never equals plain data and has no order
+among it, so it cannot talk its way past an assertion. What the program may ask in turn is to call a function, to
+advance an iterator, or to use the public attributes of an object that the test gave to it.
 """
 
 import builtins
@@ -10,44 +10,82 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from python_channel import Channel, Gone  # pyright: ignore[reportMissingImports]
-from python_codec import Decoder, Encoder, Junk  # pyright: ignore[reportMissingImports]
+from python_codec import PLAIN, Decoder, Encoder, Junk, as_index  # pyright: ignore[reportMissingImports]
+from python_mirror import (  # pyright: ignore[reportMissingImports]
+    MUTABLE,
+    is_remote,
+    make_class,
+    named_class,
+    refuse,
+    stand_in,
+)
+
+_MOST_FOLLOWED = 64  # mutable objects of the program whose items are kept up to date
 
 
 class Program:
-    """The program under test at the other end of a socket. `failure` is set once it no longer answers properly."""
+    """The program under test at the other end of a socket. `failure` is set once it no longer answers properly.
 
-    def __init__(self, fd: int):
+    `raises_stop`: whether the tests speak of StopIteration. Where they do not, a call that raises it could only end
+    one of their loops before its assertions.
+    """
+
+    def __init__(self, fd: int, raises_stop: bool = False):
         self._channel = Channel(fd, self._serve)
-        self._remotes: dict[int, Remote] = {}
-        self._given: list[Any] = []  # our functions and iterators that it may use
+        self._raises_stop = raises_stop
+        self._remotes: dict[int, Any] = {}
+        self._named: dict[Any, type] = {}
+        self._followed: list[Any] = []
+        self._given: list[Any] = []  # our functions, iterators and objects that it may use
         self._numbers: dict[int, int] = {}
         self.failure: BaseException | None = None
 
     def ask(self, do: str, *arguments: Any) -> Any:
         """Have the program do something; raises what it raised, Gone or Junk where it does not answer properly."""
+        value, error = self._ask(do, arguments)
+        if self._followed:
+            contents, _ = self._ask("contents", [self._followed])
+            if not isinstance(contents, list) or len(contents) != len(self._followed):
+                self.failure = Junk("no contents")
+                raise self.failure
+            for follower, content in zip(self._followed, contents, strict=True):
+                MUTABLE[refuse(content, *MUTABLE)](follower, content)
+        if isinstance(error, StopIteration) and do != "next" and not self._raises_stop:
+            raise RuntimeError("the program raised StopIteration") from None
+        if error is not None:
+            raise error
+        return value
+
+    def _ask(self, do: str, arguments: Any) -> tuple[Any, BaseException | None]:
         if (failure := self.failure) is not None:
             raise failure
         encoder = Encoder(self._handle)
         request = {"do": do, "with": encoder.encode(list(arguments))}
         try:
             answer = self._channel.ask(request)
-            error = _exception(answer["error"]) if "error" in answer else None
-            value = None if error else self._take(answer, encoder.containers)
+            if "error" in answer:
+                return None, self._exception(answer["error"])
+            return self._take(answer, encoder.containers), None
         except (Gone, Junk) as failure:
             self.failure = failure
             raise
         except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as junk:
             self.failure = failure = Junk(f"{type(junk).__name__}: {junk}")
             raise failure from None
-        if error is not None:
-            raise error
-        return value
 
     def _take(self, answer: dict[str, Any], given: list[Any]) -> Any:
         """The value of an answer, after what it changed in the containers that were given."""
         for at, content in answer["changed"].items():
             Decoder(self._standing, known=given).fill(given[int(at)], content)
         return Decoder(self._standing, known=given).decode(answer["value"])
+
+    def _exception(self, node: Any) -> BaseException:
+        if node[0] == "names":
+            return _by_name(node[1], node[2])
+        error = Decoder(self._standing).decode(node)
+        if not isinstance(error, BaseException):
+            raise Junk("an error that is no exception")
+        return error
 
     def expect(self, kind: type, do: str, *arguments: Any) -> Any:
         """`ask` for an answer that has to be of one plain kind."""
@@ -63,13 +101,7 @@ class Program:
         if not any(known is given for given in self._given):
             raise Junk("a request about something that is not its own")
         try:
-            if request["do"] == "call" and callable(known):
-                args, named = rest
-                value = known(*args, **named)
-            elif request["do"] == "next" and isinstance(known, Iterator):
-                value = next(known)
-            else:
-                raise TypeError(f"the test's {type(known).__name__} allows no {request['do']!r}")
+            value = self._do(request["do"], known, rest)
         except Exception as error:
             if error is self.failure:
                 raise
@@ -77,83 +109,61 @@ class Program:
             return {"error": [names, str(error)[:2000]]}
         return {"value": Encoder(self._handle).encode(value), "changed": {}}
 
-    def _handle(self, value: Any) -> list[Any]:
-        if type(value) is Remote:
-            return ["yours", object.__getattribute__(value, "_remote_number"), ""]
+    @staticmethod
+    def _do(do: str, known: Any, rest: list[Any]) -> Any:
+        if do == "call" and callable(known):
+            args, named = rest
+            return known(*args, **named)
+        if do == "next" and isinstance(known, Iterator):
+            return next(known)
+        # of a function, or behind an underscore, there are ways to everything in this process
+        if type(known).__module__ == "tests" and not str(rest[0]).startswith("_"):
+            if do == "getattr":
+                return getattr(known, rest[0])
+            if do == "setattr":
+                return setattr(known, *rest)
+        raise TypeError(f"the test's {type(known).__name__} allows no {do!r}")
+
+    def _handle(self, value: Any, encoder: Encoder) -> list[Any] | None:
+        if is_remote(value):
+            read = type.__getattribute__ if isinstance(value, type) else object.__getattribute__
+            return ["yours", read(value, "_remote_number")]
+        if isinstance(value, tuple(PLAIN)):
+            return None
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._given)
             self._given.append(value)
-        return ["mine", self._numbers[id(value)], type(value).__name__]
+        kind = "function" if callable(value) else "iterator" if isinstance(value, Iterator) else "object"
+        return ["mine", self._numbers[id(value)], kind]
 
-    def _standing(self, tag: str, number: int, name: str) -> Any:
+    def _standing(self, tag: str, parts: list[Any], decoder: Decoder) -> Any:
+        number = as_index(parts[0])
         if tag == "yours":
             return self._given[number]
         if number not in self._remotes:
-            self._remotes[number] = Remote(self, number)
+            self._remotes[number] = self._made(tag, number, parts[1:], decoder)
         return self._remotes[number]
 
-
-class Remote:
-    """An object of the program under test."""
-
-    def __init__(self, program: Program, number: int):
-        object.__setattr__(self, "_remote_program", program)
-        object.__setattr__(self, "_remote_number", number)
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        return _program(self).ask("call", self, list(args), named)
-
-    def __getattr__(self, name: str) -> Any:
-        # the dunders that copying, printing and numeric protocols look for are not the program's to answer
-        if name.startswith("__") and name.endswith("__") and name not in ("__name__", "__doc__", "__dict__"):
-            raise AttributeError(name)
-        return _program(self).ask("getattr", self, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        _program(self).ask("setattr", self, name, value)
-
-    def __getitem__(self, key: Any) -> Any:
-        return _program(self).ask("getitem", self, key)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        _program(self).ask("setitem", self, key, value)
-
-    def __iter__(self) -> Any:
-        return _program(self).ask("iter", self)
-
-    def __next__(self) -> Any:
-        return _program(self).ask("next", self)
-
-    def __len__(self) -> int:
-        return _program(self).expect(int, "len", self)
-
-    def __bool__(self) -> bool:
-        return _program(self).expect(bool, "bool", self)
-
-    def __str__(self) -> str:
-        return _program(self).expect(str, "str", self)
-
-    def __repr__(self) -> str:
-        return _program(self).expect(str, "repr", self)
-
-    def __hash__(self) -> int:
-        return _program(self).expect(int, "hash", self)
-
-    def __eq__(self, other: object) -> bool:
-        if type(other) is not Remote:
-            return False
-        return self is other or _program(self).expect(bool, "equal", self, other)
-
-    def __instancecheck__(self, instance: Any) -> bool:
-        return type(instance) is Remote and _program(self).expect(bool, "isinstance", instance, self)
+    def _made(self, tag: str, number: int, parts: list[Any], decoder: Decoder) -> Any:
+        """What stands for a class or an object of the program from now on."""
+        if tag == "class":
+            name, bases, specials, fields = parts
+            return make_class(self, number, name, [decoder.decode(base) for base in bases], specials, fields)
+        if tag == "named":
+            key = (parts[0], *parts[1])
+            if key not in self._named:
+                self._named[key] = named_class(self, *parts)
+            return stand_in(self._named[key], number)
+        if tag != "object":
+            raise Junk(f"tag {tag!r}")
+        kind, data = (decoder.decode(part) for part in parts)
+        made = stand_in(kind, number, data)
+        if isinstance(made, tuple(MUTABLE)):
+            self._followed = [*self._followed[1 - _MOST_FOLLOWED :], made]
+        return made
 
 
-def _program(remote: Remote) -> Program:
-    return object.__getattribute__(remote, "_remote_program")
-
-
-def _exception(description: list[Any]) -> Exception:
-    names, text = description
+def _by_name(names: list[str], text: str) -> BaseException:
     for name in names:
         kind = getattr(builtins, name, None)
         if isinstance(kind, type) and issubclass(kind, Exception):

@@ -1,0 +1,5 @@
+# property: an exception of the program does not end a loop of the tests
+# expect: error
+# check: for got, expected in zip(map(f, [1, 2]), [2, 3]): assert got == expected
+
+def f(x): raise StopIteration
