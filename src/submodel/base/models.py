@@ -6,7 +6,8 @@ it. transformers' own tables rename and fuse checkpoint tensors, so a family of 
 
 import copy
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +23,7 @@ from transformers.core_model_loading import (
     rename_source_key,
     revert_weight_conversion,
 )
+from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -112,7 +114,9 @@ class Base:
         for name, buffer in model.named_non_persistent_buffers():
             owner, _, attribute = name.rpartition(".")
             model.get_submodule(owner)._buffers[attribute] = torch.empty_like(buffer, device="cpu")
-        model.initialize_weights()  # fills the buffers; on meta parameters it does nothing
+        for parameter in model.parameters():
+            parameter._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
+        model.initialize_weights()  # fills the buffers
         return model
 
     def empty(self, dtype: torch.dtype) -> PreTrainedModel:
@@ -127,12 +131,13 @@ class Base:
 
     def _build(self, dtype: torch.dtype) -> PreTrainedModel:
         try:
-            with torch.device("meta"):
+            with _parameters_on_meta(), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
                     self.config, dtype=dtype, trust_remote_code=self.trust_remote_code
                 )
         except ValueError as error:
             raise SubmodelError(f"{self.reference}: not a decoder-only model ({first_line(error)})") from error
+        model.tie_weights()
         _prefer_observable_experts(model)
         return model.eval()
 
@@ -200,6 +205,26 @@ class Base:
         if (self.path / "generation_config.json").is_file():
             model.generation_config = GenerationConfig.from_pretrained(self.path)
         return cast(PreTrainedModel, model.to(device))  # type: ignore[arg-type]
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Put every parameter that a module gets on the meta device, and leave all that is computed where it is.
+
+    With torch.device("meta") torch computes rotary tables by way of its compiler, which takes seconds to load.
+    """
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
 
 
 def _untouched(size_bytes: int) -> mmap.mmap:

@@ -56,12 +56,6 @@ def parts_of(calibration: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     return list(calibration.get("parts") or [calibration])
 
 
-def stand_ins(calibration: Mapping[str, Any] | None) -> list[str]:
-    """Which named sets of a manifest's `calibration` were not read themselves, and what stood in for them."""
-    named = [part.get("set", {}) for part in parts_of(calibration)]
-    return [f"{of['name']} ({of['hub']}) was not read but {of['stand_in']}" for of in named if of.get("stand_in")]
-
-
 @dataclass(frozen=True, repr=False)
 class Samples:
     """Token samples of one domain: `ids` int64 (samples, seq_len).

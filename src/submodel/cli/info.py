@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _calibration(about: "Info") -> list[str]:
     """The text that the sub-model was calibrated on; no line if there was none."""
-    from submodel.calibration import stand_ins
+    from submodel.store.stand_ins import stand_ins
 
     manifest = about.manifest
     calibration = manifest["calibration"]

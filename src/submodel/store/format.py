@@ -15,12 +15,15 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from submodel.base.files import write_json
 from submodel.errors import SubmodelError, unknown_name
 from submodel.prune.mask import Masks
-from submodel.store.masks import StoredMasks, digest_of_all, digest_of_values, write_masks
+from submodel.store.digests import digest_of_all, digest_of_values
+
+if TYPE_CHECKING:
+    from submodel.store.masks import StoredMasks
 
 FORMAT = 1
 FORMAT_REWRITTEN = 2  # of a manifest: the sub-model has weights of its own, which a reader of format 1 would miss
@@ -90,8 +93,10 @@ class Store:
             raise SubmodelError(f"{file}: altered: its entries do not fit its digest: extract {name} again")
         return manifest
 
-    def masks(self, name: str) -> StoredMasks:
+    def masks(self, name: str) -> "StoredMasks":
         """A sub-model's masks. Raises SubmodelError when they are damaged or not those of the manifest."""
+        from submodel.store.masks import StoredMasks  # torch, which reading a manifest does not need
+
         manifest = self.manifest(name)
         reference = manifest["masks"]["reference"]
         folder = self.path / "submodels" / name
@@ -120,6 +125,8 @@ class Store:
         Raises:
             SubmodelError: the name is not allowed or taken.
         """
+        from submodel.store.masks import write_masks
+
         check_name(name)
         folder = self.path / "submodels" / name
         if (folder / "manifest.json").exists():
