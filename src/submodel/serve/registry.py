@@ -113,6 +113,7 @@ class PackedRegistry:
             "method": manifest["method"],
             "domain": calibration.get("name") or name,
             "calibration_tokens": calibration.get("tokens"),
+            "held_out": manifest.get("check"),
         }
 
     def size_bytes(self, name: str) -> int:
