@@ -18,11 +18,11 @@ from submodel.calibration import (
     load_domain,
     parse_domains,
     read_held_out,
-    stand_ins,
 )
 from submodel.calibration.packing import share
 from submodel.calibration.sets import NamedSet, read_set
 from submodel.errors import SubmodelError
+from submodel.store.calibration import stand_ins
 from tests import tiny
 
 # the sets of the paper's Table II, as it and as its code call them

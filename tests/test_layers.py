@@ -8,7 +8,7 @@ import submodel
 ROOT = Path(submodel.__file__).parent
 # a module may import from earlier lines, and from its own package
 LAYERS = [
-    ["errors"],
+    ["errors", "lazy"],
     ["base"],
     ["calibration"],
     ["walk"],

@@ -11,12 +11,10 @@ What the command line does, these functions do, and take the same references: a 
 .gguf file or STORE@NAME. docs/guide/python.md is a session with all of them.
 """
 
-import sys
-from importlib import import_module
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from submodel.errors import SubmodelError
+from submodel.lazy import load_when_used
 
 if TYPE_CHECKING:
     from submodel.api.calibrating import calibrate
@@ -113,21 +111,4 @@ __all__ = [
     "verify",
 ]
 
-
-class _Package(ModuleType):
-    """The package; a function that is named after a room, such as `extract`, is not hidden by the room's import."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'submodel' has no attribute {name!r}")
-        return getattr(import_module(_HOMES[name]), name)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_HOMES})
-
-
-sys.modules[__name__].__class__ = _Package
+load_when_used(__name__, _HOMES)

@@ -7,7 +7,7 @@ from typing import Any
 
 from submodel.errors import SubmodelError
 from submodel.store import Store, split_reference
-from submodel.store.vocabulary import absent_parameters
+from submodel.store.sizes import absent_parameters
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import copy
 import json
 import mmap
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,7 @@ from transformers.core_model_loading import (
     rename_source_key,
     revert_weight_conversion,
 )
+from transformers.initialization import no_init_weights
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
@@ -146,7 +148,9 @@ class Base:
         for name, buffer in model.named_non_persistent_buffers():
             owner, _, attribute = name.rpartition(".")
             model.get_submodule(owner)._buffers[attribute] = torch.empty_like(buffer, device="cpu")
-        model.initialize_weights()  # fills the buffers; on meta parameters it does nothing
+        for parameter in model.parameters():
+            parameter._is_hf_initialized = True  # pyright: ignore[reportAttributeAccessIssue]
+        model.initialize_weights()  # fills the buffers
         return model
 
     def empty(self, dtype: torch.dtype) -> PreTrainedModel:
@@ -161,12 +165,13 @@ class Base:
 
     def _build(self, dtype: torch.dtype) -> PreTrainedModel:
         try:
-            with torch.device("meta"):
+            with _parameters_on_meta(), no_init_weights():
                 model = AutoModelForCausalLM.from_config(
                     self.config, dtype=dtype, trust_remote_code=self.trust_remote_code
                 )
         except ValueError as error:
             raise SubmodelError(f"{self.reference}: not a decoder-only model ({first_line(error)})") from error
+        model.tie_weights()
         if self._holds_both(model):
             for config in (self.config, self.config.get_text_config()):
                 config.tie_word_embeddings = False
@@ -297,6 +302,26 @@ def _transposed(path: str) -> WeightConverter:
     """For a weight of every block, by its module's path in the block."""
     name = f"{path}.weight"
     return WeightConverter(source_patterns=name, target_patterns=name, operations=[Transpose()])
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Put every parameter that a module gets on the meta device, and leave all that is computed where it is.
+
+    With torch.device("meta") torch computes rotary tables by way of its compiler, which takes seconds to load.
+    """
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = register_on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
 
 
 def _untouched(size_bytes: int) -> mmap.mmap:

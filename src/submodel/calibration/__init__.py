@@ -7,7 +7,7 @@ from submodel.calibration.domains import Domain, TextSource, load_domain
 from submodel.calibration.packing import Budget, TooLittleText, load_samples, pack, pack_documents, tokens_in
 from submodel.calibration.rebuild import rebuild
 from submodel.calibration.repository import read_repository
-from submodel.calibration.samples import Provenance, Samples, left_out, parts_of, stand_ins, text_read, with_openings
+from submodel.calibration.samples import Provenance, Samples, parts_of, text_read, with_openings
 from submodel.calibration.seen import rows_seen
 from submodel.calibration.specs import is_named_split, parse_domains, read_held_out
 from submodel.calibration.trees import LANGUAGES, is_held_out
@@ -28,7 +28,6 @@ __all__ = [
     "TooLittleText",
     "is_held_out",
     "is_named_split",
-    "left_out",
     "load_domain",
     "load_samples",
     "pack",
@@ -43,7 +42,6 @@ __all__ = [
     "rebuild",
     "read_text",
     "rows_seen",
-    "stand_ins",
     "text_read",
     "tokens_in",
     "with_openings",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from submodel.calibration.documents import Document, describe_counts
+from submodel.calibration.documents import Document
 
 
 @dataclass(frozen=True)
@@ -62,20 +62,6 @@ def text_read(manifest: Mapping[str, Any] | None) -> dict[str, Any] | None:
     manifest = manifest or {}
     parts = [*parts_of(manifest.get("calibration")), *manifest.get("vocabulary", {}).get("counted", ())]
     return {"parts": parts} if parts else None
-
-
-def stand_ins(calibration: Mapping[str, Any] | None) -> list[str]:
-    """Which named sets of a manifest's `calibration` were not read themselves, and what stood in for them."""
-    named = [part.get("set", {}) for part in parts_of(calibration)]
-    return [f"{of['name']} ({of['hub']}) was not read but {of['stand_in']}" for of in named if of.get("stand_in")]
-
-
-def left_out(calibration: Mapping[str, Any] | None) -> list[str]:
-    """How many rows or files of each text were left out and why; no line of a text that was read whole."""
-    parts = [
-        (part, part.get("left_out") or part.get("repository", {}).get("left_out")) for part in parts_of(calibration)
-    ]
-    return [f"left out of {part['path']}: {describe_counts(counts)}" for part, counts in parts if counts]
 
 
 @dataclass(frozen=True, repr=False)

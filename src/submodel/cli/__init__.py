@@ -53,8 +53,12 @@ def parser(verbs: Iterable[str] = VERBS) -> argparse.ArgumentParser:
     return top
 
 
+_LIGHT = ("list", "info", "copy", "remove", "compare", "report", "study")
+"""The verbs that open no model, or leave that to other processes."""
+
+
 def main(argv: Iterable[str] | None = None) -> int:
-    """Run one verb; returns the exit status."""
+    """Run one verb; returns the exit status. Without `argv` the process is this one verb's."""
     words = sys.argv[1:] if argv is None else [*argv]
     args = parser(VERBS.keys() & words[:1]).parse_args(words)
     # threads that wait for each other by spinning slow a shared machine down several times
@@ -63,6 +67,10 @@ def main(argv: Iterable[str] | None = None) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         check(args)
+        if argv is None and args.verb not in _LIGHT:
+            from submodel.cli.lean_imports import import_transformers
+
+            import_transformers()
         return args.run(args) or 0
     except SubmodelError as error:
         say(f"submodel {args.verb}: {error}")

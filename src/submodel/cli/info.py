@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _calibration(about: "Info") -> list[str]:
     """The text that the sub-model was calibrated on; no line if there was none."""
-    from submodel.calibration import left_out, stand_ins
+    from submodel.store.calibration import left_out, stand_ins
 
     manifest = about.manifest
     calibration = manifest["calibration"]

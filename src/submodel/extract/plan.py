@@ -7,7 +7,7 @@ import torch
 
 from submodel.base.arithmetic import default_dtype
 from submodel.base.models import Base
-from submodel.calibration import Samples, left_out
+from submodel.calibration import Samples
 from submodel.calibration.vocabulary_text import VocabularyText
 from submodel.errors import SubmodelError
 from submodel.extract.cost import seconds
@@ -18,6 +18,7 @@ from submodel.extract.steps import UNIFORM, Distil, Round, Walk, parse
 from submodel.extract.vocabulary import ChooseVocabulary
 from submodel.prune.sparsity import RowSparsity, Sparsity
 from submodel.store import check_names
+from submodel.store.calibration import left_out
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from submodel.prune.learn import distil
 from submodel.prune.scores import SCORES, Score
 from submodel.prune.sparsity import RowSparsity
 from submodel.prune.statistics import SquaredNorm
-from submodel.runtime.packed.formats import grid_of
+from submodel.runtime.packed.grids import grid_of
 from submodel.walk import Decide, Make, walk
 
 UNIFORM = "uniform"

@@ -6,10 +6,12 @@ are 0.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 Packed = np.ndarray[Any, np.dtype[np.uint8]]  # uint8, (..., ceil(cols / 8))
 
@@ -48,7 +50,7 @@ class Mask:
 
     packed: Packed
     cols: int
-    values: Callable[[], torch.Tensor] | None = None
+    values: "Callable[[], torch.Tensor] | None" = None
     grid: str | None = None
 
     @property
@@ -59,8 +61,10 @@ class Mask:
         """bool (..., cols), True = kept."""
         return unpack_bits(self.packed, self.cols)
 
-    def apply_to(self, weight: torch.Tensor) -> torch.Tensor:
+    def apply_to(self, weight: "torch.Tensor") -> "torch.Tensor":
         """Make the base's weight (..., cols) the sub-model's, in place; returns it."""
+        import torch
+
         keep = torch.from_numpy(self.unpack()).to(weight.device)
         if self.values is None:
             return weight.mul_(keep)

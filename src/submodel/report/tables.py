@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from submodel.calibration import stand_ins
 from submodel.errors import SubmodelError
+from submodel.store.calibration import stand_ins
 from submodel.tasks.intervals import bootstrap, ratio
 from submodel.tasks.rows import Row
 

@@ -16,6 +16,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from submodel.errors import SubmodelError
+from submodel.serve.page_files import PAGE
 from submodel.serve.refusal import Refusal
 
 Message = MutableMapping[str, Any]
@@ -25,7 +26,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 _DRAIN_S, _DRAIN_BODIES = 2, 16  # for the rest of a refused body, in seconds and in bodies of the allowed size
-_OPEN = ("/", "/page.css", "/page.js", "/health")  # without a key: the page holds no data
+_OPEN = (*PAGE, "/health")  # without a key: the page holds no data
 
 
 @dataclass(frozen=True)

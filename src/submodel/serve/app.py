@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Request
@@ -15,17 +14,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from submodel.serve import routing
 from submodel.serve.openai.schema import MOST_HINT, ChatRequest, CompletionRequest, RouteRequest
+from submodel.serve.page_files import PAGE, POLICY, read
 from submodel.serve.refusal import Refusal
 from submodel.serve.registry import AUTO
 from submodel.serve.service import ClientDisconnected, Hints, Service
 
 _log = logging.getLogger(__name__)
-_PAGE = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js"}
-_KINDS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
-_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
 _REFUSED = {"description": "Refused: OpenAI's error object"}
 _RESPONSES: dict[int | str, dict[str, Any]] = {"4XX": _REFUSED, "5XX": _REFUSED}
 _STREAMED: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
@@ -122,7 +116,7 @@ def build_app(service: Service) -> FastAPI:
         meters.evictions.set(service.models.evictions)
         return PlainTextResponse(meters.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    for path, name in _PAGE.items():
+    for path, name in PAGE.items():
         _serve_file(app, path, name)
     _handle_errors(app)
     app.add_middleware(_Counted, service=service)
@@ -130,9 +124,8 @@ def build_app(service: Service) -> FastAPI:
 
 
 def _serve_file(app: FastAPI, path: str, name: str) -> None:
-    data = files("submodel.serve").joinpath("page", name).read_bytes()
-    kind = _KINDS[name.rpartition(".")[2]]
-    headers = {"Content-Security-Policy": _POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+    data, kind = read(name)
+    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
 
     async def page() -> Response:
         return Response(data, media_type=kind, headers=headers)

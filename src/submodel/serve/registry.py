@@ -14,7 +14,7 @@ from submodel.runtime.packed.formats import SHARED, format_named, words_of
 from submodel.runtime.packed.shared import SharedBase
 from submodel.store import Store
 from submodel.store.base import open_store_base
-from submodel.store.vocabulary import absent_parameters
+from submodel.store.sizes import absent_parameters
 
 BASE = "base"
 AUTO = "auto"
@@ -116,6 +116,7 @@ class PackedRegistry:
             "calibration_tokens": calibration.get("tokens"),
             "tokens_kept": vocabulary["head"]["kept"] if vocabulary else None,
             "tokens": vocabulary["rows"] if vocabulary else None,
+            "held_out": manifest.get("check"),
         }
 
     def size_bytes(self, name: str) -> int:

@@ -15,15 +15,16 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from submodel.base.files import write_json
 from submodel.errors import SubmodelError, unknown_name
 from submodel.prune.mask import Masks
-from submodel.prune.vocabulary import Vocabulary
-from submodel.store.masks import StoredMasks, digest_of_all, digest_of_values, write_masks
-from submodel.store.vocabulary import FILE as VOCABULARY_FILE
-from submodel.store.vocabulary import described, digest_of_vocabulary, stored_vocabulary, write_vocabulary
+from submodel.store.digests import digest_of_all, digest_of_values, digest_of_vocabulary
+
+if TYPE_CHECKING:
+    from submodel.prune.vocabulary import Vocabulary
+    from submodel.store.masks import StoredMasks
 
 FORMAT = 1
 FORMAT_REWRITTEN = 2  # of a manifest: the sub-model has weights of its own, which a reader of format 1 would miss
@@ -97,15 +98,19 @@ class Store:
             raise SubmodelError(f"{file}: altered: its entries do not fit its digest: extract {name} again")
         return manifest
 
-    def masks(self, name: str) -> StoredMasks:
+    def masks(self, name: str) -> "StoredMasks":
         """A sub-model's masks. Raises SubmodelError when they are damaged or not those of the manifest."""
+        from submodel.store.masks import StoredMasks  # torch, which reading a manifest does not need
+
         manifest = self.manifest(name)
         reference = manifest["masks"]["reference"]
         folder = self.path / "submodels" / name
         return StoredMasks(folder, manifest, self.masks(reference) if reference is not None else {})
 
-    def vocabulary(self, name: str) -> Vocabulary | None:
+    def vocabulary(self, name: str) -> "Vocabulary | None":
         """The tokens that a sub-model keeps; None where it keeps all. Raises SubmodelError when they are damaged."""
+        from submodel.store.vocabulary import stored_vocabulary
+
         return stored_vocabulary(self.path / "submodels" / name, self.manifest(name))
 
     def routing_file(self, name: str | None = None) -> Path:
@@ -119,7 +124,7 @@ class Store:
         return sum(file.stat().st_size for file in files if file.is_file())
 
     def add(
-        self, name: str, model: Masks, recipe: dict[str, Any], vocabulary: Vocabulary | None = None
+        self, name: str, model: Masks, recipe: dict[str, Any], vocabulary: "Vocabulary | None" = None
     ) -> dict[str, Any]:
         """Write a sub-model.
 
@@ -135,6 +140,9 @@ class Store:
         Raises:
             SubmodelError: the name is not allowed or taken.
         """
+        from submodel.store.masks import write_masks
+        from submodel.store.vocabulary import FILE, described, write_vocabulary
+
         check_name(name)
         folder = self.path / "submodels" / name
         if (folder / "manifest.json").exists():
@@ -150,7 +158,7 @@ class Store:
             if not any(entry["encoding"] == "gaps-from-reference" for entry in entries.values()):
                 reference = None
             if vocabulary is not None:
-                write_vocabulary(partial / VOCABULARY_FILE, vocabulary)
+                write_vocabulary(partial / FILE, vocabulary)
                 recipe = {**recipe, "vocabulary": described(vocabulary, recipe.get("vocabulary", {}))}
             manifest = {
                 "format": _format_of(rewritten, vocabulary is not None),

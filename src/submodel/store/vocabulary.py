@@ -17,6 +17,7 @@ from submodel.base.weights import write_stream
 from submodel.errors import SubmodelError
 from submodel.prune.mask import Packed, popcount
 from submodel.prune.vocabulary import KINDS, Vocabulary
+from submodel.store.digests import digest_of_vocabulary
 
 FILE = "vocabulary.safetensors"
 
@@ -40,11 +41,6 @@ def described(vocabulary: Vocabulary, recipe: Mapping[str, Any]) -> dict[str, An
         "sha256": digest_of_vocabulary(vocabulary.rows, kinds),
         **merged,
     }
-
-
-def digest_of_vocabulary(rows: int, kinds: Mapping[str, Mapping[str, Any]]) -> str:
-    """SHA-256 of both bitmasks, from their length and the digest of each."""
-    return hashlib.sha256("".join(f"{k} [{rows}] {kinds[k]['sha256']}\n" for k in KINDS).encode()).hexdigest()
 
 
 def read_vocabulary(file: Path, rows: int) -> Vocabulary:
@@ -78,15 +74,6 @@ def stored_vocabulary(folder: Path, manifest: Mapping[str, Any]) -> Vocabulary |
                 f"{file}: altered: {kind} is not that of the manifest: extract {manifest['name']} again"
             )
     return vocabulary
-
-
-def absent_parameters(manifest: Mapping[str, Any]) -> int:
-    """How many of its base's parameters a sub-model does without in memory: its embedding is read from the file row by
-    row, and of the output head there are the kept rows alone. 0 where it keeps every token."""
-    entry = manifest.get("vocabulary")
-    if entry is None or "width" not in entry:
-        return 0
-    return int(entry["parameters"] - entry["head"]["kept"] * entry["width"])
 
 
 def _digest(mask: Packed) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from submodel.calibration import stand_ins
 from submodel.calibration.sets import NamedSet, Rows, read_set
 from submodel.runtime import Loaded
+from submodel.store.calibration import stand_ins
 from submodel.tasks.data import refuse_calibrated
 from submodel.tasks.journal import Journal
 from submodel.tasks.rows import Row, machine, versions

@@ -8,17 +8,22 @@ A new format is an entry here (with an encoding, if no other one fits), a number
 in csrc/kernels.h and its loops in csrc/reference.cpp. One without a number (`code` None) runs by its encoding alone.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch.nn import functional
 
 from submodel.errors import unknown_name
-from submodel.prune.rounding import Grid
+from submodel.lazy import lazy_module
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_module("torch")  # sizes are told without it
 
 GROUP = 64  # columns of a row that share a word of the mask and, below 16 bits, a scale
 BLOCK = 16  # rows between two entries of `starts`
@@ -101,7 +106,7 @@ def _write_nibbles(weights: torch.Tensor, stored: torch.Tensor) -> torch.Tensor:
     for row, kept in zip(weights, stored, strict=True):
         left, right = row[:middle][kept[:middle]], row[middle:][kept[middle:]]
         size = max(len(left), len(right))
-        low, high = (functional.pad(half, (0, size - len(half))) for half in (left, right))
+        low, high = (torch.nn.functional.pad(half, (0, size - len(half))) for half in (left, right))
         rows.append(low | high << 4)
     return torch.cat(rows)
 
@@ -241,17 +246,6 @@ def shared_over(dense: str) -> str:
     return next(name for name in SHARED if FORMATS[name].rest == dense)
 
 
-def grid_of(name: str) -> Grid:
-    """The values that a format can hold. Raises SubmodelError for a name that is not in GRIDS."""
-    if name not in GRIDS:
-        raise unknown_name("grid", name, GRIDS)
-
-    def scales(rows: torch.Tensor) -> torch.Tensor:
-        return scales_of(rows, name).float().repeat_interleave(GROUP, 1)[:, : rows.shape[1]]
-
-    return Grid(FORMATS[name].bits, scales)
-
-
 def scales_of(dense: torch.Tensor, name: str) -> torch.Tensor:
     """What a whole step is worth in each group of 64 columns of a matrix packed in 8 or 4 bits.
 
@@ -264,5 +258,7 @@ def scales_of(dense: torch.Tensor, name: str) -> torch.Tensor:
     """
     scale = FORMATS[name].encoding.scale
     assert scale is not None
-    groups = functional.pad(dense.to(torch.bfloat16).float(), (0, -dense.shape[1] % GROUP)).view(len(dense), -1, GROUP)
+    groups = torch.nn.functional.pad(dense.to(torch.bfloat16).float(), (0, -dense.shape[1] % GROUP)).view(
+        len(dense), -1, GROUP
+    )
     return scale(groups.amax(-1).clamp(min=0), groups.amin(-1).clamp(max=0))

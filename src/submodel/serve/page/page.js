@@ -1,9 +1,12 @@
 "use strict";
-// The page of the server: chat, two models side by side, the models. Text from models goes in as text, never as HTML.
+// The page of the server: chat, two models side by side, the models.
+// What models write goes in by markdown.js or as text.
 
 const $ = (id) => document.getElementById(id);
-const turns = [];
-let running = null;
+let turns = []; // { role, content, meta } of the conversation; meta: what stands under an answer
+let queue = []; // messages that wait for the running answer, with their elements
+let apiKey = "";
+let running = null; // the answer that runs: its abort controller
 
 function element(name, properties = {}, ...children) {
   const made = Object.assign(document.createElement(name), properties);
@@ -16,9 +19,24 @@ function notice(text) {
   $("notice").textContent = text || "";
 }
 
+// A browser may keep nothing, and says so by an exception: null and false then.
+
+function stored(where, name) {
+  try { return window[where].getItem(name); } catch { return null; }
+}
+
+function store(where, name, value) {
+  try {
+    window[where].setItem(name, value);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 async function call(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
-  const key = sessionStorage.getItem("key");
+  const key = apiKey || stored("sessionStorage", "key");
   if (key) headers.Authorization = `Bearer ${key}`;
   const options = body ? { method: "POST", body: JSON.stringify(body), headers, signal } : { headers, signal };
   const response = await fetch(path, options);
@@ -52,12 +70,29 @@ async function* events(response) {
   }
 }
 
-// Fenced code is set apart; everything else stays as it was written.
 function write(target, text, plain) {
-  if (plain) return target.replaceChildren(element("pre", { textContent: text }));
-  const parts = text.split(/^```[^\n]*\n?/m);
-  target.replaceChildren(...parts.map((part, i) =>
-    i % 2 ? element("pre", { textContent: part.replace(/\n$/, "") }) : document.createTextNode(part.trim())));
+  target.replaceChildren(plain ? element("pre", { textContent: text }) : markdown.render(text));
+}
+
+// Draws at most once a frame: an answer may come faster than it can be laid out.
+function drawer(target, plain) {
+  let latest = "", frame = 0;
+  const draw = () => {
+    frame = 0;
+    write(target, latest, plain);
+    keepLow();
+  };
+  return {
+    show(text) {
+      latest = text;
+      frame = frame || requestAnimationFrame(draw);
+    },
+    finish() {
+      if (!frame) return;
+      cancelAnimationFrame(frame);
+      draw();
+    },
+  };
 }
 
 const REASONS = {
@@ -66,27 +101,36 @@ const REASONS = {
   mention: "by the language it names", default: "undecided",
 };
 
-// Streams one answer into an article; returns its text.
-async function answer(article, body, path, signal) {
+// The line under an answer: who, why, how fast; [text, class] each.
+function showMeta(article, meta) {
+  article.querySelector(".meta").replaceChildren(...meta.map(([text, kind]) =>
+    element(kind === "who" ? "b" : "span", { textContent: text, className: kind === "failed" ? "failed" : "" })));
+}
+
+// Streams one answer into an article; tells `partly` what has come so far. Its text, its meta, and how it ended.
+async function answer(article, body, path, signal, partly = () => {}) {
   const text = article.querySelector(".text");
-  const meta = article.querySelector(".meta");
+  const plain = path === "v1/completions";
+  const drawn = drawer(text, plain);
+  const meta = [];
   article.classList.add("waits");
+  article.source = "";
   text.replaceChildren();
-  meta.replaceChildren();
+  showMeta(article, meta);
   const start = performance.now();
-  let first = 0, last = 0, tokens = 0, said = "", finish = null;
-  const show = (response) => {
-    const at = (name) => response.headers.get(`x-submodel-${name}`);
-    const signalName = at("signal");
-    meta.replaceChildren(element("b", { textContent: at("name") || body.model }),
-      element("span", { textContent: REASONS[signalName] || signalName || "" }));
-    if (body.model === "auto" && Number(at("confidence"))) {
-      meta.append(element("span", { textContent: `confidence ${Math.round(100 * Number(at("confidence")))}%` }));
+  let first = 0, last = 0, tokens = 0, finish = null, end = "done";
+  const showWho = (response) => {
+    const header = (name) => response.headers.get(`x-submodel-${name}`);
+    const reason = header("signal");
+    meta.push([header("name") || body.model, "who"], [REASONS[reason] || reason || "", ""]);
+    if (body.model === "auto" && Number(header("confidence"))) {
+      meta.push([`confidence ${Math.round(100 * Number(header("confidence")))}%`, ""]);
     }
+    showMeta(article, meta);
   };
   try {
     const response = await call(path, { ...body, stream: true, stream_options: { include_usage: true } }, signal);
-    show(response);
+    showWho(response);
     for await (const event of events(response)) {
       if (event.usage) tokens = event.usage.completion_tokens;
       const choice = event.choices[0];
@@ -95,26 +139,25 @@ async function answer(article, body, path, signal) {
       if (piece) {
         last = performance.now();
         first = first || last;
-        said += piece;
-        write(text, said, !choice.delta);
-        keepLow();
+        article.source += piece;
+        drawn.show(article.source);
+        partly(article.source, meta);
       }
       finish = choice.finish_reason || finish;
     }
-    if (first) meta.append(element("span", { textContent: `first text after ${((first - start) / 1000).toFixed(2)} s` }));
-    if (tokens > 1 && last > first) {
-      meta.append(element("span", { textContent: `${((tokens - 1) / (last - first) * 1000).toFixed(1)} tokens/s` }));
-    }
-    meta.append(element("span", { textContent: `${tokens} tokens${finish === "length" ? ", cut there" : ""}` }));
+    if (first) meta.push([`first text after ${((first - start) / 1000).toFixed(2)} s`, ""]);
+    if (tokens > 1 && last > first) meta.push([`${((tokens - 1) / (last - first) * 1000).toFixed(1)} tokens/s`, ""]);
+    meta.push([`${tokens} tokens${finish === "length" ? ", cut there" : ""}`, ""]);
   } catch (error) {
-    const stopped = error.name === "AbortError";
-    meta.append(element("span", { className: stopped ? "" : "failed", textContent: stopped ? "stopped" : error.message }));
-    if (!stopped && !said) return null;
+    end = error.name === "AbortError" ? "stopped" : "failed";
+    meta.push(end === "stopped" ? ["stopped", ""] : [error.message, "failed"]);
   } finally {
+    drawn.finish();
     article.classList.remove("waits");
+    showMeta(article, meta);
     keepLow();
   }
-  return said;
+  return { text: article.source, meta, end };
 }
 
 function keepLow() {
@@ -127,29 +170,113 @@ function blank() {
     element("div", { className: "text" }), element("p", { className: "meta" }));
 }
 
-$("ask").addEventListener("submit", async (event) => {
-  event.preventDefault();
-  const question = $("question").value.trim();
-  if (!question || running) return;
-  $("log").querySelector(".hint")?.remove();
-  turns.push({ role: "user", content: question });
-  $("question").value = "";
-  const article = blank();
-  $("log").append(element("div", { className: "said", textContent: question }), article);
+// The conversation, in this browser alone until it is cleared
+
+const KEPT = "submodel.conversation";
+
+function keep(unfinished = []) {
+  const all = JSON.stringify({ version: 1, turns: [...turns, ...unfinished] });
+  if (!store("localStorage", KEPT, all)) notice("This browser keeps no conversation: it is gone when the page is left.");
+}
+
+// What was kept, of the form that `keep` writes; nothing of any other.
+function kept() {
+  const conversation = parsed(stored("localStorage", KEPT) || "");
+  const lines = (meta) => Array.isArray(meta) && meta.every((line) => Array.isArray(line) && line.length === 2);
+  const good = (turn) => ["user", "assistant"].includes(turn?.role) && typeof turn.content === "string"
+    && (turn.meta === undefined || lines(turn.meta));
+  const all = conversation?.version === 1 && Array.isArray(conversation.turns) ? conversation.turns : [];
+  return all.every(good) ? all : [];
+}
+
+function restore() {
+  turns = kept();
+  if (turns.length) $("log").replaceChildren();
+  for (const turn of turns) {
+    if (turn.role === "user") {
+      $("log").append(question(turn.content));
+    } else {
+      const article = blank();
+      article.source = turn.content;
+      write(article.querySelector(".text"), turn.content);
+      showMeta(article, turn.meta || []);
+      $("log").append(article);
+    }
+  }
+  if (turns.at(-1)?.role === "user") turns.pop(); // its answer never came: shown, but not sent again
   $("log").scrollTop = $("log").scrollHeight;
-  running = new AbortController();
-  $("send").disabled = true;
+}
+
+function question(content) {
+  return element("div", { className: "said", textContent: content });
+}
+
+// Messages: one runs, those that are sent meanwhile wait their turn
+
+function send(content) {
+  $("log").querySelector(".hint")?.remove();
+  const shown = question(content);
+  $("log").append(shown);
+  $("log").scrollTop = $("log").scrollHeight;
+  if (!running) return run(content, shown);
+  shown.classList.add("queued");
+  const entry = { content, shown };
+  const back = element("button", { type: "button", className: "quiet", textContent: "Do not send" });
+  back.addEventListener("click", () => {
+    queue = queue.filter((other) => other !== entry);
+    shown.remove();
+  });
+  shown.append(back);
+  queue.push(entry);
+}
+
+async function run(content, shown) {
+  const article = blank();
+  shown.after(article);
+  $("log").scrollTop = $("log").scrollHeight;
+  const controller = running = new AbortController();
   $("stop").hidden = false;
+  const turn = { role: "user", content };
+  turns.push(turn);
+  keep();
   const body = {
-    model: $("model").value, messages: turns, max_tokens: Number($("tokens").value) || 256,
-    temperature: Number($("temperature").value) || 0,
+    model: $("model").value, messages: turns.map(({ role, content }) => ({ role, content })),
+    max_tokens: Number($("tokens").value) || 256, temperature: Number($("temperature").value) || 0,
   };
-  const said = await answer(article, body, "v1/chat/completions", running.signal);
-  if (said === null) turns.pop(); else turns.push({ role: "assistant", content: said });
+  let last = 0;
+  const { text, meta, end } = await answer(article, body, "v1/chat/completions", controller.signal, (text, meta) => {
+    if (running !== controller || performance.now() < last + 500) return;
+    last = performance.now();
+    keep([{ role: "assistant", content: text, meta }]);
+  });
+  if (running !== controller) return; // cleared meanwhile
   running = null;
-  $("send").disabled = false;
   $("stop").hidden = true;
+  if (end === "failed" && !text) turns.pop(); else turns.push({ role: "assistant", content: text, meta });
+  keep();
   models();
+  if (end === "failed") return unqueue();
+  const next = queue.shift();
+  if (!next) return;
+  next.shown.classList.remove("queued");
+  next.shown.textContent = next.content;
+  run(next.content, next.shown);
+}
+
+// After a failure nothing more is sent by itself: what waited goes back to where it was written.
+function unqueue() {
+  const waiting = queue.map(({ content }) => content);
+  for (const { shown } of queue) shown.remove();
+  queue = [];
+  $("question").value = [...waiting, $("question").value].filter(Boolean).join("\n\n");
+}
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const content = $("question").value.trim();
+  if (!content) return;
+  $("question").value = "";
+  send(content);
 });
 
 $("question").addEventListener("keydown", (event) => {
@@ -162,8 +289,13 @@ $("question").addEventListener("keydown", (event) => {
 $("stop").addEventListener("click", () => running?.abort());
 
 $("clear").addEventListener("click", () => {
-  running?.abort();
-  turns.length = 0;
+  const controller = running;
+  running = null;
+  controller?.abort();
+  $("stop").hidden = true;
+  turns = [];
+  queue = [];
+  try { localStorage.removeItem(KEPT); } catch { /* a browser without storage has kept nothing */ }
   $("log").replaceChildren();
 });
 
@@ -188,6 +320,15 @@ $("compare").addEventListener("submit", async (event) => {
 
 const megabytes = (bytes) => bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(1)} MB`;
 
+// What a sub-model lost against its base on text of its domain that it had not read.
+function lost(check) {
+  const percent = (ratio) => `${ratio >= 1 ? "+" : "−"}${Math.abs(100 * (ratio - 1)).toFixed(1)}%`;
+  const ratio = check.ratio ?? check.perplexity / check.base_perplexity;
+  const interval = check.low === undefined ? "" : ` (${percent(check.low)} to ${percent(check.high)})`;
+  return `perplexity ${check.perplexity.toFixed(2)}, the base's ${check.base_perplexity.toFixed(2)}: `
+    + `${percent(ratio)}${interval}, ${check.tokens.toLocaleString("en")} tokens`;
+}
+
 function card(model) {
   const about = model.submodel;
   const state = about.upstream ? "elsewhere" : about.resident ? "in memory" : "on disk";
@@ -197,6 +338,7 @@ function card(model) {
     ["sparsity", about.sparsity === undefined ? undefined : `${Math.round(1000 * about.sparsity) / 10}% ${about.pattern}`],
     ["method", about.method],
     ["calibrated on", about.calibration_tokens ? `${about.calibration_tokens.toLocaleString()} tokens` : undefined],
+    ["held-out text", about.held_out ? lost(about.held_out) : undefined],
     ["mask on disk", about.mask_bytes ? megabytes(about.mask_bytes) : undefined],
     ["in memory", about.size_bytes ? `${megabytes(about.size_bytes)} ${about.format}` : undefined],
   ].filter(([, value]) => value);
@@ -229,7 +371,8 @@ async function models() {
 
 $("key").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem("key", $("key-field").value);
+  apiKey = $("key-field").value;
+  store("sessionStorage", "key", apiKey);
   $("key").hidden = true;
   models();
 });
@@ -253,4 +396,5 @@ for (const tab of tabs) {
     next.focus();
   });
 }
+restore();
 models();
