@@ -17,6 +17,7 @@ from submodel.cli import main
 from submodel.errors import SubmodelError
 from submodel.export import export_directory
 from submodel.extract.job import extract
+from submodel.runtime.load import load
 from tests import gguf_files, tiny
 from tests.test_gguf_models import CASES, build
 
@@ -95,6 +96,16 @@ def test_a_directory_with_the_parts_of_one(model: Any, file: Path, tmp_path: Pat
     folder.mkdir()
     split(model, folder)
     assert torch.equal(_logits(folder), _logits(file))
+
+
+def test_parts_under_the_home_of_bases(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "bases" / "m").mkdir(parents=True)
+    parts = split(model, tmp_path)
+    extract(open_base(str(parts[0])), [Samples("d", tiny.ids(2, 16) % 96)], tmp_path / "s", method="wanda")
+    for part in parts:
+        part.rename(tmp_path / "bases" / "m" / part.name)
+    monkeypatch.setenv("SUBMODEL_HOME", str(tmp_path / "bases"))
+    assert load(f"{tmp_path / 's'}@d").base.path == tmp_path / "bases" / "m" / parts[0].name
 
 
 def _with_kind(file: Path, name: str, number: int, out: Path) -> Path:

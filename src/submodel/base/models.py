@@ -32,7 +32,6 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from submodel.base.gguf.source import Gguf
-from submodel.base.gguf.tokenizer.build import build_tokenizer
 from submodel.base.known_tokens import within
 from submodel.base.weights import FLOATS, Safetensors, Source
 from submodel.errors import SubmodelError
@@ -133,6 +132,8 @@ class Base:
         """The tokenizer that lies beside the weights. Raises SubmodelError when there is none."""
         try:
             if isinstance(self.source, Gguf):
+                from submodel.base.gguf.tokenizer.build import build_tokenizer
+
                 tokenizer = build_tokenizer(self.source.file, self.source.fields)
             else:
                 tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)

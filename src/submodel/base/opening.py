@@ -9,7 +9,6 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from submodel.base.gguf import model as gguf_model
 from submodel.base.gguf.parts import file_in
 from submodel.base.gguf.source import Gguf
 from submodel.base.models import Base, first_line
@@ -111,6 +110,8 @@ def _not_decoder_only(config: Any) -> str | None:
 
 
 def _of_gguf(reference: str, source: Gguf) -> Base:
+    from submodel.base.gguf import model as gguf_model  # imported where a GGUF file is read
+
     config, keys = gguf_model.read_config(source)
     base = Base(reference, source.file, config, source, False)
     empty = base.empty(source.dtype)

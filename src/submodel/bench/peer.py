@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from submodel.base.gguf.parts import read_parts
 from submodel.base.models import Base
 from submodel.base.opening import open_base
 from submodel.bench.child import Child
@@ -113,6 +114,8 @@ def write_bf16(source: Path, out: Path) -> None:
     from gguf import GGMLQuantizationType as Type
     from gguf import GGUFReader, GGUFValueType, GGUFWriter, LlamaFileType, dequantize, quantize
 
+    if len(read_parts(source)) > 1:
+        raise SubmodelError(f"{source}: a split GGUF model: join its parts with llama.cpp's gguf-split --merge")
     reader = GGUFReader(source)
     writer = GGUFWriter(out, reader.fields["general.architecture"].contents())
     for name, entry in reader.fields.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from submodel.base.files import write_json
+from submodel.base.gguf.parts import files_of
 from submodel.base.models import Base
 from submodel.base.opening import base_at, checkpoint_path, is_hub_id, open_base, open_weights
 from submodel.base.weights import Source
@@ -139,7 +140,7 @@ def _in_home(size_bytes: int) -> Iterator[str]:
     home = Path(os.environ[HOME]).expanduser()
     for pattern in ("*.gguf", "*/*.gguf"):
         for file in sorted(home.glob(pattern)):
-            if size_bytes <= file.stat().st_size <= size_bytes + _HEADER_BYTES:
+            if size_bytes <= sum(part.stat().st_size for part in files_of(file)) <= size_bytes + _HEADER_BYTES:
                 yield str(file)
     for pattern in ("*/config.json", "*/*/config.json"):
         for file in sorted(home.glob(pattern)):

@@ -11,8 +11,8 @@ from submodel.base.gguf.families import FAMILIES
 from submodel.base.gguf.families.family import pieces_of
 from submodel.base.gguf.keys import Keys
 from submodel.base.gguf.source import Gguf
-from submodel.base.gguf.tokenizer.build import read_roles
 from submodel.base.gguf.tokenizer.ends import end_tokens
+from submodel.base.gguf.tokenizer.vocabulary import read_vocabulary
 from submodel.errors import SubmodelError, unknown_name
 
 
@@ -41,7 +41,7 @@ def _tokens(file: Path, fields: Mapping[str, Any]) -> dict[str, Any]:
     none = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     if "tokenizer.ggml.tokens" not in fields:
         return none
-    vocabulary = read_roles(file, fields)
+    vocabulary = read_vocabulary(file, fields)
     ends = list(end_tokens(vocabulary))
     return {
         **none,

@@ -1,5 +1,6 @@
 """Which files a GGUF model lies in: one, or the parts that llama.cpp's gguf-split has cut it into."""
 
+import glob
 import re
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def read_parts(file: Path) -> list[Header]:
     if said is not None and said != total:
         raise SubmodelError(f"{file}: its parts hold {total} tensors of {said}: fetch all parts again")
     return headers
+
+
+def files_of(file: Path) -> list[Path]:
+    """The files that are there of the model whose first part, or only file, is given; none for a later part."""
+    match = _PART.fullmatch(file.name)
+    if match is None:
+        return [file]
+    return sorted(file.parent.glob(f"{glob.escape(match[1])}-?????-of-{match[3]}.gguf")) if int(match[2]) == 1 else []
 
 
 def file_in(folder: Path) -> Path | None:

@@ -27,7 +27,6 @@ from submodel.errors import SubmodelError
 
 _PREFIX = "tokenizer.ggml."
 _SPACE = "▁"  # what SentencePiece writes for a space
-_DEFAULT_ROLES = {"gpt2": {}, "llama": {"unk": 0, "bos": 1, "eos": 2}}
 _READ = frozenset(
     {
         "model", "pre", "tokens", "token_type", "token_type_count", "scores", "merges", "add_bos_token",
@@ -45,21 +44,6 @@ _NAMED = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 _FILL_IN = ("fim_prefix", "fim_suffix", "fim_middle")
 
 
-def read_roles(file: Path, fields: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary of a file, with the roles that its kind of tokenizer has by default.
-
-    Raises SubmodelError for a kind that is not read.
-    """
-    kind = fields.get(f"{_PREFIX}model")
-    if kind not in _DEFAULT_ROLES:
-        said = "has no tokenizer" if kind in (None, "none", "no_vocab") else f"has a tokenizer of the kind {kind!r}"
-        raise SubmodelError(
-            f"{file}: it {said} (tokenizer.ggml.model): {' and '.join(sorted(_DEFAULT_ROLES))} are read: give the "
-            "model's safetensors directory"
-        )
-    return read_vocabulary(file, fields, _DEFAULT_ROLES[kind])
-
-
 def build_tokenizer(file: Path, fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """The tokenizer that a file's keys describe.
 
@@ -70,7 +54,7 @@ def build_tokenizer(file: Path, fields: Mapping[str, Any]) -> PreTrainedTokenize
     Raises:
         SubmodelError: a kind of tokenizer or a key that is not understood.
     """
-    vocabulary = read_roles(file, fields)
+    vocabulary = read_vocabulary(file, fields)
     _refuse_others(file, fields)
     spm = fields[f"{_PREFIX}model"] == "llama"
     rule = Rule((), begins=True) if spm else rule_named(fields.get(f"{_PREFIX}pre") or DEFAULT)

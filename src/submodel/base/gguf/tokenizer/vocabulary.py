@@ -10,6 +10,7 @@ from submodel.errors import SubmodelError
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _UNSET = (-1, 2**32 - 1)
 _PREFIX = "tokenizer.ggml."
+_DEFAULT_ROLES: dict[str, dict[str, int]] = {"gpt2": {}, "llama": {"unk": 0, "bos": 1, "eos": 2}}
 # the key of a role, and what it was called before
 _ROLES = {
     "bos": ("bos",),
@@ -57,7 +58,22 @@ class Vocabulary:
         return [i for i, kind in enumerate(self.kinds) if kind in kinds]
 
 
-def read_vocabulary(file: Path, fields: Mapping[str, Any], roles: Mapping[str, int]) -> Vocabulary:
+def read_vocabulary(file: Path, fields: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary of a file, with the roles that its kind of tokenizer has by default.
+
+    Raises SubmodelError for a kind that is not read.
+    """
+    kind = fields.get(f"{_PREFIX}model")
+    if kind not in _DEFAULT_ROLES:
+        said = "has no tokenizer" if kind in (None, "none", "no_vocab") else f"has a tokenizer of the kind {kind!r}"
+        raise SubmodelError(
+            f"{file}: it {said} (tokenizer.ggml.model): {' and '.join(sorted(_DEFAULT_ROLES))} are read: give the "
+            "model's safetensors directory"
+        )
+    return _read(file, fields, _DEFAULT_ROLES[kind])
+
+
+def _read(file: Path, fields: Mapping[str, Any], roles: Mapping[str, int]) -> Vocabulary:
     """The vocabulary of a file.
 
     Args:
