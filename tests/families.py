@@ -134,7 +134,7 @@ def save(family: str, folder: Path) -> None:
     with torch.device("meta"):
         size = sum(p.numel() for p in AutoModelForCausalLM.from_config(copy.deepcopy(config)).parameters())
     if size > LARGEST:
-        raise ValueError(f"{size:,} parameters are there whatever sizes its configuration is given")
+        raise ValueError(f"{size:,} parameters, in parts that this walk does not know to make small")
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(1)
