@@ -10,6 +10,7 @@ from submodel.errors import SubmodelError
 
 def add_options(p: argparse.ArgumentParser) -> None:
     """The options of `eval`."""
+    p.epilog = options.DECODING
     p.add_argument("model", nargs="+", metavar="MODEL")
     p.add_argument(
         "--task",

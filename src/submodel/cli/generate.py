@@ -10,6 +10,7 @@ from submodel.cli.console import show
 
 def add_options(p: argparse.ArgumentParser) -> None:
     """The options of `generate`."""
+    p.epilog = options.DECODING
     p.add_argument("model", metavar="MODEL")
     p.add_argument("--prompt", required=True)
     p.add_argument("--max-tokens", type=int, default=128, help="new tokens at most (default: 128)")

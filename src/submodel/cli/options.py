@@ -28,6 +28,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
+DECODING = (
+    "The model's generation_config.json is followed: its penalties and bans (repetition_penalty, no_repeat_ngram_size, "
+    "bad_words_ids and the like) always, its top_k, top_p and min_p where tokens are sampled and none is given. Its "
+    "temperature and do_sample are not: decoding is greedy unless a temperature is given (a server's client gives one: "
+    "OpenAI's default is 1). Beam search and the like are refused."
+)
+
+
 def tokens(given: str) -> int | str:
     """A token budget: a number, or AUTO."""
     if given == AUTO:

@@ -15,6 +15,7 @@ _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 def add_options(p: argparse.ArgumentParser) -> None:
     """The options of `serve`."""
+    p.epilog = options.DECODING
     p.add_argument("store", metavar="STORE")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
     p.add_argument("--port", type=int, default=8000, help="0 is any free one (default: 8000)")

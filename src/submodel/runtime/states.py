@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers.cache_utils import DynamicCache
+from transformers.modeling_utils import PreTrainedModel
 
 
 @dataclass
@@ -87,8 +88,15 @@ def _first_inputs(model: Any, ids: torch.Tensor) -> dict[str, Any]:
 
 
 def numbers_positions(model: Any) -> bool:
-    """Whether a family has a numbering of its own, from the padding token on, which position ids would override."""
-    return any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules())
+    """Whether a family numbers positions itself, so that rows that begin in different columns cannot share a step.
+
+    Some number from the padding token on; some take position ids inside, and do not say so outside.
+    """
+    if any(hasattr(module, "create_position_ids_from_input_ids") for module in model.modules()):
+        return True
+    parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    takes = ["position_ids" in inspect.signature(part.forward).parameters for part in parts]
+    return any(takes) and not takes[0]
 
 
 def has_cache(model: Any) -> bool:

@@ -20,6 +20,7 @@ from submodel.walk.observe import Observer
 from submodel.walk.walked_text import WalkedText, record
 
 _TOKENS = 8
+_ODD = (RuntimeError, AttributeError, TypeError, ValueError, LookupError)
 
 
 class _Nothing:
@@ -51,7 +52,13 @@ def rehearse(base: Base, dtype: torch.dtype, device: str = "cpu") -> None:
             raise SubmodelError(_refusal(base, "its blocks share matrices"))
         targets = base.targets(model)
         text = WalkedText(Samples("rehearsal", torch.arange(_TOKENS)[None]), model, folder, dtype, _TOKENS, stack)
-        record(base, model, [text], device, fresh=True)
+        try:
+            record(base, model, [text], device, fresh=True)
+        except SubmodelError:
+            raise
+        except _ODD as error:
+            reason = f"what it passes to its blocks cannot be recorded ({first_line(error)})"
+            raise SubmodelError(_refusal(base, reason)) from error
         hidden = text.read(0, 0, 1).to(device)
         tried: set[tuple[object, ...]] = set()
         for index, block in enumerate(blocks):
@@ -66,7 +73,9 @@ def rehearse(base: Base, dtype: torch.dtype, device: str = "cpu") -> None:
             try:
                 with Observer(matrices, lambda cols, where: _Nothing()) as observer:
                     seen, out = observer.run_to_end(block.to(device), text.calls[0][index], hidden)
-            except RuntimeError as error:
+            except SubmodelError:
+                raise
+            except _ODD as error:
                 reason = f"{name} does not run in {str(dtype)[6:]} ({first_line(error)}): try another --dtype"
                 raise SubmodelError(_refusal(base, reason)) from error
             if out.shape != hidden.shape:
