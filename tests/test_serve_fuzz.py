@@ -92,6 +92,8 @@ def test_what_the_document_allows_and_what_it_does_not(schema: Any, route: str, 
 FIELDS = st.sampled_from(
     ["messages", "role", "content", "type", "text", "prompt", "suffix", "stop", "n", "seed", "logprobs", "stream"]
     + ["top_logprobs", "temperature", "top_p", "max_tokens", "stream_options", "include_usage", "file", "language"]
+    + ["tools", "tool_choice", "function", "parameters", "tool_calls", "arguments", "response_format", "json_schema"]
+    + ["schema", "logit_bias", "frequency_penalty", "repetition_penalty", "top_k", "echo", "best_of", "name"]
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),

@@ -11,6 +11,8 @@ import pytest
 import torch
 from openai import OpenAI
 
+from submodel.api import running
+from submodel.cli import main
 from submodel.runtime import Loaded, Request, generate_batch, load
 from submodel.runtime.processors import Processor, Processors
 from submodel.runtime.scoring import AlignedScores
@@ -471,3 +473,27 @@ def test_a_refusal_names_the_parameter_for_the_client(client: OpenAI):
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model="base", prompt="a", best_of=2, n=3)
     assert refused.value.param == "best_of"
+
+
+# the command
+
+
+@pytest.mark.parametrize("json_too", [False, True])
+def test_serve_prints_the_address_of_its_page(
+    json_too: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def started(store: str, *, ready: Any, **options: Any) -> None:
+        ready("http://127.0.0.1:8000", ["base", "python"])
+
+    monkeypatch.setattr(running, "serve", started)
+    assert main(["serve", "coder.store", *(["--json"] if json_too else [])]) in (None, 0)
+    out = capsys.readouterr().out
+    if json_too:
+        assert json.loads(out) == {
+            "url": "http://127.0.0.1:8000",
+            "page": "http://127.0.0.1:8000/",
+            "models": ["base", "python"],
+        }
+    else:
+        assert "http://127.0.0.1:8000/v1 answers as auto, base, python" in out
+        assert "http://127.0.0.1:8000/ is a page" in out

@@ -19,7 +19,9 @@ from submodel.errors import SubmodelError
 from submodel.runtime import Loaded, Request, generate_batch, load
 from submodel.runtime.forward import end_tokens
 from submodel.runtime.grammar import Grammars
+from submodel.runtime.model_thread import ModelThread
 from submodel.runtime.processors import Processors
+from submodel.runtime.vocabulary import TokenLimit
 from submodel.serve.openai.calls import CallReader
 from submodel.serve.openai.prompts import RequestPrompts
 from submodel.serve.openai.schema import ChatMessage, ChatRequest
@@ -27,6 +29,7 @@ from submodel.serve.openai.tools import Tools, answer_grammar, tags_of, tools_of
 from submodel.serve.refusal import Refusal
 from submodel.serve.server import Server
 from tests import serving, tiny
+from tests.test_model_thread import Caller
 from tests.test_serve_prompts import spaced_tokenizer
 
 HELLO: Any = [{"role": "user", "content": "hello there"}]
@@ -507,3 +510,25 @@ def test_a_template_that_refuses_tools_says_so(client: OpenAI):
     tokenizer = tiny.byte_tokenizer()
     with pytest.raises(Refusal, match="no chat template"):
         RequestPrompts(tokenizer).chat([ChatMessage(role="user", content="x")])
+
+
+def test_a_model_of_few_tokens_spells_what_is_asked_for(loaded: Loaded):
+    """A sub-model whose vocabulary lacks the tokens of a grammar or of a bias: the request brings them along."""
+    letters = torch.arange(60, 90)
+    limited = replace(loaded, limit=TokenLimit(letters, 272))
+    grammars = Grammars(limited.tokenizer, end_tokens(limited))
+    grammar = Processors(grammar=grammars.json({"enum": ["größer"]}))
+    request = Request("", (65, 66), 40, processors=grammar)
+    named = replace(request, named=grammars.letters)
+    thread = ModelThread(limited, rows=2)
+    try:
+        assert Caller(thread, request).wait().finish() == "grammar"
+        caller = Caller(thread, named, best=20).wait()
+        assert (caller.finish(), caller.text()) == ("eos", '"größer"')
+        scores = [score for piece in caller.seen[0] for score in piece.scores]
+        assert all(logprob > -1e4 for score in scores for _, logprob in score.best)  # JSON knows no infinity
+        forced = Request("", (65, 66), 3, processors=Processors(bias=((5, 100.0),)), named=(5,))
+        assert Caller(thread, forced).wait().tokens() == [5, 5, 5]
+    finally:
+        thread.close()
+    assert [c.text for c in generate_batch(limited, [named], lanes=1)] == ['"größer"']

@@ -273,7 +273,7 @@ def _finish_prompt(loaded: Loaded, beginning: list[torch.Tensor], request: Reque
 
 
 def _more(loaded: Loaded, request: Request) -> MoreTokens | None:
-    return loaded.limit.used_by(request.prompt) if loaded.limit else None
+    return loaded.limit.used_by(request.sayable) if loaded.limit else None
 
 
 def _longest(waiting: Iterable[Request]) -> int:

@@ -32,6 +32,8 @@ class Request:
         top_p, top_k: nucleus and number of tokens to sample from; 1 and 0 are off.
         ends: tokens that end a continuation beside the model's own.
         processors: what moves the logits before a token is picked.
+        named: tokens that it may say as if its prompt held them (see `TokenLimit`): those that a bias or a grammar
+            asks for.
     """
 
     key: str
@@ -44,6 +46,12 @@ class Request:
     top_k: int = 0
     ends: frozenset[int] = frozenset()
     processors: Processors = Processors()
+    named: tuple[int, ...] = ()
+
+    @property
+    def sayable(self) -> tuple[int, ...]:
+        """Tokens that it brings along."""
+        return self.prompt + self.named
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,7 @@ class Sequence:
         self.tokens: list[int] = []
         self.text = ""
         self.finish: str | None = None
-        self.more = loaded.limit.used_by(request.prompt) if loaded.limit else None
+        self.more = loaded.limit.used_by(request.sayable) if loaded.limit else None
         self.generator = torch.Generator().manual_seed(request.seeds[sample])
         self._ends = end_tokens(loaded) | request.ends
         self._stream = TextStream(loaded.tokenizer, request.prompt, request.stops)

@@ -5,10 +5,12 @@ minus infinity. Once the text is complete, only tokens that end a text are allow
 """
 
 import json
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import pre_tokenizers
 
 from submodel.errors import SubmodelError
 
@@ -42,7 +44,10 @@ class Matcher:
             allowed[[end for end in self._ends if end < len(logits)]] = True
         if not allowed.any():
             raise SubmodelError(f"the grammar allows no token: {_first_line(self._matcher.get_error())}")
-        return logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), float("-inf"))
+        masked = logits.masked_fill_(torch.from_numpy(~allowed).to(logits.device), float("-inf"))
+        if not masked.isfinite().any():
+            raise SubmodelError("the grammar allows only tokens that the model's vocabulary lacks")
+        return masked
 
     def take(self, token: int) -> None:
         """The token that was picked."""
@@ -70,11 +75,19 @@ class Grammars:
         if not ends:
             raise SubmodelError("a grammar needs a token that ends a text, and this base has none")
         self._kind = llguidance.LLMatcher
+        self._vocabulary: dict[str, int] = tokenizer.get_vocab()
         self._eos, self._ends = min(ends), ends
         try:
             self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=self._eos)
         except Exception as error:  # whatever it does not know of a tokenizer
             raise SubmodelError(f"no grammar over this base's tokenizer: {error}") from error
+
+    @cached_property
+    def letters(self) -> tuple[int, ...]:
+        """Tokens of single bytes, in which any text can be spelled."""
+        known = self._vocabulary
+        names = [*pre_tokenizers.ByteLevel.alphabet(), *(f"<0x{byte:02X}>" for byte in range(256))]
+        return tuple(sorted(known[name] for name in names if name in known)) + tuple(sorted(self._ends))
 
     def json(self, schema: dict[str, Any]) -> Grammar:
         """A JSON document that a schema allows. Raises SubmodelError for a schema that is wrong or not supported."""

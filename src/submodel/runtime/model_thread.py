@@ -236,7 +236,7 @@ class ModelThread:
             start = cache.end
             piece = tokens[start : start + PIECE] if isinstance(cache, KeyValueCache) else tokens
             limit = self.loaded.limit
-            more = limit.used_by(tokens) if limit else None
+            more = limit.used_by(prompt.ticket.request.sayable) if limit else None
             if prompt.ticket.score_prompt:
                 rows = extend_scored(self.loaded, cache, list(piece), more)
                 following = tokens[start + 1 : cache.end + 1]

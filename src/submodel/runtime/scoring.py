@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+_LEAST = -9999.0
+
 
 @dataclass(frozen=True)
 class Score:
@@ -27,7 +29,9 @@ def score(logits: torch.Tensor, token: int, best: int) -> Score:
     """Of a token that was taken from logits (vocabulary,), with the `best` most likely ones."""
     logprobs = logits.float().log_softmax(-1)
     top = logprobs.topk(min(best, len(logprobs)))
-    return Score(token, float(logprobs[token]), tuple(zip(top.indices.tolist(), top.values.tolist(), strict=True)))
+    likely = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    # a token that the model's vocabulary lacks has none: JSON cannot say so, and OpenAI writes -9999
+    return Score(token, max(_LEAST, float(logprobs[token])), tuple(one for one in likely if one[1] > _LEAST))
 
 
 class AlignedScores:

@@ -123,6 +123,7 @@ class Service:
         lease = await while_connected(http, self.models.lease(chosen.name), self._release)
         try:
             room = self._check_length(work.prompts, lease.model.context)
+            processors, named = await self._processors(lease.model, work)
             first = secrets.randbits(62) if body.seed is None else body.seed
             template = Request(
                 "",
@@ -133,7 +134,8 @@ class Service:
                 or_default(body.temperature, 1.0),
                 or_default(body.top_p, 1.0),
                 max(0, or_default(body.top_k, 0)),
-                processors=await self._processors(lease.model, work),
+                processors=processors,
+                named=named,
             )
         except BaseException:
             self._release(lease)
@@ -149,20 +151,23 @@ class Service:
         generation.start(work.prompts, template, work.top_logprobs, work.score_prompts)
         return generation
 
-    async def _processors(self, model: ModelThread, work: Work) -> Processors:
-        """With the grammar, compiled. Raises Refusal for one that cannot be kept to."""
+    async def _processors(self, model: ModelThread, work: Work) -> tuple[Processors, tuple[int, ...]]:
+        """With the grammar, compiled; and the tokens that they ask for. Raises Refusal where it cannot be kept to."""
+        biased = tuple(token for token, bias in work.processors.bias if bias > 0)
         if work.grammar is None:
-            return work.processors
+            return work.processors, biased
         text, param = work.grammar
         try:
             async with self._compiling:
                 ends = end_tokens(model.loaded)
                 if ends not in self._grammars:
                     self._grammars[ends] = await asyncio.to_thread(Grammars, model.loaded.tokenizer, ends)
-                grammar = await asyncio.to_thread(self._grammars[ends].lark, text)
+                grammars = self._grammars[ends]
+                grammar = await asyncio.to_thread(grammars.lark, text)
         except SubmodelError as error:
             raise Refusal(400, f"{param}: {error}", "unsupported_grammar", param) from error
-        return replace(work.processors, grammar=grammar)
+        tokens = await asyncio.to_thread(lambda: model.loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return replace(work.processors, grammar=grammar), (*biased, *tokens, *grammars.letters)
 
     def _release(self, lease: Lease) -> None:
         self.models.release(lease)
