@@ -211,7 +211,16 @@ def test_a_set_that_holds_the_repositorys_code_is_said(llama: Path, tmp_path: Pa
     data.mkdir(parents=True)
     rows = [held.documents[0].text * 20, *(f"x{i} = {i}\n" * 300 for i in range(4))]
     (data / "train.jsonl").write_text("".join(json.dumps({"whole_func_string": row}) + "\n" for row in rows))
-    words = ["extract", str(llama), "--data-dir", str(tmp_path / "data"), "--no-check", "--no-routing", "--seq-len", "32"]
+    words = [
+        "extract",
+        str(llama),
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--no-check",
+        "--no-routing",
+        "--seq-len",
+        "32",
+    ]
     words += ["--skip-contamination", "--out", str(tmp_path / "s"), "--tokens", "512"]
     assert cli.main([*words, "--domain", "generic=python:1", "--domain", f"mine={root}:python"]) == 0
     said: list[str] = []
