@@ -126,7 +126,7 @@ def test_the_manifest_says_what_was_found(store: Path, capsys: pytest.CaptureFix
     assert opened.manifest("apart")["contamination"]["rows"] == 0
     assert "contamination" not in opened.manifest("mine")
     assert cli.main(["info", f"{store}@math"]) == 0
-    assert "13 words in a row with 1 of 6 problems of gsm8k/main/test" in capsys.readouterr().out
+    assert "13 words in a row with 1 of 6 problems of gsm8k/main/test: 17%, so a score" in capsys.readouterr().out
     assert cli.main(["info", f"{store}@mix"]) == 0
     assert "part own: 400 tokens" in capsys.readouterr().out
 
@@ -211,13 +211,13 @@ def test_tables_say_what_was_a_stand_in(store: Path, llama: Path, texts: dict[st
     task = ["--task", f"perplexity:{texts['python']}:text", "--out", str(rows), "--seq-len", "32", "--tokens", "320"]
     assert cli.main(["eval", f"{store}@mix", f"{store}@math", str(llama), *task]) == 0
     shown = capsys.readouterr().out
-    assert "mix: calibrated on a stand-in: c4 (allenai/c4)" in shown and "math: calibrated" not in shown
+    assert "read as stand-ins, see submodel info: c4 (calibration of mix)\n" in shown
     assert table(read_rows(rows)) in shown
     (tmp_path / "data/c4").mkdir(parents=True)
     tiny.write_jsonl(tmp_path / "data/c4/validation.jsonl", "c4")
     task = ["--task", "perplexity:english/validation", "--data-dir", str(tmp_path / "data"), "--seq-len", "32"]
     assert cli.main(["eval", str(llama), *task, "--tokens", "320", "--out", str(rows)]) == 0
-    assert "c4 (allenai/c4) was not read but c4/validation.jsonl" in capsys.readouterr().out
+    assert "c4 (calibration of mix), c4 (text)\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("removed", [{"form": "chat"}, {"weighting": "document"}])

@@ -64,13 +64,13 @@ def test_one_model():
 
 def test_notes_are_in_the_order_of_the_columns():
     rows = [row(5, data={"name": f"sets/{name}.jsonl"}, n=n) for name, n in (("z", 30), ("a", 2000), ("m", 4))]
-    rows += [row(6, "zoo", notes=["y for z"]), row(6, "ant", notes=["b for c"])]
-    *_, first, second, third = table(rows).splitlines()
+    rows += [row(6, "zoo", notes=["y (for) z"]), row(6, "ant", notes=["b (for) c"])]
+    *_, first, second = table(rows).splitlines()
     assert first == (
         "95% intervals in brackets; 30 tokens of sets/z.jsonl; 2,000 tokens of sets/a.jsonl; 4 tokens of sets/m.jsonl; "
         "1,000 tokens of python/test.jsonl:code"
     )
-    assert second.startswith("zoo: calibrated on a stand-in") and third.startswith("ant: calibrated on a stand-in")
+    assert second == "read as stand-ins, see submodel info: y (calibration of zoo), b (calibration of ant)"
 
 
 def test_differences_are_of_the_same_pieces():

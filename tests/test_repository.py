@@ -1,5 +1,6 @@
 """A repository: what git sees, what someone wrote, what is held out, and how well a sub-model fits it."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from submodel import cli
 from submodel.calibration import is_held_out, read_repository
 from submodel.calibration.repository import is_generated, is_minified, without_licence
 from submodel.errors import SubmodelError
+from submodel.tasks.fit import fit, tokens_to_compare
 from submodel.tasks.perplexity import as_much_as_there_is
 from tests import tiny
 
@@ -194,3 +196,39 @@ def test_a_sub_model_of_a_repository(repository: Path, llama: Path, texts: dict[
     for against in ("nowhere/model", f"{store}@nothing", f"{late}@other"):
         assert cli.main([*words, "--out", str(late), "--against", against]) == 2
         assert capsys.readouterr().err.count("\n") == 1 and not late.exists(), against
+
+
+def test_a_set_that_holds_the_repositorys_code_is_said(llama: Path, tmp_path: Path):
+    arguments = {i: ", ".join(f"{letter}{i}" for letter in "abcdefghijklmno") for i in range(30)}
+    files = {f"src/long{i}.py": f"def f{i}({arguments[i]}): return a{i}\n" for i in range(30)}
+    root = tmp_path / "code"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    held = read_repository("x", f"{root}:python", "held-out")
+    assert held.documents
+    data = tmp_path / "data/code_search_net/python"
+    data.mkdir(parents=True)
+    rows = [held.documents[0].text * 20, *(f"x{i} = {i}\n" * 300 for i in range(4))]
+    (data / "train.jsonl").write_text("".join(json.dumps({"whole_func_string": row}) + "\n" for row in rows))
+    words = [
+        "extract",
+        str(llama),
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--no-check",
+        "--no-routing",
+        "--seq-len",
+        "32",
+    ]
+    words += ["--skip-contamination", "--out", str(tmp_path / "s"), "--tokens", "512"]
+    assert cli.main([*words, "--domain", "generic=python:1", "--domain", f"mine={root}:python"]) == 0
+    said: list[str] = []
+    models = [f"{tmp_path / 's'}@generic", f"{tmp_path / 's'}@mine", str(llama)]
+    fits = fit(models, f"{root}:python", tokens=tokens_to_compare(64), seq_len=32, say=said.append)
+    assert said[0].startswith("measuring 3 models on 64 held-out tokens of ") and fits[0].perplexity.tokens == 62
+    assert f"@generic: was calibrated on text that shares 13 words in a row with 1 of {len(held.documents)}" in said[1]
+    assert len(said) == 2 and "favours it" in said[1]
+    (data / "train.jsonl").unlink()
+    fit(models[:1], f"{root}:python", tokens=64, seq_len=32, say=said.append)
+    assert "is not known" in said[-1]

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterable
 
-from submodel.cli.console import say
+from submodel.cli.console import say, signs_of_life, write_any_text
 from submodel.cli.options import Parser, check
 from submodel.errors import SubmodelError
 
@@ -65,13 +65,17 @@ def main(argv: Iterable[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    write_any_text()
     try:
         check(args)
         if argv is None and args.verb not in _LIGHT:
             from submodel.cli.lean_imports import import_transformers
 
             import_transformers()
-        return args.run(args) or 0
+        if args.verb == "serve":  # has no end to wait for
+            return args.run(args) or 0
+        with signs_of_life(f"submodel {args.verb}"):
+            return args.run(args) or 0
     except SubmodelError as error:
         say(f"submodel {args.verb}: {error}")
         return 2

@@ -1,13 +1,21 @@
 """What the verbs print: one JSON document or lines on standard output, everything else on standard error."""
 
 import argparse
+import io
 import json
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 _EVERY_S = 30
 """Between two lines of progress where standard error is no terminal."""
+
+
+_said = [0.0]  # when the last line was written
+_bars: "list[Bar]" = []  # what is being shown now
 
 
 class Bar:
@@ -28,9 +36,11 @@ class Bar:
             self._bar = tqdm(desc=what, unit=unit, unit_scale=True, file=sys.stderr, leave=False, dynamic_ncols=True)
 
     def __enter__(self) -> Self:
+        _bars.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        _bars.remove(self)
         if self._bar is not None:
             self._bar.close()
 
@@ -50,9 +60,18 @@ class Bar:
         self._total = total
         self._show(done)
 
+    @property
+    def line(self) -> str:
+        """How far it has come; empty before anything was said of it."""
+        if self._total < 0:
+            return ""
+        seconds = time.monotonic() - self._started
+        return progress_line(self._what, self._unit, self._done, self._total, self._done - self._start, seconds)
+
     def _begin(self, done: int, total: int) -> None:
         """Start the clock, at what an earlier run had done."""
-        self._total, self._start = total, done
+        self._start = self._done = done
+        self._total = total
         self._started = time.monotonic()
         self._next = self._started + _EVERY_S
         if self._bar is not None:
@@ -60,11 +79,48 @@ class Bar:
             self._bar.initial = done
 
     def _show(self, done: int) -> None:
+        self._done = done
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
         elif (now := time.monotonic()) >= self._next:
             self._next = now + _EVERY_S
-            say(progress_line(self._what, self._unit, done, self._total, done - self._start, now - self._started))
+            say(self.line)
+
+
+@contextmanager
+def signs_of_life(what: str, every_s: float = _EVERY_S) -> Iterator[None]:
+    """Where standard error is no terminal, a line whenever nothing was said for so many seconds.
+
+    Args:
+        what: is being done, where no `Bar` knows how far it has come.
+        every_s: seconds without a line.
+    """
+    if sys.stderr.isatty():
+        yield
+        return
+    started, ended = time.monotonic(), threading.Event()
+    _said[0] = started
+
+    def watch() -> None:
+        while not ended.wait(max(0.01, _said[0] + every_s - time.monotonic())):
+            if time.monotonic() - _said[0] >= every_s:
+                running = f"{what}: at work for {duration(time.monotonic() - started)}"
+                say(next((bar.line for bar in reversed(_bars) if bar.line), running))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def write_any_text() -> None:
+    """Have characters that a terminal's encoding lacks written as escapes, where Python would fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def progress_line(what: str, unit: str, done: int, total: int, done_here: int, seconds: float) -> str:
@@ -90,7 +146,8 @@ def duration(seconds: float) -> str:
 
 def say(line: str) -> None:
     """A line for the user, on standard error."""
-    print(line, file=sys.stderr)
+    _said[0] = time.monotonic()
+    print(line, file=sys.stderr, flush=True)
 
 
 def show(args: argparse.Namespace, document: Any, lines: list[str]) -> None:

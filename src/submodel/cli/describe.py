@@ -6,6 +6,10 @@ if TYPE_CHECKING:
     from submodel.api.information import Info
 
 
+NEGLIGIBLE = 0.01
+"""Share of a set's problems that may be in calibration text: the 95% interval of a rate is wider, up to 10,000."""
+
+
 def size(about: "Info") -> str:
     """Method, sparsity, and what it takes on disk."""
     manifest = about.manifest
@@ -70,10 +74,17 @@ def overlapping(manifest: dict[str, Any]) -> list[str]:
         return []
     return [
         f"calibration text shares {contamination['words']} words in a row with {counts['overlapping']} of "
-        f"{counts['problems']} problems of {name}"
+        f"{counts['problems']} problems of {name}: {_verdict(name, counts['overlapping'] / counts['problems'])}"
         for name, counts in contamination["sets"].items()
         if counts["overlapping"]
     ]
+
+
+def _verdict(name: str, share: float) -> str:
+    """Whether it matters that a share of a set's problems was seen, and what to do."""
+    if share <= NEGLIGIBLE:
+        return f"{share:.1%} of a score at most, less than its interval: nothing to do"
+    return f"{share:.0%}, so a score on {name} says little: measure another task, or calibrate on other text"
 
 
 def settled(settling: dict[str, Any]) -> str:

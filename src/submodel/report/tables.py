@@ -111,10 +111,7 @@ def _table(rows: list[Row], names: Mapping[str, str], against: str | None, won_b
     notes = _once(f"{row.n:,} {_counted(row)} of {_name(row, names)}" for row in results)
     notes = [f"95% intervals in brackets; {'; '.join(notes)}"] if notes else []
     by_line = sorted(by_column, key=lambda row: lines.index(_line(row)))
-    notes += _once(f"{row.submodel}: calibrated on a stand-in: {note}" for row in by_line for note in row.notes)
-    notes += _once(
-        f"{_name(row, names)}: text of a stand-in: {note}" for row in results for note in stand_ins(row.data)
-    )
+    notes += _stand_in_note(by_line, results)
     if bases and won_back:
         notes.append(f"won: of what {against} loses against dense on the same windows, problems or matrices")
     elif bases:
@@ -140,6 +137,18 @@ def drawn(tables: Sequence[list[list[str]]], notes: Sequence[str], markdown: boo
     first, *others = (piped(table) if markdown else aligned(table) for table in tables)
     first = ("\n\n" if markdown else "\n").join([first, *notes])
     return "\n\n".join([first, *others])
+
+
+def _stand_in_note(by_line: Sequence[Row], results: Sequence[Row]) -> list[str]:
+    """One note for all sets that were not read themselves; a manifest and a row say what was read instead."""
+    used = _once(f"{_set_of(note)} (calibration of {row.submodel})" for row in by_line for note in row.notes)
+    used += _once(f"{_set_of(note)} (text)" for row in results for note in stand_ins(row.data))
+    return [f"read as stand-ins, see submodel info: {', '.join(used)}"] if used else []
+
+
+def _set_of(note: str) -> str:
+    """The set that a line of `stand_ins` speaks of."""
+    return note.partition(" (")[0]
 
 
 def _once(lines: Iterable[str]) -> list[str]:

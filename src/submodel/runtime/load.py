@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,6 +76,15 @@ class Loaded:
         return engine_of(self.model) if self.weight_format else None
 
 
+def _refuse_store(reference: str) -> None:
+    """Raises SubmodelError for a store without the name of one of its sub-models."""
+    path = Path(reference).expanduser()
+    if (path / "store.json").is_file():
+        names = Store(path).names
+        which = f"give {' or '.join(f'{reference}@{name}' for name in names)}" if names else "it is empty"
+        raise SubmodelError(f"{reference}: that is a store: {which}")
+
+
 def load(
     reference: str,
     *,
@@ -116,6 +126,7 @@ def load(
     masks: Masks = {}
     manifest, vocabulary = None, None
     if parts is None:
+        _refuse_store(reference)
         if reference not in opened:
             opened[reference] = open_base(reference, trust_remote_code)
         source = opened[reference]

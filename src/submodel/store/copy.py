@@ -67,7 +67,7 @@ def copy(models: Sequence[tuple[Store, str]], out: Path, names: Sequence[str] = 
 def remove(store: Store, name: str) -> None:
     """Take a sub-model out of its store.
 
-    Raises SubmodelError when there is none of this name, or others are coded against it.
+    Raises SubmodelError when there is none of this name, others are coded against it, or the store cannot be written.
     """
     with store.lock():
         store.manifest(name)
@@ -80,8 +80,11 @@ def remove(store: Store, name: str) -> None:
         folder = store.path / "submodels" / name
         gone = folder.with_name(f".{name}.partial")
         shutil.rmtree(gone, ignore_errors=True)
-        os.replace(folder, gone)  # at once: a kill leaves a folder that nobody reads
-        shutil.rmtree(gone)
+        try:
+            os.replace(folder, gone)  # at once: a kill leaves a folder that nobody reads
+        except OSError as error:
+            raise SubmodelError(f"{folder}: cannot be removed ({error.strerror}): make the store writable") from error
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def _copy_routing(store: Store, old: str, target: Store, name: str) -> None:

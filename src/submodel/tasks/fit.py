@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,15 @@ from submodel.tasks.perplexity import (
     refuse_calibrated_rows,
     window_losses,
 )
+from submodel.tasks.seen_code import seen_elsewhere
+
+MOST_TOKENS = 50_000
+"""Held-out tokens that a comparison is made on by default: fewer decide nothing."""
+
+
+def tokens_to_compare(calibrated_on: int) -> int:
+    """Held-out tokens for a comparison after an extraction of so many: as many, and no more than decide it."""
+    return min(MOST_TOKENS, calibrated_on)
 
 
 @dataclass(frozen=True)
@@ -51,11 +61,13 @@ def fit(
     models: Sequence[str],
     repository: str,
     *,
-    tokens: int = 50_000,
+    tokens: int = MOST_TOKENS,
     seq_len: int = 1024,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
     trust_remote_code: bool = False,
+    data_dir: Path | None = None,
+    say: Callable[[str], Any] = lambda line: None,
     progress: Callable[[str, int, int], Any] = lambda what, done, total: None,
 ) -> list[Fit]:
     """Compare models on the held-out files of `repository`, PATH[:LANGUAGE].
@@ -64,6 +76,8 @@ def fit(
         models: anything that `load` opens, of one tokenizer; the first is what the others are measured against.
         tokens: of held-out text at most.
         seq_len: tokens a window.
+        data_dir: where named sets lie now, if a model was calibrated on one; where they lay then if None.
+        say: called with a line before each model is measured, and where one has seen code of the repository.
 
     Raises:
         SubmodelError: a model that is not there, has other tokens or was calibrated on these rows, or too little
@@ -80,6 +94,11 @@ def fit(
             raise SubmodelError(f"{reference}: its tokens are not those of {models[0]}: compare models of one base")
         ids = samples.ids
         refuse_calibrated_rows(loaded, samples, text)
+        if not fits:
+            names = ", ".join(models)
+            say(f"measuring {len(models)} models on {ids.numel():,} held-out tokens of {repository}: {names}")
+        if line := seen_elsewhere(loaded, text, data_dir):
+            say(line)
         done = 0
 
         def count(tokens_seen: int, reference: str = reference, total: int = samples.ids.numel()) -> None:

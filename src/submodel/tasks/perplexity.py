@@ -36,6 +36,7 @@ from submodel.runtime.forward import prefill, step
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.rows import Row
+from submodel.tasks.seen_code import seen_elsewhere
 
 _TOGETHER = 4  # windows decoded side by side: each is computed as if alone (more rows are unpacked and multiplied)
 _LOGIT_ROWS = 32  # rows whose float32 copy stays in cache; of all logits it would be the peak of memory
@@ -123,6 +124,8 @@ def perplexity_rows(cell: Cell, measure: Measure = _prefilled) -> Iterator[Row]:
     row = cell.row("perplexity", data, used)
     if cell.is_done(row):
         return
+    if task.name == "repository" and (line := seen_elsewhere(loaded, cell.shared[_key(cell)][0], settings.data_dir)):
+        cell.say(line)
     started = time.monotonic()
     seen = 0
     lock = threading.Lock()
@@ -147,7 +150,7 @@ def text_of(cell: Cell) -> tuple[Samples, dict[str, Any], dict[str, Any]]:
     longest = loaded.base.context or settings.seq_len
     if settings.seq_len > longest:
         raise SubmodelError(f"--seq-len {settings.seq_len}: {loaded.reference} takes {longest} tokens: give no more")
-    key = ("text", loaded.base.sha256, task)
+    key = _key(cell)
     if key not in cell.shared:
         tokens = settings.tokens if settings.limit is None else settings.limit * settings.seq_len
         if task.name == "repository":
@@ -171,6 +174,11 @@ def text_of(cell: Cell) -> tuple[Samples, dict[str, Any], dict[str, Any]]:
     if "set" in provenance.about:
         data["set"] = provenance.about["set"]
     return samples, data, {"tokens": provenance.tokens, "seq_len": settings.seq_len, "seed": settings.seed}
+
+
+def _key(cell: Cell) -> tuple[Any, ...]:
+    """Where the cells of one task and tokenizer share its text."""
+    return ("text", cell.loaded.base.sha256, cell.task)
 
 
 def as_much_as_there_is(text: Text, tokenizer: Any, tokens: int, seq_len: int, seed: int = 0) -> Samples:

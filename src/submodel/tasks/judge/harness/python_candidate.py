@@ -163,7 +163,7 @@ def _specials(kind: type) -> list[str]:
     """The names that a class defines beyond those of every object, or of the plain kind that it derives from."""
     base = plain_kind(kind) or object
     missing = object()
-    names = [name for name in dir(kind) if getattr(kind, name, missing) is not getattr(base, name, missing)]
+    names = [name for name in type.__dir__(kind) if getattr(kind, name, missing) is not getattr(base, name, missing)]
     return sorted([*names, "unhashable"] if kind.__hash__ is None else names)
 
 

@@ -80,7 +80,7 @@ class Encoder:
         if not isinstance(value, dict):
             return [kind.__name__, [self.encode(item) for item in value], *([value.maxlen] if kind is deque else [])]
         pairs = [[self.encode(key), self.encode(item)] for key, item in _dict_of(value).items(value)]
-        return [kind.__name__, pairs, *([self.encode(value.default_factory)] if kind is defaultdict else [])]
+        return [kind.__name__, pairs, *([self.encode(value.default_factory)] if isinstance(value, defaultdict) else [])]
 
 
 def _dict_of(value: Any) -> Any:
@@ -146,9 +146,9 @@ class Decoder:
                 kind.__setitem__(container, key, item)
             return
         items = [self.decode(item) for item in part]
-        kind = next(kind for kind in (list, deque, set) if isinstance(container, kind))
-        kind.clear(container)
-        (kind.update if kind is set else kind.extend)(container, items)
+        sequence: Any = next(kind for kind in (list, deque, set) if isinstance(container, kind))
+        sequence.clear(container)
+        getattr(sequence, "update" if sequence is set else "extend")(container, items)
 
     def _tagged(self, tag: str, parts: list[Any]) -> Any:
         if tag in _EMPTY:

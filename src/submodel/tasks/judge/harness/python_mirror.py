@@ -216,7 +216,7 @@ def stand_in(kind: Any, number: int, data: Any = None) -> Any:
         made = object.__new__(kind)
     elif of in MUTABLE:
         refuse(data, of)
-        made = kind.__new__(kind)
+        made = kind.__new__(kind)  # pyright: ignore[reportCallIssue]
         MUTABLE[of](made, data)
     else:
         refuse(data, of)
@@ -225,7 +225,7 @@ def stand_in(kind: Any, number: int, data: Any = None) -> Any:
     return made
 
 
-def _library_exception(kind: type, data: Any) -> BaseException:
+def _library_exception(kind: Any, data: Any) -> BaseException:
     if not (isinstance(kind, type) and issubclass(kind, BaseException)):
         raise Junk(f"an object of {kind!r}")
     args, text = data
