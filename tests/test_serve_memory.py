@@ -9,10 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from openai import OpenAI
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from submodel.base.matrices import blocks_of, matrices_of
+from submodel.base.opening import open_base
 from submodel.errors import SubmodelError
+from submodel.prune.mask import pack_bits
 from submodel.runtime import Loaded
 from submodel.runtime.packed.formats import FORMATS, SHARED
 from submodel.runtime.packed.linear import packed_matrices
@@ -20,7 +26,9 @@ from submodel.serve.access import Limits
 from submodel.serve.model_pool import ModelPool
 from submodel.serve.refusal import Refusal
 from submodel.serve.registry import PackedRegistry, open_registry
-from tests import serving
+from submodel.store import Mask, open_or_create
+from tests import serving, tiny
+from tests.test_packed_models import RECIPE
 
 CACHE = 1 << 20
 
@@ -216,3 +224,42 @@ def test_waiting_for_memory_ends_in_503(store: Path):
 def test_names_with_another_meaning_are_refused(tmp_path: Path):
     with pytest.raises(SubmodelError, match="another meaning"):
         PackedRegistry(serving.make_store(tmp_path, ("auto",)), "bf16")
+
+
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    """Large enough that what packing pads weighs little."""
+    config = AutoConfig.for_model(
+        "llama", vocab_size=512, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "TQ1_0", "MXFP4"])
+def test_a_gguf_base_is_counted_by_its_shapes(tmp_path: Path, llama: Any, kind: str):
+    """Not by the bytes of its file, which are those of another format than the one it runs in."""
+    file = tiny.save_gguf(tmp_path / "base.gguf", llama, kind)
+    base = open_base(str(file))
+    about = {"reference": str(file), "sha256": base.sha256, "size_bytes": base.source.size_bytes}
+    prefix, blocks = blocks_of(base.skeleton(torch.bfloat16))
+    rng = np.random.default_rng(0)
+    kept = {
+        matrix.name: Mask(pack_bits(rng.random(matrix.weight.shape) < 0.5), matrix.weight.shape[-1])
+        for i, block in enumerate(blocks)
+        for matrix in matrices_of(block, f"{prefix}.{i}")
+    }
+    open_or_create(tmp_path / "store", about).add("half", kept, RECIPE)
+    for form in ("bf16", "int8", "int4", "shared", "shared-int8"):
+        registry = open_registry(tmp_path / "store", form)
+        assert registry.describe("base")["parameters"] == sum(parameter.numel() for parameter in llama.parameters())
+        for name in ("base", "half"):
+            model = registry.load(name).model
+            parts = [part for _, matrices in packed_matrices(model) for part in matrices]
+            tensors = [tensor for part in parts for tensor in part.tensors.values()]
+            size = sum({tensor.data_ptr(): tensor.nbytes for tensor in [*tensors, *model.parameters()]}.values())
+            told = registry.describe(name)["size_bytes"]
+            if form in SHARED:
+                told += registry.shared_bytes
+            assert abs(told - size) < 0.1 * size, (form, name, told, size)

@@ -89,12 +89,13 @@ def save(family: str, folder: Path, dtype: torch.dtype = torch.float32, **option
     return folder
 
 
-def save_gguf(file: Path) -> Path:
-    """Write the tiny LLaMA as a GGUF file in float32, without a tokenizer."""
-    from gguf import GGMLQuantizationType, GGUFWriter
+def save_gguf(file: Path, model: PreTrainedModel | None = None, matrices: str = "F32") -> Path:
+    """Write a LLaMA, the tiny one if None, as a GGUF file without a tokenizer, its matrices in one of GGUF's types."""
+    from gguf import GGMLQuantizationType, GGUFWriter, quants
 
-    model = build("llama")
-    config = model.config
+    model = model or build("llama")
+    config: Any = model.config
+    kind = GGMLQuantizationType[matrices]
     writer = GGUFWriter(file, "llama")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -123,7 +124,10 @@ def save_gguf(file: Path) -> Path:
                 tensor = halves.transpose(1, 2).reshape(tensor.shape)
         for ours, theirs in names.items():
             name = name.replace(ours, theirs)
-        writer.add_tensor(name, tensor.numpy(), raw_dtype=GGMLQuantizationType.F32)
+        if tensor.dim() < 2:
+            writer.add_tensor(name, tensor.numpy(), raw_dtype=GGMLQuantizationType.F32)
+        else:
+            writer.add_tensor(name, quants.quantize(tensor.numpy(), kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -322,11 +322,15 @@ const megabytes = (bytes) => bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `
 
 // What a sub-model lost against its base on text of its domain that it had not read.
 function lost(check) {
+  if (!check) return [];
   const percent = (ratio) => `${ratio >= 1 ? "+" : "−"}${Math.abs(100 * (ratio - 1)).toFixed(1)}%`;
   const ratio = check.ratio ?? check.perplexity / check.base_perplexity;
   const interval = check.low === undefined ? "" : ` (${percent(check.low)} to ${percent(check.high)})`;
-  return `perplexity ${check.perplexity.toFixed(2)}, the base's ${check.base_perplexity.toFixed(2)}: `
-    + `${percent(ratio)}${interval}, ${check.tokens.toLocaleString("en")} tokens`;
+  return [
+    ["held-out text", `${check.tokens.toLocaleString("en")} tokens`],
+    ["perplexity", `${check.perplexity.toFixed(2)}, base ${check.base_perplexity.toFixed(2)}`],
+    ["against the base", `${percent(ratio)}${interval}`],
+  ];
 }
 
 function card(model) {
@@ -338,7 +342,7 @@ function card(model) {
     ["sparsity", about.sparsity === undefined ? undefined : `${Math.round(1000 * about.sparsity) / 10}% ${about.pattern}`],
     ["method", about.method],
     ["calibrated on", about.calibration_tokens ? `${about.calibration_tokens.toLocaleString()} tokens` : undefined],
-    ["held-out text", about.held_out ? lost(about.held_out) : undefined],
+    ...lost(about.held_out),
     ["mask on disk", about.mask_bytes ? megabytes(about.mask_bytes) : undefined],
     ["in memory", about.size_bytes ? `${megabytes(about.size_bytes)} ${about.format}` : undefined],
   ].filter(([, value]) => value);
