@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,8 @@ def test_every_verb_shows_signs_of_life(verb: str, monkeypatch, capsys):
     module = __import__(f"submodel.cli.{verb}", fromlist=["run"])
     monkeypatch.setattr(module, "add_options", lambda p: None)
     monkeypatch.setattr(module, "run", lambda args: time.sleep(0.2))
-    monkeypatch.setattr(console.signs_of_life.__wrapped__, "__defaults__", (0.03,))
+    generator: Any = console.signs_of_life
+    monkeypatch.setattr(generator.__wrapped__, "__defaults__", (0.03,))
     assert cli.main([verb]) == 0
     assert f"submodel {verb}: at work for 0 s" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,13 +157,13 @@ def test_a_piece_does_not_depend_on_the_prompt_that_it_was_computed_for(loaded: 
     prompt = tiny.ids(1, 60, seed=4)[0].tolist()
     found = []
     for length in (16, 17, 23, 24, 47, 60):
-        cache = one_row(loaded, length)
+        cache: Any = one_row(loaded, length)
         for start in range(0, length, PIECE):
             extend(loaded, cache, prompt[start : min(start + PIECE, length)])
         found.append(cache.cut(0, 16))
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
-    again = one_row(loaded, 20)
+    again: Any = one_row(loaded, 20)
     again.paste(found[0])
     assert again.end == 16 and all(torch.equal(a, b) for a, b in zip(again.cut(0, 16), found[0], strict=True))
 

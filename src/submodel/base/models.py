@@ -318,11 +318,11 @@ def _parameters_on_meta() -> Iterator[None]:
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = register_on_meta
+    setattr(nn.Module, "register_parameter", register_on_meta)  # noqa: B010
     try:
         yield
     finally:
-        nn.Module.register_parameter = register
+        setattr(nn.Module, "register_parameter", register)  # noqa: B010
 
 
 def _untouched(size_bytes: int) -> mmap.mmap:

@@ -92,6 +92,9 @@ def _summary(args: argparse.Namespace, result: "Extraction") -> None:
         "resumed_blocks": result.resumed_blocks,
     }
     if args.against:
+        if not args.json:  # the comparison takes its time
+            print("\n".join(lines), flush=True)
+            lines = []
         document["fit"] = _fits(args, result.manifests, lines)
     lines.append(f"next: submodel generate {args.out}@{next(iter(result.manifests))} --prompt '...'")
     show(args, document, lines)
@@ -100,7 +103,7 @@ def _summary(args: argparse.Namespace, result: "Extraction") -> None:
 def _fits(args: argparse.Namespace, manifests: dict[str, Any], lines: list[str]) -> dict[str, Any]:
     """Measure every sub-model of a repository on its held-out files against `--against`; says it in `lines`."""
     from submodel.calibration import parts_of
-    from submodel.tasks.fit import fit
+    from submodel.tasks.fit import fit, tokens_to_compare
 
     result: dict[str, Any] = {}
     for name, manifest in manifests.items():
@@ -109,9 +112,15 @@ def _fits(args: argparse.Namespace, manifests: dict[str, Any], lines: list[str])
             if "repository" in part:
                 repository = ":".join(filter(None, (part["path"], part["column"])))
                 models = [*args.against, f"{args.out}@{name}", args.model]
-                machine = {"device": args.device, "trust_remote_code": args.trust_remote_code}
+                settings: dict[str, Any] = {
+                    "tokens": tokens_to_compare(manifest["calibration"]["tokens"]),
+                    "seq_len": seq_len,
+                    "device": args.device,
+                    "trust_remote_code": args.trust_remote_code,
+                    "data_dir": options.directory(args.data_dir),
+                }
                 with Bar("", "tokens") as bar:
-                    fits = fit(models, repository, seq_len=seq_len, progress=bar.named, **machine)
+                    fits = fit(models, repository, progress=bar.named, say=say, **settings)
                 result[f"{name} {repository}"] = [asdict(one) for one in fits]
                 tokens = fits[0].perplexity.tokens
                 lines.append(f"on {tokens:,} held-out tokens of {repository}, against {models[0]}:")

@@ -26,7 +26,7 @@ def import_transformers() -> None:
     """Import transformers' models and generation; does nothing where they are imported already."""
     if "transformers.modeling_utils" in sys.modules or _COMPILER in sys.modules:
         return
-    decorators = dict.fromkeys(("allow_in_graph", "assume_constant_result", "disable"), _unmarked)
+    decorators: dict[str, Any] = dict.fromkeys(("allow_in_graph", "assume_constant_result", "disable"), _unmarked)
     sys.modules[_COMPILER] = _Placeholder(_COMPILER, decorators)
     sys.modules[_TRACING] = _Placeholder(_TRACING, {"TransformGetItemToIndex": _transform_get_item_to_index})
 

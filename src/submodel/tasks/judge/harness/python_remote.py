@@ -46,8 +46,8 @@ class Program:
         if self._followed:
             contents, _ = self._ask("contents", [self._followed])
             if not isinstance(contents, list) or len(contents) != len(self._followed):
-                self.failure = Junk("no contents")
-                raise self.failure
+                failure = self.failure = Junk("no contents")
+                raise failure
             for follower, content in zip(self._followed, contents, strict=True):
                 MUTABLE[refuse(content, *MUTABLE)](follower, content)
         if isinstance(error, StopIteration) and do != "next" and not self._raises_stop:
