@@ -9,6 +9,7 @@ finds transformers as it is.
 
 import importlib
 import sys
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -44,7 +45,7 @@ def import_transformers() -> None:
 class _Placeholder(ModuleType):
     """Stands for a module of the compiler; any name of it but the replaced ones loads the real one."""
 
-    def __init__(self, name: str, replaced: dict[str, Any]):
+    def __init__(self, name: str, replaced: Mapping[str, Any]):
         super().__init__(name)
         self.__dict__.update(replaced)
 
