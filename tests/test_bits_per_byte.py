@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from submodel.base.opening import open_base
+from submodel.base.tokenizer_model import tokenizer_model
 from submodel.calibration import Samples, Text, pack_documents, read_documents
 from submodel.calibration.documents import Document
 from submodel.cli import main
@@ -18,6 +20,7 @@ from submodel.errors import SubmodelError
 from submodel.export.hf import export_directory
 from submodel.extract.job import extract
 from submodel.report import table
+from submodel.runtime.vocabulary import TokenLimit
 from submodel.store import Store
 from submodel.tasks import evaluate, parse_task
 from submodel.tasks.bits_per_byte import excerpts, window_nats
@@ -120,12 +123,24 @@ def test_tables_compare_models_of_other_tokens(cut: tuple[Path, Path, list[Row]]
 def test_a_vocabulary_of_all_tokens_costs_what_the_base_costs(tmp_path: Path):
     model = save(tmp_path / "m", rows=len(vocabularies.fast("qwen")), dtype=torch.float32)
     base = open_base(str(model))
-    every = vocabulary_of(model, 1.1)
-    assert every.count() == every.rows
     opened, window = base.load(), base.tokenizer("def f(x): return x")["input_ids"]
-    full, kept = (window_nats(opened, window, base.tokenizer, v, "m") for v in (None, every))
-    assert kept == pytest.approx(full, rel=1e-5)
-    assert window_nats(opened, window, base.tokenizer, vocabulary_of(model, 0.1), "m") != pytest.approx(full, rel=1e-3)
+    rules = tokenizer_model(base.tokenizer, "m")
+    every, some = (TokenLimit(torch.from_numpy(vocabulary_of(model, s).ids()), len(rules.tokens)) for s in (1.1, 0.1))
+    assert len(every.ids) == len(rules.tokens) > len(some.ids)
+    full = window_nats(opened, window)
+    assert window_nats(opened, window, every, rules) == pytest.approx(full, rel=1e-5)
+    assert window_nats(opened, window, some, rules) != pytest.approx(full, rel=1e-3)
+
+
+def test_a_packed_head_of_some_rows_costs_what_the_full_one_does(cut: tuple[Path, Path, list[Row]], text: Path):
+    """With the rows of a window beside it, tokens that are said again are those of the whole head."""
+    folder, _, _ = cut
+    settings = replace(SETTINGS, dtype=torch.bfloat16)
+    [plain] = measure([f"{folder}/s@v"], text, folder / "plain.jsonl", settings)
+    packed = replace(settings, dtype=None, weight_format="bf16")
+    [head] = measure([f"{folder}/s@v"], text, folder / "packed.jsonl", packed)
+    assert head.value == pytest.approx(plain.value, rel=2e-2) and head.parts != [0.0]
+    assert all(np.isfinite(head.parts or [np.inf]))
 
 
 @pytest.mark.parametrize(

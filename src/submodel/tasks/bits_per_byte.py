@@ -13,6 +13,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import PreTrainedModel
 
-from submodel.base.tokenizer_model import tokenizer_model
+from submodel.base.tokenizer_model import TokenizerModel, tokenizer_model
 from submodel.base.workers import Workers
 from submodel.calibration import Document, Text, read_held_out
 from submodel.errors import SubmodelError
-from submodel.prune.vocabulary import Vocabulary
 from submodel.prune.vocabulary.loss import Ladder, window_losses
+from submodel.runtime.packed.head import DomainHead
+from submodel.runtime.vocabulary import TokenLimit
 from submodel.tasks.cell import Cell, filled
 from submodel.tasks.intervals import bootstrap
 from submodel.tasks.perplexity import refuse_rows
@@ -69,10 +71,11 @@ def bits_per_byte_rows(cell: Cell) -> Iterator[Row]:
     if cell.is_done(row):
         return
     started, done, lock = time.monotonic(), 0, threading.Lock()
+    rules = None if loaded.limit is None else tokenizer_model(loaded.tokenizer, loaded.reference)
 
     def nats(window: list[int]) -> float:
         nonlocal done
-        result = window_nats(loaded.model, window, loaded.tokenizer, loaded.vocabulary, loaded.reference)
+        result = window_nats(loaded.model, window, loaded.limit, rules)
         with lock:
             done += 1
         cell.progress(f"{loaded.name} on {task}", done, len(windows))
@@ -109,16 +112,24 @@ def excerpts(text: Text, total: int, size: int, seed: int) -> tuple[list[str], l
 
 
 def window_nats(
-    model: PreTrainedModel, tokens: Sequence[int], tokenizer: Any, vocabulary: Vocabulary | None, reference: str
+    model: PreTrainedModel, tokens: Sequence[int], limit: TokenLimit | None = None, rules: TokenizerModel | None = None
 ) -> float:
-    """What all tokens but the first cost, in nats; with a part of the vocabulary as `prune.vocabulary.loss` says."""
-    ids = torch.tensor(tokens)
+    """What all tokens but the first cost, in nats.
+
+    Args:
+        model: the model.
+        tokens: of the window.
+        limit: the tokens that it may say; with one, a cost is that of `prune.vocabulary.loss`, tokens said again.
+        rules: of the tokenizer, where there is a limit.
+    """
+    ids, head = torch.tensor(tokens), model.get_output_embeddings()
     with torch.inference_mode():
-        if vocabulary is not None:
-            rank = np.ones(vocabulary.rows, dtype=np.int64)
-            rank[vocabulary.ids()] = 0
-            rules = tokenizer_model(tokenizer, reference)
-            return float(window_losses(model, ids, rules, [Ladder(rank, (1,), said_again=True)]).kept[0][0])
+        if limit is not None and rules is not None:
+            rank = np.ones(head.out_features, dtype=np.int64)  # type: ignore[union-attr]
+            rank[limit.ids.numpy()] = 0
+            own = head.beside([limit.used_by(tuple(tokens))]) if isinstance(head, DomainHead) else nullcontext()
+            with own:
+                return float(window_losses(model, ids, rules, [Ladder(rank, (1,), said_again=True)]).kept[0][0])
         logits = model(input_ids=ids[None].to(model.device), use_cache=False).logits[0, :-1]
         total, targets = 0.0, ids[1:].to(logits.device)
         for at in range(0, len(logits), _LOGIT_ROWS):
