@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from submodel import runtime
+from submodel.api.information import info
 from submodel.base.opening import open_base
 from submodel.calibration import Domain, Samples, counting, parse_domains, vocabulary_text
 from submodel.calibration.documents import Document
@@ -24,6 +26,11 @@ from submodel.extract.steps import Walk, parse
 from submodel.extract.vocabulary import ChooseVocabulary
 from submodel.prune.vocabulary import choose
 from submodel.prune.vocabulary.needed import head_rows
+from submodel.runtime.batch import generate_batch
+from submodel.runtime.continuation import Request
+from submodel.runtime.generate import generate
+from submodel.runtime.packed.head import DomainHead
+from submodel.serve.registry import open_registry
 from submodel.store import Store, verify
 from tests import tiny, vocabularies
 from tests.kill import KilledOnce
@@ -284,3 +291,35 @@ def test_another_kind_of_tokenizer_is_refused(llama: Path, tmp_path: Path, capsy
     more = ["--tokens", "128", "--seq-len", "64", "--vocab", "domain", "--out", str(tmp_path / "s")]
     assert main([*command, *more]) == 2
     assert "dropout" in capsys.readouterr().err.splitlines()[-1] and not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("form", [None, "bf16", "int8", "shared-int8"])
+def test_it_says_only_its_tokens_and_those_of_the_prompt(model: Path, tmp_path: Path, form: str | None):
+    store, prompt = tmp_path / "s", "naïve façade: "
+    _extract(model, store, vocab_loss=0.5)
+    loaded = runtime.load(f"{store}@mine", weight_format=form)
+    assert loaded.limit is not None and loaded.vocabulary is not None
+    allowed = {*loaded.vocabulary.ids().tolist(), *loaded.tokenizer(prompt)["input_ids"]}
+    ids = tuple(loaded.tokenizer(prompt)["input_ids"])
+    requests = [Request("a", ids, 12, seeds=(0, 1, 2), temperature=2.0)]
+    said = {token for written in generate_batch(loaded, requests) for token in written.tokens}
+    assert said <= allowed and len(allowed) < ROWS
+    assert generate(loaded, prompt, max_tokens=3) == generate(loaded, prompt, max_tokens=3)
+
+
+@pytest.mark.parametrize("form", ["int8", "shared"])
+def test_the_server_counts_and_says_what_is_kept(model: Path, tmp_path: Path, form: str):
+    _extract(model, tmp_path / "s", vocab_loss=0.5)
+    base = open_base(str(model))
+    extract(base, [Samples("all", tiny.ids(4, 24))], tmp_path / "s", method="wanda", dtype=torch.float32, routing=False)
+    registry = open_registry(tmp_path / "s", form)
+    kept = Store(tmp_path / "s").manifest("mine")["vocabulary"]["head"]["kept"]
+    about = registry.describe("mine")
+    assert (about["tokens_kept"], about["tokens"]) == (kept, ROWS) and registry.describe("all")["tokens_kept"] is None
+    smaller = registry.size_bytes("all") - registry.size_bytes("mine")
+    assert smaller > 0 if form == "int8" else smaller == 0
+    loaded = registry.load("mine")
+    head: Any = loaded.model.get_output_embeddings()
+    assert isinstance(head, DomainHead) and head.is_shared == (form == "shared")
+    sizes = info(f"{tmp_path / 's'}@mine").memory_bytes, info(f"{tmp_path / 's'}@all").memory_bytes
+    assert all(sizes[0][name] < sizes[1][name] for name in sizes[0])
