@@ -102,8 +102,9 @@ def test_interrupted_in_either_step_and_started_again(
     again = run(out=tmp_path / "store")
     assert gradient.calls == {1: 9, 2: 4}.get(files, 0), "of the domains whose costs are not kept"
     assert again.resumed_blocks == blocks
-    # the whole model for gradients unless the allocation is done; blocks that are left, and block 0 to learn its output
-    assert len(read) == 3 * (files < 4) + 3 - blocks + (blocks > 0)
+    # block 0 to rehearse what no run has rehearsed; the whole model for gradients unless the allocation is done; blocks
+    # that are left, and block 0 to learn its output
+    assert len(read) == (files < 5) + 3 * (files < 4) + 3 - blocks + (blocks > 0)
     assert _content(tmp_path / "store") == _content(tmp_path / "whole")
     assert not (tmp_path / "store/work").exists()
 

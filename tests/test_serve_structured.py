@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import jsonschema_rs
+import numpy as np
 import openai
 import pytest
 import torch
@@ -16,12 +17,12 @@ from openai import OpenAI
 
 from submodel.base import native
 from submodel.errors import SubmodelError
+from submodel.prune.vocabulary import Vocabulary
 from submodel.runtime import Loaded, Request, generate_batch, load
 from submodel.runtime.forward import end_tokens
 from submodel.runtime.grammar import Grammars
 from submodel.runtime.model_thread import ModelThread
 from submodel.runtime.processors import Processors
-from submodel.runtime.vocabulary import TokenLimit
 from submodel.serve.openai.calls import CallReader
 from submodel.serve.openai.prompts import RequestPrompts
 from submodel.serve.openai.schema import ChatMessage, ChatRequest
@@ -514,8 +515,8 @@ def test_a_template_that_refuses_tools_says_so(client: OpenAI):
 
 def test_a_model_of_few_tokens_spells_what_is_asked_for(loaded: Loaded):
     """A sub-model whose vocabulary lacks the tokens of a grammar or of a bias: the request brings them along."""
-    letters = torch.arange(60, 90)
-    limited = replace(loaded, limit=TokenLimit(letters, 272))
+    letters = np.arange(60, 90)
+    limited = replace(loaded, vocabulary=Vocabulary.of(272, letters, letters))
     grammars = Grammars(limited.tokenizer, end_tokens(limited))
     grammar = Processors(grammar=grammars.json({"enum": ["größer"]}))
     request = Request("", (65, 66), 40, processors=grammar)

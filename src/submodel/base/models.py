@@ -141,7 +141,8 @@ class Base:
             raise
         except Exception as error:  # the tokenizers library raises bare ones for files that it does not understand
             raise SubmodelError(f"{self.reference}: no tokenizer can be loaded ({first_line(error)})") from error
-        return within(tokenizer, self.config.get_text_config().vocab_size, self.reference)
+        rows = getattr(self.config.get_text_config(), "vocab_size", None)
+        return tokenizer if rows is None else within(tokenizer, rows, self.reference)
 
     def skeleton(self, dtype: torch.dtype) -> PreTrainedModel:
         """The model with every parameter on the meta device and real non-persistent buffers (rotary tables)."""

@@ -65,13 +65,15 @@ class TokenizerModel:
     @cached_property
     def atoms(self) -> frozenset[int]:
         """Tokens that nothing else can spell: bytes, the space, what an unknown character becomes; without tokens for
-        bytes also every character. Of Unigram the lowest score too, since that of an unknown character hangs on it."""
+        bytes also every character. Of Unigram always every character, since its pieces match text such as `<0xE9>`,
+        which would make a neighbour in bytes unreadable; and the lowest score, which that of unknown characters hangs
+        on."""
         atoms = set(self.bytes.values())
         atoms |= {self.ids[token] for token in (self._model.get("unk_token"), SPACE) if token in self.ids}
         if self.kind == UNIGRAM:
             atoms |= {self._model["unk_id"]} if self._model.get("unk_id") is not None else set()
             atoms.add(min(self.ids.values(), key=lambda at: self._model["vocab"][at][1]))
-        if len(self.bytes) < 256 and self.kind != BYTE_LEVEL:
+        if self.kind == UNIGRAM or (len(self.bytes) < 256 and self.kind != BYTE_LEVEL):
             atoms |= {at for token, at in self.ids.items() if len(token) == 1}
         return frozenset(atoms)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from submodel.runtime.packed.formats import FORMATS
+from submodel.runtime.packed.head import DomainHead
 from submodel.runtime.packed.matrix import PackedMatrix, look_up, multiply
 
 
@@ -78,7 +79,7 @@ def keep_dtype(model: nn.Module) -> None:
 def packed_matrices(model: nn.Module) -> Iterator[tuple[str, list[PackedMatrix]]]:
     """Every packed parameter of a model, by name: one matrix, or one for each expert."""
     for name, module in model.named_modules():
-        if isinstance(module, PackedLinear | PackedEmbedding):
+        if isinstance(module, PackedLinear | PackedEmbedding | DomainHead):
             yield f"{name}.weight", [module.packed]
         elif isinstance(module, PackedExperts):
             yield name, module.packed
