@@ -342,6 +342,7 @@ function card(model) {
     ["sparsity", about.sparsity === undefined ? undefined : `${Math.round(1000 * about.sparsity) / 10}% ${about.pattern}`],
     ["method", about.method],
     ["calibrated on", about.calibration_tokens ? `${about.calibration_tokens.toLocaleString()} tokens` : undefined],
+    ["can say", about.tokens_kept ? `${about.tokens_kept.toLocaleString()} of ${about.tokens.toLocaleString()} tokens` : undefined],
     ...lost(about.held_out),
     ["mask on disk", about.mask_bytes ? megabytes(about.mask_bytes) : undefined],
     ["in memory", about.size_bytes ? `${megabytes(about.size_bytes)} ${about.format}` : undefined],
